@@ -1,0 +1,48 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Every target installs what it needs into .venv, and Debian packages where it may.
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test servers lint sanity schema clean
+
+help:
+	@echo "make demo     a job declared, run, duplicated and removed, here and without root (2 minutes)"
+	@echo "make test     unit and integration tests; no root, no container"
+	@echo "make servers  two Debian servers with systemd in containers, end to end (root, podman)"
+	@echo "make lint     formatting, types, documentation, licences"
+	@echo "make sanity   ansible-test sanity on every supported ansible-core that runs here"
+	@echo "make schema   write the job's JSON Schema again from the argument specification"
+	@echo "make clean    remove what these targets made"
+
+.venv/.%: requirements/%.txt
+	@scripts/setup-venv $*
+
+.venv/.test: requirements/demo.txt requirements/units.txt
+.venv/.servers: requirements/demo.txt requirements/units.txt requirements/test.txt
+
+demo: .venv/.demo
+	@scripts/need-packages rsync=rsync
+	@scripts/demo
+
+test: .venv/.test
+	@scripts/need-packages rsync=rsync sshd=openssh-server ssh=openssh-client
+	.venv/bin/python -m pytest tests/unit tests/integration
+
+servers: .venv/.servers
+	@scripts/need-packages podman=podman runc=runc mmdebstrap=mmdebstrap /usr/lib/podman/netavark=netavark /usr/lib/podman/aardvark-dns=aardvark-dns iptables=iptables ssh=openssh-client
+	@scripts/servers
+
+lint: .venv/.nox
+	.venv/bin/nox --session lint
+
+sanity: .venv/.nox
+	.venv/bin/nox --session sanity
+
+schema: .venv/.demo
+	.venv/bin/python scripts/schema.py
+
+clean:
+	rm -rf .venv .nox .demo .servers .ansible .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -f serversync-core-*.tar.gz
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
