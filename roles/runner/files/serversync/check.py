@@ -1,0 +1,128 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``serversync check``: what would keep a job from running well, found before it runs. Changes nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import smtplib
+import time
+from typing import Any
+
+from serversync import __version__
+from serversync.failure import Failure
+from serversync.job import Job
+from serversync.layout import Layout
+from serversync.notify import PATIENCE
+from serversync.run import Sides, Transfer, select
+from serversync.serve import about
+
+Finding = dict[str, str]
+# rsync's release that closed the holes known by then (its NEWS of 2026-08-13).
+RSYNC_FLOOR = (3, 5, 0)
+# A difference of clocks that the round trip of a question does not explain, in seconds.
+SKEW = 2.0
+LOW_SPACE = 1 << 30
+
+
+def finding(level: str, issue: str, impact: str = "", remedy: str = "") -> Finding:
+    """level: ok, warning or error."""
+    return {"level": level, "issue": issue, "impact": impact, "remedy": remedy}
+
+
+def check(layout: Layout, job: Job) -> list[Finding]:
+    """The findings for one job, the good ones too."""
+    findings = [finding("ok", f"the document of {job.name} is valid")]
+    try:
+        with Sides(layout, job) as sides:
+            findings += versions("this server", about())
+            if sides.connection:
+                findings.append(
+                    finding("ok", f"{job.partner} has the pinned host key and lets this server in")
+                )
+                asked = time.time()
+                partner = sides.connection.ask("hello")
+                answered = time.time()
+                findings += versions(job.partner, partner)
+                findings += clocks(partner, asked, answered)
+            for element in select(job, None):
+                findings += element_findings(Transfer(layout, job, element, sides))
+    except Failure as failure:
+        findings.append(from_failure(failure, "no run can begin"))
+    return findings + mail(layout, job)
+
+
+def from_failure(failure: Failure, impact: str) -> Finding:
+    issue, _semicolon, remedy = str(failure).partition("; ")
+    return finding("error", issue, impact, remedy)
+
+
+def versions(server: str, about: dict[str, Any]) -> list[Finding]:
+    found = []
+    rsync = about.get("rsync")
+    if not rsync:
+        found.append(
+            finding("error", f"rsync is not installed on {server}", "no run can begin", "install it")
+        )
+    elif tuple(int(part) for part in re.findall(r"\d+", str(rsync))[:3]) < RSYNC_FLOOR:
+        found.append(
+            finding(
+                "warning",
+                f"rsync {rsync} on {server} is older than {'.'.join(map(str, RSYNC_FLOOR))}",
+                "security holes known by then are open unless the distribution closed them",
+                "upgrade the package rsync",
+            )
+        )
+    else:
+        found.append(finding("ok", f"rsync {rsync} on {server}"))
+    if about.get("version") != __version__:
+        issue = f"the runner on {server} is {about.get('version')}, here it is {__version__}"
+        found.append(
+            finding("warning", issue, "they fit, but do not know the same options", "apply the role there")
+        )
+    return found
+
+
+def clocks(partner: dict[str, Any], asked: float, answered: float) -> list[Finding]:
+    if asked - SKEW <= float(partner["time"]) <= answered + SKEW:
+        return [finding("ok", "the clocks agree")]
+    skew = float(partner["time"]) - (asked + answered) / 2
+    return [
+        finding(
+            "warning",
+            f"the partner's clock is {skew:+.0f} s off",
+            "time stamps mislead people",
+            "run NTP on both",
+        )
+    ]
+
+
+def element_findings(transfer: Transfer) -> list[Finding]:
+    element = transfer.element
+    try:
+        kind = transfer.check()
+        free = transfer.target.look(transfer.target_path)["free_bytes"]
+    except Failure as failure:
+        return [from_failure(failure, f"{element.path} is not synchronised")]
+    found = [finding("ok", f"{element.path}: {kind}, readable on the source, writable on the target")]
+    if free < LOW_SPACE:
+        issue = f"{transfer.target_path} on {transfer.server(transfer.target_side)} has {free >> 20} MiB left"
+        found.append(finding("warning", issue, "a run may end without space", "free some"))
+    return found
+
+
+def mail(layout: Layout, job: Job) -> list[Finding]:
+    if not job["notification"]["email"]:
+        return []
+    impact, remedy = (
+        "nobody is told how a run ended",
+        "correct runner_smtp_host and runner_smtp_port of the role",
+    )
+    try:
+        smtp = json.loads(layout.settings.read_text(encoding="utf-8"))["smtp"]
+        with smtplib.SMTP(smtp["host"], smtp["port"], timeout=PATIENCE) as server:
+            server.noop()
+    except (OSError, smtplib.SMTPException, KeyError, ValueError) as error:
+        return [finding("error", f"the mail server does not answer: {error}", impact, remedy)]
+    return [finding("ok", f"the mail server {smtp['host']}:{smtp['port']} answers")]

@@ -1,0 +1,241 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The commands of ``serversync``: argument parsing, printing, exit codes; nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, Optional
+
+from serversync import __version__
+from serversync.failure import Failure, InvalidDocument
+from serversync.layout import Layout
+
+USAGE = 2
+FAILED = 1
+SKIPPED = 4
+JSON = {"indent": 2, "ensure_ascii": True}
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="serversync",
+        description="Runs and shows the synchronization jobs that serversync.core.sync_job declares.",
+        epilog="Exit codes: 0 fine, 1 failed, 2 usage or invalid document, 3 different, 4 skipped.",
+    )
+    top.add_argument("--version", action="version", version=f"serversync {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, text: str, job: Optional[str] = None) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        if job:
+            command.add_argument("job", metavar="JOB", nargs=None if job == "one" else "?")
+            command.add_argument("--json", action="store_true", help="print JSON")
+        return command
+
+    for name, text in (("run", "run a job now"), ("plan", "show what a run would do now; changes nothing")):
+        add(name, text, "one").add_argument(
+            "--element", metavar="PATH", help="only this element, by its path"
+        )
+    add("status", "the jobs of this server with their last and next run", "any")
+    add("show", "one run with every attempt, element and error", "one").add_argument(
+        "run", metavar="RUN", nargs="?", help="the run's name; default: the last"
+    )
+    add("check", "validate documents and try what a run needs, on both servers", "any")
+    door = add("serve", "answer a paired partner; only ever started by a paired key")
+    door.add_argument("--pairing", metavar="NAME", required=True)
+    door.add_argument(
+        "--connection", action="store_true", help="stdin is a connection of the pairing's socket"
+    )
+    add("unit", "what the service of a job starts").add_argument("job", metavar="JOB")
+    return top
+
+
+def main(scope: str, argv: Optional[Sequence[str]] = None) -> int:
+    """Entry of the launcher, which knows its scope; returns the exit code."""
+    arguments = parser().parse_args(argv)
+    layout = Layout.of(scope)
+    # Directories made on a target are as open as any; what is private is created so.
+    os.umask(0o022)
+    sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
+    handler: Callable[[Layout, argparse.Namespace], int] = globals()[f"command_{arguments.command}"]
+    try:
+        return handler(layout, arguments)
+    except Failure as failure:
+        from serversync.display import safe
+
+        print(f"serversync: {safe(failure)}", file=sys.stderr)
+        if isinstance(failure, InvalidDocument):
+            return USAGE
+        return SKIPPED if failure.code == "running" else FAILED
+    except PermissionError as error:
+        print(f"serversync: {error.filename}: permission denied; try with sudo", file=sys.stderr)
+        return FAILED
+    except BrokenPipeError:
+        # The reader of our output has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return FAILED
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def end_on_terminate() -> None:
+    """A SIGTERM ends a run like an interruption: the record is written, then the process goes."""
+    from serversync.run import Stopped
+
+    def stop(_number: int, _frame: Optional[FrameType]) -> NoReturn:
+        raise Stopped
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def log(line: str) -> None:
+    print(line, flush=True)
+
+
+def perform(
+    layout: Layout, name: str, trigger: str, only: Optional[str], say: Callable[[str], None]
+) -> dict[str, Any]:
+    """A run in this process."""
+    from serversync import job, notify, run
+
+    document = job.load(layout, name)
+    end_on_terminate()
+    return run.run(
+        layout,
+        document,
+        trigger=trigger,
+        only=only,
+        log=say,
+        wait=time.sleep,
+        tell=lambda record: notify.tell(layout, document, record, say),
+    )
+
+
+def command_run(layout: Layout, arguments: argparse.Namespace) -> int:
+    from serversync import job, unit
+    from serversync.display import show_record
+    from serversync.run import EXIT, Stopped
+
+    say: Callable[[str], None] = (lambda line: print(line, file=sys.stderr)) if arguments.json else log
+    if layout.privileged:
+        job.load(layout, arguments.job)
+        record = unit.ask(layout, arguments.job, "run", element=arguments.element)
+    else:
+        try:
+            record = perform(layout, arguments.job, "manual", arguments.element, say)
+        except Stopped:
+            return 128 + signal.SIGTERM
+    if arguments.json:
+        print(json.dumps(record, **JSON))
+    else:
+        show_record(record)
+    return EXIT[record["state"]]
+
+
+def command_plan(layout: Layout, arguments: argparse.Namespace) -> int:
+    from serversync import job, unit
+    from serversync.display import show_plan
+    from serversync.run import plan
+
+    document = job.load(layout, arguments.job)
+    if layout.privileged:
+        found = unit.ask(layout, arguments.job, "plan", element=arguments.element)
+    else:
+        found = plan(layout, document, arguments.element)
+    if arguments.json:
+        print(json.dumps(found, **JSON))
+    else:
+        show_plan(found)
+    return FAILED if found["failed"] else 0
+
+
+def command_check(layout: Layout, arguments: argparse.Namespace) -> int:
+    from serversync import check, job, unit
+
+    if arguments.job and ("/" in arguments.job or arguments.job.endswith(".json")):
+        try:
+            document = job.load_file(Path(arguments.job))
+        except OSError as error:
+            raise InvalidDocument("unreadable", f"{arguments.job}: {error.strerror}") from error
+        findings = {document.name: [check.finding("ok", f"{arguments.job} is a valid job document")]}
+    else:
+        findings = {}
+        for name in [arguments.job] if arguments.job else job.names(layout):
+            document = job.load(layout, name)
+            if layout.privileged:
+                findings[name] = unit.ask(layout, name, "check")["findings"]
+            else:
+                findings[name] = check.check(layout, document)
+    if arguments.json:
+        print(json.dumps(findings, **JSON))
+    else:
+        from serversync.display import show_findings
+
+        show_findings(findings)
+    return FAILED if any(entry["level"] == "error" for found in findings.values() for entry in found) else 0
+
+
+def command_unit(layout: Layout, arguments: argparse.Namespace) -> int:
+    """In the job's own unit: what a terminal asks for, or else the run that the schedule wants."""
+    from serversync import check, job, run, unit
+
+    name = job.check_name(arguments.job)
+    request = unit.request_of(name)
+    try:
+        if request is None:
+            return run.EXIT[perform(layout, name, "schedule", None, log)["state"]]
+        verb, only = request["verb"], request.get("element")
+        if verb == "run":
+            return run.EXIT[
+                unit.respond(layout, name, request, lambda: perform(layout, name, "manual", only, log))[
+                    "state"
+                ]
+            ]
+        document = job.load(layout, name)
+        end_on_terminate()
+        if verb == "plan":
+            unit.respond(layout, name, request, lambda: run.plan(layout, document, only))
+        else:
+            unit.respond(layout, name, request, lambda: {"findings": check.check(layout, document)})
+    except run.Stopped:
+        return FAILED
+    return 0
+
+
+def command_serve(layout: Layout, arguments: argparse.Namespace) -> int:
+    from serversync.serve import serve
+
+    return serve(layout, arguments.pairing, connection=arguments.connection)
+
+
+def command_status(layout: Layout, arguments: argparse.Namespace) -> int:
+    from serversync import status
+    from serversync.display import show_status
+
+    rows = status.status(layout, arguments.job)
+    if arguments.json:
+        print(json.dumps(rows, **JSON))
+    else:
+        show_status(rows)
+    return 0
+
+
+def command_show(layout: Layout, arguments: argparse.Namespace) -> int:
+    from serversync import status
+    from serversync.display import show_record
+
+    record = status.record(layout, arguments.job, arguments.run)
+    if arguments.json:
+        print(json.dumps(record, **JSON))
+    else:
+        show_record(record)
+    return 0

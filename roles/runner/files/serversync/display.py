@@ -1,0 +1,168 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the commands print: tables and lines, with nothing in a name that could steer a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, Optional
+
+SIGNS = {"new": "+", "update": "~", "attributes": "~"}
+
+
+def safe(text: object) -> str:
+    """Control characters, line separators and undecodable bytes as ``\\xNN`` or ``\\uNNNN``."""
+    shown = []
+    for character in str(text):
+        code = ord(character)
+        if 0xDC80 <= code <= 0xDCFF:
+            shown.append(f"\\x{code - 0xDC00:02x}")
+        elif character.isprintable():
+            shown.append(character)
+        else:
+            shown.append(f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
+    return "".join(shown)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: Optional[str] = None) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, title_style="bold")
+    for column in columns:
+        grid.add_column(column, overflow="fold", justify="right" if column in NUMBERS else "left")
+    for row in rows:
+        grid.add_row(*(Text(safe(cell), style=COLOURS.get(str(cell), "")) for cell in row))
+    Console(width=None if sys.stdout.isatty() else 100, highlight=False).print(grid)
+
+
+NUMBERS = {"copied", "updated", "bytes", "files", "attempts", "duration"}
+COLOURS = {
+    "equal": "green",
+    "failed": "bold red",
+    "different": "yellow",
+    "skipped": "yellow",
+    "running": "cyan",
+}
+
+
+def local_time(text: Optional[str]) -> str:
+    """An ISO time of a record, in this server's own time zone."""
+    return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S") if text else "-"
+
+
+def duration(record: dict[str, Any]) -> str:
+    if not record["ended"]:
+        return "-"
+    span = datetime.fromisoformat(record["ended"]) - datetime.fromisoformat(record["started"])
+    return f"{span.total_seconds():.1f} s"
+
+
+def size(count: int) -> str:
+    """Bytes with a binary prefix: 1536 -> ``1.5 KiB``."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def show_record(record: dict[str, Any]) -> None:
+    """One run with its attempts, elements and errors."""
+    arrow = {"to_partner": "->", "from_partner": "<-"}
+    print(
+        f"{record['job']}: {record['state']} (run {record['run']}, {record['trigger']}, configuration "
+        f"{record['configuration']}, {local_time(record['started'])}, {duration(record)}, {safe(record['partner'])})"
+    )
+    if record["elements"]:
+        table(
+            ("element", "before", "after", "files", "copied", "updated", "bytes"),
+            (
+                (
+                    f"{entry['path']} {arrow[entry['direction']]} {entry['partner_path']}",
+                    entry["state_before"] or "-",
+                    entry["state_after"] or "-",
+                    entry["files"],
+                    entry["created"],
+                    entry["updated"] + entry["attributes"],
+                    size(entry["bytes"]),
+                )
+                for entry in record["elements"]
+            ),
+        )
+    if len(record["attempts"]) > 1:
+        for attempt in record["attempts"]:
+            errors = "; ".join(safe(describe(error)) for error in attempt["errors"])
+            print(
+                f"attempt {attempt['number']}, {local_time(attempt['started'])}: {attempt['state']} {errors}"
+            )
+    told = set()
+    for error in [record["error"], *(entry["error"] for entry in record["elements"])]:
+        if error and describe(error) not in told:
+            told.add(describe(error))
+            print(f"error: {safe(describe(error))}")
+    for entry in record["elements"]:
+        for problem in entry["problems"][1:]:
+            print(f"  {safe(problem)}")
+    notification = record["notification"]
+    if notification:
+        what = f"failed: {notification['error']}" if notification["error"] else "sent"
+        print(f"mail to {safe(', '.join(notification['to']))} {safe(what)}")
+
+
+def describe(error: dict[str, Any]) -> str:
+    return f"{error['field']}: {error['message']}" if error["field"] else str(error["message"])
+
+
+def show_plan(plan: dict[str, Any]) -> None:
+    for element in plan["elements"]:
+        arrow = "->" if element["direction"] == "to_partner" else "<-"
+        print(f"{safe(element['path'])} {arrow} {safe(plan['partner'])} {safe(element['partner_path'])}")
+        for change in element["changes"]:
+            note = " (attributes)" if change["what"] == "attributes" else ""
+            print(f"  {SIGNS[change['what']]} {safe(change['path'])}{note}")
+        if element["error"]:
+            print(f"  error: {safe(describe(element['error']))}")
+        new = sum(change["what"] == "new" for change in element["changes"])
+        bytes_ = sum(change["bytes"] for change in element["changes"] if change["what"] != "attributes")
+        print(f"  {new} new, {len(element['changes']) - new} to update, {size(bytes_)} of files")
+
+
+def show_findings(findings: dict[str, list[dict[str, str]]]) -> None:
+    for job, found in findings.items():
+        print(f"{job}:")
+        for entry in found:
+            rest = [text for text in (entry["impact"], entry["remedy"]) if text]
+            print(f"  {entry['level']}: {safe('; '.join([entry['issue'], *rest]))}")
+
+
+def show_status(rows: list[dict[str, Any]]) -> None:
+    def cells(row: dict[str, Any]) -> tuple[object, ...]:
+        last = row["last"]
+        when = datetime.fromtimestamp(row["next"]).strftime("%Y-%m-%d %H:%M:%S") if row["next"] else "-"
+        paused = row["enabled"] is False
+        outcome = (
+            (last["state"], local_time(last["started"]), duration(last), copied(last))
+            if last
+            else ("-", "never", "-", "-")
+        )
+        return (row["job"], row["partner"] or "-", *outcome, "paused" if paused else when)
+
+    if not rows:
+        print("no jobs on this server; declare one with serversync.core.sync_job")
+        return
+    table(("job", "partner", "state", "last run", "duration", "copied", "next run"), map(cells, rows))
+    for row in rows:
+        if row["problem"]:
+            print(f"{row['job']}: {safe(row['problem'])}")
+        elif row["last"] and row["last"]["error"]:
+            print(f"{row['job']}: {safe(describe(row['last']['error']))}")
+
+
+def copied(record: dict[str, Any]) -> int:
+    return sum(entry["created"] + entry["updated"] for entry in record["elements"])

@@ -1,0 +1,43 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The one exception that carries what went wrong, where, and whether trying again can help."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+
+class Failure(Exception):
+    """A job, an element or a connection failed.
+
+    code: stable word for machines, e.g. ``host_key``; field: option or path that it is about, or None;
+    transient: a later attempt may succeed (connection lost, no space), so ``on_error.retries`` applies.
+    """
+
+    def __init__(
+        self, code: str, message: str, *, field: Optional[str] = None, transient: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.field = field
+        self.transient = transient
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}" if self.field else self.message
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"code": self.code, "field": self.field, "message": self.message, "transient": self.transient}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Failure:
+        return cls(
+            str(data.get("code", "unknown")),
+            str(data.get("message", "")),
+            field=data.get("field"),
+            transient=bool(data.get("transient", False)),
+        )
+
+
+class InvalidDocument(Failure):
+    """A job document or a name given on the command line that cannot be used; exit code 2."""

@@ -1,0 +1,122 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The records of runs: SQLite for the runner alone, and per job a published file that others may read."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import tempfile
+from pathlib import Path
+from typing import Any, Optional
+
+from serversync.failure import InvalidDocument
+from serversync.job import Job, check_name
+from serversync.layout import Layout
+
+KEEP_RUNS = 10_000
+KEEP_DAYS = 400
+PUBLISHED = 50
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS runs (
+    run TEXT PRIMARY KEY, job TEXT NOT NULL, started TEXT NOT NULL, state TEXT NOT NULL, record TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS runs_of_job ON runs (job, started);
+CREATE TABLE IF NOT EXISTS configurations (
+    job TEXT NOT NULL, number INTEGER NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (job, number)
+) WITHOUT ROWID;
+"""
+
+
+class History:
+    """The records of one server; only the runner opens them for writing."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        layout.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        layout.records.touch(mode=0o600)
+        self.database = sqlite3.connect(layout.records, timeout=60, isolation_level=None)
+        self.database.execute("PRAGMA journal_mode=WAL")
+        self.database.executescript(SCHEMA)
+
+    def configuration(self, job: Job) -> int:
+        """The running number of the job's configuration: one more whenever its document differs from the last."""
+        query = "SELECT number, digest FROM configurations WHERE job = ? ORDER BY number DESC LIMIT 1"
+        number, digest = self.database.execute(query, (job.name,)).fetchone() or (0, None)
+        if digest != job.digest:
+            number += 1
+            insert = "INSERT OR IGNORE INTO configurations VALUES (?, ?, ?)"
+            self.database.execute(insert, (job.name, number, job.digest))
+        return int(number)
+
+    def keep(self, record: dict[str, Any]) -> None:
+        row = (record["run"], record["job"], record["started"], record["state"], json.dumps(record))
+        self.database.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?)", row)
+
+    def close_unfinished(self, job: str, ended: str) -> None:
+        """Runs that never said how they ended; the caller holds the job's lock, so none of them lives."""
+        query = "SELECT record FROM runs WHERE job = ? AND state = 'running'"
+        for (text,) in self.database.execute(query, (job,)).fetchall():
+            record = json.loads(text)
+            message = "the runner ended without a word: it was killed, or the server went down"
+            error = {"code": "died", "field": None, "message": message, "transient": True}
+            self.keep(record | {"state": "failed", "ended": ended, "error": error})
+
+    def runs(self, job: str, limit: int) -> list[dict[str, Any]]:
+        """The job's records, the newest first."""
+        query = "SELECT record FROM runs WHERE job = ? ORDER BY started DESC, run DESC LIMIT ?"
+        return [json.loads(text) for (text,) in self.database.execute(query, (job, limit))]
+
+    def publish(self, job: Job) -> None:
+        """Drops what is too old, then replaces the job's published file in one step; it holds no secret."""
+        self.database.execute(
+            "DELETE FROM runs WHERE job = ?1 AND (started < datetime('now', ?2) OR run NOT IN "
+            "(SELECT run FROM runs WHERE job = ?1 ORDER BY started DESC LIMIT ?3))",
+            (job.name, f"-{KEEP_DAYS} days", KEEP_RUNS),
+        )
+        published = {
+            "job": job.name,
+            "comment": job["comment"],
+            "enabled": job["enabled"],
+            "partner": job.partner,
+            "runs": self.runs(job.name, PUBLISHED),
+        }
+        self.layout.public.mkdir(mode=0o750, exist_ok=True)
+        replace(self.layout.public / f"{job.name}.json", json.dumps(published, indent=1) + "\n", 0o640)
+
+
+def replace(path: Path, text: str, mode: int) -> None:
+    """Writes the file so that a reader, or a crash, sees the old one or the new one whole."""
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def published(layout: Layout, name: str) -> Optional[dict[str, Any]]:
+    """What the runner has published of a job; None before its first run."""
+    path = layout.public / f"{check_name(name)}.json"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    try:
+        document: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        message = f"{path} is damaged ({error}); the next run of the job writes it anew"
+        raise InvalidDocument("damaged_record", message) from error
+    return document
+
+
+def published_names(layout: Layout) -> list[str]:
+    if not layout.public.is_dir():
+        return []
+    return sorted(path.stem for path in layout.public.glob("[a-z0-9]*.json"))

@@ -1,0 +1,151 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Loads a job document and validates it against the job's JSON Schema before anything trusts it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+from serversync.failure import InvalidDocument
+from serversync.layout import Layout
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@dataclass(frozen=True)
+class Element:
+    """One directory tree or file that the job keeps in sync; paths are absolute."""
+
+    index: int
+    path: str
+    partner_path: str
+
+    def field(self, side: str) -> str:
+        """The option that names this element's replica: side is ``this_server`` or ``partner``."""
+        return f"elements[{self.index}].{'path' if side == 'this_server' else 'partner_path'}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A valid job document; ``digest`` is the SHA-256 of its bytes (hex)."""
+
+    document: dict[str, Any]
+    digest: str
+
+    def __getitem__(self, option: str) -> Any:
+        return self.document[option]
+
+    @property
+    def name(self) -> str:
+        return str(self.document["name"])
+
+    @property
+    def local(self) -> bool:
+        return bool(self.document["partner"]["connection"] == "local")
+
+    @property
+    def partner(self) -> str:
+        """How texts name the partner: ``hq:22``, or the host alone where the job is local."""
+        partner = self.document["partner"]
+        return str(partner["host"]) if self.local else f"{partner['host']}:{partner['port']}"
+
+    @property
+    def elements(self) -> list[Element]:
+        return [
+            Element(index, entry["path"], entry["partner_path"])
+            for index, entry in enumerate(self.document["elements"])
+        ]
+
+    @property
+    def to_partner(self) -> bool:
+        return bool(self.document["settings"]["direction"] == "to_partner")
+
+
+def seconds(duration: str) -> int:
+    """``15m`` -> 900; the document holds durations as a whole number and one of s, m, h, d."""
+    return int(duration[:-1]) * UNITS[duration[-1]]
+
+
+def check_name(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise InvalidDocument(
+            "invalid_name",
+            f"{name!r} is not a job's name; use 1 to 64 of a-z 0-9 _ . - and begin with a letter or digit",
+        )
+    return name
+
+
+def load(layout: Layout, name: str) -> Job:
+    """The job of that name; raises InvalidDocument with the file, the field and what to do."""
+    path = layout.jobs / f"{check_name(name)}.json"
+    try:
+        job = load_file(path)
+    except FileNotFoundError:
+        known = ", ".join(names(layout)) or "none"
+        raise InvalidDocument(
+            "unknown_job", f"there is no job {name!r} on this server (jobs: {known})"
+        ) from None
+    except InvalidDocument as problem:
+        raise InvalidDocument(problem.code, f"{problem.message}; {REPAIR}") from problem
+    if job.name != name:
+        raise InvalidDocument(
+            "invalid_document", f"{path}: name: is {job.name!r}, but the file is named for {name!r}; {REPAIR}"
+        )
+    return job
+
+
+def names(layout: Layout) -> list[str]:
+    """The jobs declared on this server, sorted; PermissionError where the caller may not list them."""
+    try:
+        found = sorted(entry.stem for entry in layout.jobs.iterdir() if entry.suffix == ".json")
+    except FileNotFoundError:
+        return []
+    return [name for name in found if NAME.fullmatch(name)]
+
+
+def load_file(path: Path) -> Job:
+    data = path.read_bytes()
+    try:
+        document = json.loads(data)
+    except ValueError as error:
+        raise InvalidDocument("invalid_document", f"{path}: is not JSON ({error})") from error
+    problem = first_problem(document)
+    if problem:
+        raise InvalidDocument("invalid_document", f"{path}: {problem}")
+    return Job(document, hashlib.sha256(data).hexdigest())
+
+
+REPAIR = "apply the playbook that declares the job again, or remove the file"
+
+
+def first_problem(document: Any) -> Optional[str]:
+    """``FIELD: what is wrong`` of the first violation of the schema, or None."""
+    from jsonschema import Draft202012Validator  # a tenth of a second that --version and status need not pay
+
+    schema = json.loads((Path(__file__).parent / "job.schema.json").read_text(encoding="utf-8"))
+    errors = sorted(
+        Draft202012Validator(schema).iter_errors(document), key=lambda error: list(map(str, error.path))
+    )
+    if not errors:
+        return None
+    # Of alternatives ("null or an object") the innermost message says more than "matches none of them".
+    error = errors[0]
+    while error.context:
+        error = max(error.context, key=lambda inner: len(inner.absolute_path))
+    where = field_path(error.absolute_path)
+    return f"{where}: {error.message}" if where else str(error.message)
+
+
+def field_path(parts: Iterable[Any]) -> str:
+    """``["elements", 2, "path"]`` -> ``elements[2].path``."""
+    text = ""
+    for part in parts:
+        text += f"[{part}]" if isinstance(part, int) else (f".{part}" if text else str(part))
+    return text

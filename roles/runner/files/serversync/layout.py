@@ -1,0 +1,71 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where the runner finds its files: system-wide, or under the XDG directories of one user."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The directories of one scope (``system`` or ``user``)."""
+
+    scope: str
+    config: Path
+    state: Path
+    runtime: Path
+
+    @classmethod
+    def of(cls, scope: str, environ: Mapping[str, str] = os.environ) -> Layout:
+        if scope == "system":
+            return cls(scope, Path("/etc/serversync"), Path("/var/lib/serversync"), Path("/run/serversync"))
+        home = Path(environ.get("HOME") or Path.home())
+
+        def base(variable: str, default: str) -> Path:
+            # The XDG specification has relative values ignored.
+            value = environ.get(variable, "")
+            return (Path(value) if value.startswith("/") else home / default) / "serversync"
+
+        state = base("XDG_STATE_HOME", ".local/state")
+        return cls(scope, base("XDG_CONFIG_HOME", ".config"), state, state)
+
+    @property
+    def jobs(self) -> Path:
+        return self.config / "jobs"
+
+    @property
+    def pairings(self) -> Path:
+        return self.config / "pairings"
+
+    @property
+    def doors(self) -> Path:
+        return self.config / "serve"
+
+    @property
+    def settings(self) -> Path:
+        return self.config / "runner.json"
+
+    @property
+    def key(self) -> Path:
+        return self.config / "keys" / "id_ed25519"
+
+    @property
+    def records(self) -> Path:
+        return self.state / "records.sqlite"
+
+    @property
+    def public(self) -> Path:
+        return self.state / "public"
+
+    @property
+    def locks(self) -> Path:
+        return self.runtime / "locks"
+
+    @property
+    def privileged(self) -> bool:
+        """The system's unit gives the capabilities that preserving foreign owners needs; a user has none."""
+        return self.scope == "system"

@@ -1,0 +1,94 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The mail about a run: composed from its record, handed to the SMTP server that the role configured."""
+
+from __future__ import annotations
+
+import json
+import smtplib
+import socket
+from collections.abc import Callable
+from email.message import EmailMessage
+from email.utils import formatdate, make_msgid
+from typing import Any, Optional
+
+from serversync.display import describe, duration, local_time, safe, size
+from serversync.job import Job
+from serversync.layout import Layout
+
+# Seconds for each step of the SMTP conversation; a mail server that hangs must not hold the job.
+PATIENCE = 30
+
+
+def event(record: dict[str, Any]) -> Optional[str]:
+    """What the record is to its recipients: ``failure``, ``success``, or nothing to tell (a skipped run)."""
+    return {"failed": "failure", "equal": "success"}.get(record["state"])
+
+
+def compose(job: Job, record: dict[str, Any], sender: str, server: str) -> EmailMessage:
+    """One mail for one run: the subject says it all, the body has every element, attempt and error."""
+    outcome = {"failure": "FAILED", "success": "succeeded"}[event(record) or ""]
+    attempts = len(record["attempts"])
+    subject = f"[serversync] {server}: {job.name} {outcome}"
+    if record["error"]:
+        subject += f" after {attempts} attempts" if attempts > 1 else ""
+        # The remedy stands behind the semicolon; it is for the body.
+        subject += f": {record['error']['message'].split(';')[0]}"
+    lines = [
+        f"Job:       {job.name}",
+        f"Comment:   {job['comment'] or '-'}",
+        f"Server:    {server}",
+        f"Partner:   {job.partner}",
+        f"Run:       {record['run']} ({record['trigger']}, configuration {record['configuration']})",
+        f"Started:   {local_time(record['started'])}, took {duration(record)}",
+        f"Attempts:  {attempts}",
+        "",
+    ]
+    for entry in record["elements"]:
+        arrow = "->" if entry["direction"] == "to_partner" else "<-"
+        lines += [
+            f"{entry['path']} {arrow} {entry['partner_path']}",
+            f"  before {entry['state_before'] or 'not seen'}, after {entry['state_after']}: {entry['created']} copied, "
+            f"{entry['updated'] + entry['attributes']} updated, {size(entry['bytes'])}",
+        ]
+        if entry["error"]:
+            lines.append(f"  error: {describe(entry['error'])}")
+        lines += [f"    {problem}" for problem in entry["problems"][1:]]
+    if record["error"] and not any(entry["error"] for entry in record["elements"]):
+        lines.append(f"error: {describe(record['error'])}")
+    lines += ["", f"The whole record:  serversync show {job.name} {record['run']}"]
+    if event(record) == "failure":
+        lines.append(f"Once it is mended: serversync run {job.name}")
+    mail = EmailMessage()
+    mail["Subject"] = safe(subject)[:200]
+    mail["From"] = sender
+    mail["To"] = ", ".join(job["notification"]["email"])
+    mail["Date"] = formatdate(localtime=True)
+    mail["Message-ID"] = make_msgid("serversync", domain=sender.rpartition("@")[2])
+    # Loops of auto-responders end at these.
+    mail["Auto-Submitted"] = "auto-generated"
+    mail.set_content("\n".join(safe(line) for line in lines) + "\n")
+    return mail
+
+
+def tell(
+    layout: Layout, job: Job, record: dict[str, Any], log: Callable[[str], None]
+) -> Optional[dict[str, Any]]:
+    """Sends the mail that the job asks for; what becomes of it is told in the record, and never fails the run."""
+    recipients = job["notification"]["email"]
+    if not recipients or event(record) not in job["notification"]["events"]:
+        return None
+    result: dict[str, Any] = {"event": event(record), "to": recipients, "error": None}
+    try:
+        smtp = json.loads(layout.settings.read_text(encoding="utf-8"))["smtp"]
+        mail = compose(job, record, smtp["sender"], socket.gethostname())
+        with smtplib.SMTP(smtp["host"], smtp["port"], timeout=PATIENCE) as server:
+            refused = server.send_message(mail)
+        if refused:
+            result["error"] = f"refused for {', '.join(sorted(refused))}"
+    except (OSError, smtplib.SMTPException, KeyError, ValueError) as error:
+        result["error"] = (
+            f"{type(error).__name__}: {error}; check runner_smtp_host and runner_smtp_port of the role"
+        )
+    log(f"mail to {', '.join(recipients)}: {safe(result['error'] or 'sent')}")
+    return result

@@ -1,0 +1,74 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A replica, one of the two copies of an element, behind one interface: on this server, or on the partner by SSH."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Optional, Protocol
+
+from serversync import place
+from serversync.failure import Failure
+from serversync.ssh import Connection
+
+
+class Replica(Protocol):
+    """One server's side of a job. Paths are absolute there; what fails raises Failure."""
+
+    remote_shell: Optional[str]
+
+    def look(self, path: str) -> dict[str, Any]:
+        """What is at the path; see place.look."""
+
+    def prepare(self, path: str, kind: str, element: str, run: str) -> str:
+        """Makes a target ready; see place.prepare."""
+
+    def address(self, path: str) -> str:
+        """The path as rsync names it."""
+
+
+class LocalReplica:
+    """A directory or file of this server."""
+
+    remote_shell = None
+
+    def look(self, path: str) -> dict[str, Any]:
+        return place.look("/", os.path.realpath(path))
+
+    def prepare(self, path: str, kind: str, element: str, run: str) -> str:
+        try:
+            return place.prepare("/", os.path.realpath(path), kind, element, run)
+        except OSError as error:
+            raise unprepared(path, error) from error
+
+    def address(self, path: str) -> str:
+        return os.path.realpath(path)
+
+
+class SshReplica:
+    """A directory or file of the partner, behind its door."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.remote_shell: Optional[str] = connection.remote_shell
+        self.addresses: dict[str, str] = {}
+
+    def look(self, path: str) -> dict[str, Any]:
+        reply = self.connection.ask("look", path=path)
+        self.addresses[path] = str(reply["address"])
+        return dict(reply["facts"])
+
+    def prepare(self, path: str, kind: str, element: str, run: str) -> str:
+        reply = self.connection.ask("prepare", path=path, kind=kind, element=element, run=run)
+        return str(reply["versions"])
+
+    def address(self, path: str) -> str:
+        if path not in self.addresses:
+            self.look(path)
+        return f"{self.connection.host}::{self.addresses[path]}"
+
+
+def unprepared(path: str, error: OSError) -> Failure:
+    return Failure(
+        "not_writable", f"{path} cannot be made ready ({error.strerror}); check it and the account's rights"
+    )

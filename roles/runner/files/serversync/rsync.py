@@ -1,0 +1,243 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How rsync is called and what its output and exit codes mean. Pure but for ``execute``."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import IO, Optional
+
+from serversync.failure import Failure
+
+# The size of a record stays bounded however many paths an element has.
+NAMED_PATHS = 200
+# Lines of ours among rsync's messages: itemised change, size, name.
+MARK = ">>"
+FORMAT = f"{MARK}%i|%l|%n"
+
+# rsync(1), EXIT VALUES: those that another attempt can cure.
+TRANSIENT = {10, 11, 12, 20, 24, 30, 35, 255}
+MEANING = {
+    1: "syntax or usage error",
+    2: "the two rsync versions do not fit",
+    3: "a path could not be selected",
+    4: "an action that the partner's rsync does not have",
+    5: "the partner's rsync daemon refused the module",
+    10: "the connection failed",
+    11: "reading or writing a file failed",
+    12: "the connection broke",
+    14: "rsync could not start its helper",
+    20: "stopped by a signal",
+    22: "out of memory",
+    23: "some paths could not be copied",
+    24: "some paths vanished while they were read",
+    30: "nothing came for too long",
+    35: "the daemon did not answer in time",
+    255: "the SSH connection failed",
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """One path that rsync changed (or would): ``new``, ``update`` or ``attributes``; size of a file in bytes, else 0."""
+
+    what: str
+    name: str
+    size: int
+
+
+@dataclass
+class Outcome:
+    """What one rsync did. ``sent`` is bytes of file contents that crossed; ``problems`` are rsync's own lines."""
+
+    code: int = 0
+    created: int = 0
+    updated: int = 0
+    attributes: int = 0
+    files: int = 0
+    sent: int = 0
+    problems: list[str] = field(default_factory=list)
+    problem_count: int = 0
+
+    @property
+    def changed(self) -> int:
+        return self.created + self.updated + self.attributes
+
+    def add_problem(self, line: str) -> None:
+        self.problem_count += 1
+        if len(self.problems) < NAMED_PATHS:
+            self.problems.append(line)
+
+
+def command(
+    source: str,
+    target: str,
+    *,
+    exclude_from: str,
+    versions: Optional[str],
+    privileged: bool,
+    remote_shell: Optional[str] = None,
+    dry_run: bool = False,
+) -> list[str]:
+    """The argv that makes target as source is.
+
+    ``versions``: directory, relative to the target, for what is overwritten; None in a dry run.
+    ``remote_shell``: rsync's -e, split by rsync on blanks.
+    """
+    argv = ["rsync", "--recursive", "--links", "--perms", "--times", "--group", "--owner", "--specials"]
+    argv += ["--hard-links", "--acls", "--xattrs", "--sparse", "--numeric-ids"]
+    # Without it rsync takes files whose times differ by less than a second for equal.
+    argv += ["--modify-window=-1"]
+    argv += ["--timeout=600", "--secluded-args", f"--out-format={FORMAT}", "--stats", "--no-human-readable"]
+    argv += ["--from0", f"--exclude-from={exclude_from}"]
+    if privileged:
+        # A process that may change owners but is not root would otherwise silently keep its own.
+        argv.append("--super")
+    if dry_run:
+        argv += ["--dry-run", "--mkpath"]
+    if versions:
+        argv += ["--backup", f"--backup-dir={versions}"]
+    if remote_shell:
+        argv += ["-e", remote_shell]
+    return [*argv, "--", source, target]
+
+
+def unescape(name: str) -> str:
+    """rsync prints bytes that it takes for unprintable as ``\\#ooo``; the name as Python has it."""
+    data = name.encode("utf-8", "surrogateescape")
+    data = re.sub(rb"\\#([0-7]{3})", lambda match: bytes([int(match.group(1), 8)]), data)
+    return data.decode("utf-8", "surrogateescape")
+
+
+def parse_change(line: str) -> Optional[Change]:
+    """An itemised line of ours, or None where the line says nothing that changed."""
+    if not line.startswith(MARK):
+        return None
+    parts = line[len(MARK) :].split("|", 2)
+    if len(parts) != 3 or len(parts[0]) < 2 or not parts[1].isdigit():
+        return None
+    item, size, name = parts
+    if set(item[2:]) == {"+"}:
+        what = "new"
+    elif item[0] == ".":
+        if not item[2:].strip(". "):
+            return None
+        what = "attributes"
+    else:
+        what = "update"
+    # A directory's time is set after its children and decides nothing.
+    if what == "attributes" and item[1] == "d" and set(item[2:]) <= {".", "t", "T", " "}:
+        return None
+    return Change(what, unescape(name), int(size) if item[1] == "f" else 0)
+
+
+STATISTICS = {
+    "Number of files": "files",
+    "Total transferred file size": "sent",
+}
+
+
+def read_output(
+    lines: Iterator[str], outcome: Outcome, on_change: Optional[Callable[[Change], None]]
+) -> None:
+    for line in lines:
+        line = line.rstrip("\n")
+        change = parse_change(line)
+        if change:
+            if change.what == "new":
+                outcome.created += 1
+            elif change.what == "update":
+                outcome.updated += 1
+            else:
+                outcome.attributes += 1
+            if on_change:
+                on_change(change)
+        elif line.startswith("skipping non-regular file "):
+            name = line[len("skipping non-regular file ") :].strip('"')
+            outcome.add_problem(f"{unescape(name)}: is a device, which is not synchronised; exclude it")
+        else:
+            title, _colon, value = line.partition(":")
+            number = re.match(r"\s*(\d+)", value)
+            if title in STATISTICS and number:
+                setattr(outcome, STATISTICS[title], int(number.group(1)))
+
+
+# The last line of a failed rsync repeats the exit code and names a source file of rsync's.
+SUMMARY = re.compile(r"^rsync error: ")
+
+
+def read_problems(stream: IO[str], outcome: Outcome) -> None:
+    for line in stream:
+        line = line.rstrip("\n")
+        if line and not SUMMARY.match(line):
+            outcome.add_problem(unescape(line))
+
+
+def execute(argv: list[str], on_change: Optional[Callable[[Change], None]] = None) -> Outcome:
+    """Runs rsync to its end, however that is; it is ended with the caller."""
+    outcome = Outcome()
+    environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+    try:
+        process = subprocess.Popen(
+            argv,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            errors="surrogateescape",
+            umask=0o022,
+        )
+    except FileNotFoundError:
+        raise Failure(
+            "no_rsync", "rsync is not installed on this server; install the package rsync"
+        ) from None
+    assert process.stdout is not None and process.stderr is not None
+    drain = threading.Thread(target=read_problems, args=(process.stderr, outcome), daemon=True)
+    drain.start()
+    try:
+        read_output(iter(process.stdout), outcome, on_change)
+        outcome.code = process.wait()
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+        drain.join()
+        process.stdout.close()
+        process.stderr.close()
+    return outcome
+
+
+def failure(outcome: Outcome, where: str) -> Optional[Failure]:
+    """What the outcome means for the element, or None where everything was copied."""
+    if outcome.code == 0 and not outcome.problem_count:
+        return None
+    text = "\n".join(outcome.problems)
+    first = outcome.problems[0] if outcome.problems else ""
+    count = f" ({outcome.problem_count} messages)" if outcome.problem_count > 1 else ""
+    if outcome.code == 0:
+        return Failure("not_copied", f"{first}{count}", field=where)
+    if "No space left on device" in text or "(122)" in text:
+        message = f"no space left on the target; free some and it goes on from there: {first}"
+        return Failure("no_space", message, field=where, transient=True)
+    meaning = MEANING.get(outcome.code, "rsync failed")
+    if outcome.code < 0:
+        return Failure("killed", f"rsync was ended by signal {-outcome.code}", field=where, transient=True)
+    # What the account may not read now it may not read in five minutes either.
+    denied = (
+        outcome.code == 23 and bool(outcome.problems) and all("(13)" in line for line in outcome.problems)
+    )
+    transient = outcome.code in TRANSIENT or (outcome.code == 23 and not denied)
+    remedy = "; give the account access or exclude the path" if denied else ""
+    return Failure(
+        "permission" if denied else f"rsync_{outcome.code}",
+        f"{meaning} (rsync exit code {outcome.code}){': ' + first if first else ''}{count}{remedy}",
+        field=where,
+        transient=transient,
+    )

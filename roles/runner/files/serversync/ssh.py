@@ -1,0 +1,300 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One SSH connection to the partner: its master carries the conversation of the two runners, its channels rsync.
+
+Host keys come from the pairing (or the job) alone and are always checked; nobody's own SSH configuration plays a part.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Optional
+
+from serversync import PROTOCOL, __version__
+from serversync.failure import Failure
+from serversync.frames import Frames
+from serversync.job import Job
+from serversync.layout import Layout
+from serversync.serve import CONTROL
+
+# What of a partner's stderr is kept.
+STDERR_LIMIT = 16384
+# Waiting for the greeting covers connecting, logging in, and starting the partner's unit.
+GREETING = 90.0
+
+
+class Pairing:
+    """How the partner of a job is reached: address, account, key, and the known host keys under an alias."""
+
+    def __init__(self, layout: Layout, job: Job) -> None:
+        partner, account = job["partner"], job["account"]
+        self.host: str = partner["host"]
+        self.port: int = partner["port"]
+        self.user: str = account["user"]
+        self.key = Path(account["private_key_file"] or layout.key)
+        self.alias = f"serversync-{self.host}"
+        self.known_hosts: Optional[Path] = None
+        self.name: Optional[str] = None
+        found = find_pairing(layout, self.host)
+        if found:
+            self.name = found["name"]
+            self.host = found["host"]
+            self.alias = found["alias"]
+            self.known_hosts = layout.pairings / f"{self.name}.known_hosts"
+        self.host_keys: list[str] = partner["host_key"]
+        if not found and not self.host_keys:
+            raise Failure(
+                "not_paired",
+                f"this server is not paired with {self.host}; list it in the role's runner_partners on both servers, "
+                "or give its key in partner.host_key",
+                field="partner.host",
+            )
+
+    def known_keys(self) -> list[str]:
+        """The pinned keys as ``TYPE BASE64``; the job's own must be among the pairing's."""
+        if self.known_hosts is None:
+            return self.host_keys
+        lines = self.known_hosts.read_text(encoding="utf-8").splitlines()
+        pinned = [" ".join(line.split()[1:3]) for line in lines if line and not line.startswith("#")]
+        strangers = [key for key in self.host_keys if key not in pinned]
+        if strangers:
+            raise Failure(
+                "host_key",
+                f"is not the key that the pairing {self.name} has pinned; if the server's key was changed on purpose, "
+                "apply the role to both servers again",
+                field="partner.host_key",
+            )
+        return pinned
+
+
+def find_pairing(layout: Layout, host: str) -> Optional[dict[str, Any]]:
+    """The pairing of that name, else the one that reaches that host."""
+    by_host = None
+    if layout.pairings.is_dir():
+        for path in sorted(layout.pairings.glob("*.json")):
+            pairing: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if pairing["name"] == host:
+                return pairing
+            if pairing["host"] == host and by_host is None:
+                by_host = pairing
+    return by_host
+
+
+class Connection:
+    """An open connection; ``ask`` converses, ``remote_shell`` is what rsync gets as its -e."""
+
+    def __init__(self, layout: Layout, job: Job) -> None:
+        self.partner = job.partner
+        self.pairing = Pairing(layout, job)
+        self.directory = tempfile.TemporaryDirectory(prefix="ss-", dir=socket_directory(layout))
+        try:
+            self.open()
+        except BaseException:
+            self.close()
+            raise
+
+    def open(self) -> None:
+        pairing = self.pairing
+        if not pairing.key.exists():
+            raise Failure(
+                "no_key",
+                f"{pairing.key} does not exist; apply the role serversync.core.runner, which makes it",
+                field="account.private_key_file",
+            )
+        known_hosts = Path(self.directory.name) / "known_hosts"
+        keys = pairing.known_keys()
+        known_hosts.write_text("".join(f"{pairing.alias} {key}\n" for key in keys), encoding="utf-8")
+        self.socket = str(Path(self.directory.name) / "master")
+        argv = [
+            "ssh",
+            "-M",
+            "-S",
+            self.socket,
+            "-T",
+            "-p",
+            str(pairing.port),
+            "-l",
+            pairing.user,
+            "-i",
+            str(pairing.key),
+        ]
+        argv += options(
+            BatchMode="yes",
+            CheckHostIP="no",
+            ClearAllForwardings="yes",
+            ConnectTimeout="20",
+            ControlPersist="no",
+            GlobalKnownHostsFile="none",
+            HostKeyAlias=pairing.alias,
+            IdentitiesOnly="yes",
+            IdentityAgent="none",
+            PreferredAuthentications="publickey",
+            ServerAliveCountMax="6",
+            ServerAliveInterval="10",
+            StrictHostKeyChecking="yes",
+            UpdateHostKeys="no",
+            UserKnownHostsFile=str(known_hosts),
+        )
+        self.process = subprocess.Popen(
+            [*argv, "--", pairing.host, CONTROL],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert self.process.stdin and self.process.stdout and self.process.stderr
+        self.frames = Frames(self.process.stdout.fileno(), self.process.stdin.fileno())
+        self.stderr = b""
+        self.drain = threading.Thread(target=self.keep_stderr, daemon=True)
+        self.drain.start()
+        self.about = self.ask("hello", patience=GREETING)
+        if self.about.get("protocol") != PROTOCOL:
+            raise Failure(
+                "version",
+                f"the partner's runner {self.about.get('version')} speaks protocol {self.about.get('protocol')}, this one "
+                f"({__version__}) {PROTOCOL}; apply the role to both servers with the same version of the collection",
+            )
+
+    def keep_stderr(self) -> None:
+        assert self.process.stderr is not None
+        while True:
+            data = os.read(self.process.stderr.fileno(), 4096)
+            if not data:
+                return
+            self.stderr = (self.stderr + data)[-STDERR_LIMIT:]
+
+    def ask(self, verb: str, patience: float = 120.0, **request: Any) -> dict[str, Any]:
+        """The partner's answer; its refusals and a lost connection are raised as Failure."""
+        try:
+            self.frames.send({"verb": verb, **request})
+            reply = self.frames.receive(patience)
+        except (EOFError, BrokenPipeError):
+            self.process.wait()
+            self.drain.join()
+            raise explain(self.stderr.decode("utf-8", "replace"), self.partner) from None
+        if not reply.get("ok"):
+            raise Failure.from_dict(reply.get("failure", {}))
+        return reply
+
+    @property
+    def remote_shell(self) -> str:
+        # Should the master be gone, ssh would connect and log in anew behind it; the proxy command forbids that.
+        argv = [
+            "ssh",
+            "-S",
+            self.socket,
+            "-T",
+            *options(ControlMaster="no", BatchMode="yes", ProxyCommand="false"),
+        ]
+        return shlex.join(argv)
+
+    @property
+    def host(self) -> str:
+        """What rsync calls the partner; the channel goes through the master, whatever its name."""
+        return self.pairing.alias
+
+    def close(self) -> None:
+        process = getattr(self, "process", None)
+        if process is not None:
+            process.stdin.close()
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.terminate()
+                process.wait()
+            self.drain.join()
+            process.stdout.close()
+            process.stderr.close()
+        self.directory.cleanup()
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        self.close()
+
+
+def options(**values: str) -> list[str]:
+    """``-F none`` and an ``-o`` for each value."""
+    return ["-F", "none", *(word for name, value in values.items() for word in ("-o", f"{name}={value}"))]
+
+
+def socket_directory(layout: Layout) -> Optional[str]:
+    """The path of a socket is at most 107 bytes long, so it lives as near to the root as may be."""
+    if not layout.privileged:
+        return None
+    directory = layout.runtime / "ssh"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    return str(directory)
+
+
+# What ssh says -> code, what it means (with {partner}), whether another attempt may help. The first that fits counts.
+REASONS = [
+    (
+        r"REMOTE HOST IDENTIFICATION HAS CHANGED|Host key verification failed|host key is known for",
+        "host_key",
+        "wrong host key: {partner} does not have the key that was pinned for it, so it was set up anew, or it is another "
+        "server; find out which; if it is the right one, apply the role to both servers, which pins its key again",
+        False,
+    ),
+    (
+        r"Permission denied",
+        "login",
+        "log-in refused by {partner}; apply the role to both servers, which pairs them",
+        False,
+    ),
+    (
+        r"Could not resolve hostname",
+        "unreachable",
+        "the name of {partner} could not be resolved; check partner.host",
+        True,
+    ),
+    (
+        r"Connection refused",
+        "unreachable",
+        "connection refused by {partner}; check that sshd runs there on that port",
+        True,
+    ),
+    (
+        r"No route to host|Network is unreachable",
+        "unreachable",
+        "no route to {partner}; check the network",
+        True,
+    ),
+    (
+        r"timed out",
+        "unreachable",
+        "{partner} did not answer in time; check the network and the firewall",
+        True,
+    ),
+    (
+        r"has no open door|command not found|not found",
+        "no_door",
+        "{partner} let the key in but has no open door for it; apply the role there with this server in runner_partners",
+        False,
+    ),
+]
+
+
+def explain(stderr: str, partner: str) -> Failure:
+    """What ssh's messages mean to the one who has to mend it."""
+    for pattern, code, meaning, transient in REASONS:
+        if re.search(pattern, stderr):
+            return Failure(code, meaning.format(partner=partner), field="partner.host", transient=transient)
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    said = lines[-1] if lines else "without a message"
+    return Failure(
+        "connection", f"the connection to {partner} ended: {said}", field="partner.host", transient=True
+    )
