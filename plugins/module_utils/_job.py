@@ -1,0 +1,1210 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to this collection: it may change in any release.
+"""The grammar of a job: the one place that knows its fields.
+
+From the table JOB come the argument spec, the defaults, the normal form, the comparison and the JSON Schema.
+Everything here is pure: data in, data out, no disk, no clock, no Ansible.
+
+read()     what a task or a document gives -> the same in canonical spelling, or problems
+resolve()  that, laid over the job that is there -> the whole job in normal form, or problems
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import copy
+import difflib
+import hashlib
+import ipaddress
+import json
+import math
+import posixpath
+import re
+from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence
+
+from . import _schedule
+
+VERSION = 1
+
+#: systemd's names of units leave room for more, but this is also a file name and a column in tables.
+NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,63}$(?!\n)"
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST_NAME = re.compile(r"%s(?:\.%s)*\.?" % (_LABEL, _LABEL))
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}")
+_EMAIL = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~][A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{0,63}@([A-Za-z0-9.-]+)")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_NO_CONTROL_PATTERN = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$(?!\n)"
+_KERNEL_ROOTS = ("/proc", "/sys", "/dev", "/run")
+_PRIVATE_ROOTS = ("/tmp", "/var/tmp")
+_KEY_PATTERN = r"^[a-z0-9@.-]+ [A-Za-z0-9+/]+={0,2}$(?!\n)"
+_PATH_PATTERN = (
+    r"^(?!/(?:proc|sys|dev|run)(?:/|$))(?!.*/\.serversync(?:/|$))"
+    r"(?:/(?!\.\.?(?:/|$))[^/\u0000-\u001f\u007f-\u009f\u2028\u2029]+)+$(?!\n)"
+)
+
+#: Public key types of OpenSSH and how many strings a key of the type consists of.
+KEY_TYPES = {
+    "ssh-ed25519": 2,
+    "ecdsa-sha2-nistp256": 3,
+    "ecdsa-sha2-nistp384": 3,
+    "ecdsa-sha2-nistp521": 3,
+    "ssh-rsa": 3,
+    "sk-ssh-ed25519@openssh.com": 3,
+    "sk-ecdsa-sha2-nistp256@openssh.com": 4,
+}
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong with a declaration: for people `str()`, for machines the code and the path."""
+
+    code: str
+    path: str
+    text: str
+
+    def __str__(self) -> str:
+        return "%s: %s" % (self.path, self.text)
+
+
+class _Wrong(Exception):
+    """Raised by a check: what was wrong and what to do, and the code."""
+
+    def __init__(self, text: str, code: str = "invalid_value") -> None:
+        super().__init__(text)
+        self.text = text
+        self.code = code
+
+
+_OMITTED: Any = object()
+_INVALID: Any = object()
+
+Check = Callable[[Any], Any]
+
+
+class Field:
+    """One field of the grammar.
+
+    kind      text, time, duration, flag, number, mapping or list
+    default   its value in a new job; None with a mapping that is `optional`: there is none
+    check     canonical value from a value of the right kind; raises _Wrong
+    schema    what JSON Schema can say of the normal form beyond the kind
+    optional  the normal form may hold null
+    required  always to be given; the remedy when it is not
+    option    a parameter of modules only, no part of the job
+    """
+
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        description: str,
+        default: Any = None,
+        check: Check | None = None,
+        choices: Sequence[str] = (),
+        limits: tuple[int, int] | None = None,
+        parts: Sequence[Field] = (),
+        element: Field | None = None,
+        schema: Mapping[str, Any] | None = None,
+        optional: bool = False,
+        required: str = "",
+        option: bool = False,
+        commas: bool = True,
+    ) -> None:
+        self.name = name
+        self.kind = kind
+        self.description = description
+        self._default = default
+        self.check = check
+        self.choices = tuple(choices)
+        self.limits = limits
+        self.parts = tuple(parts)
+        self.element = element
+        self.schema = dict(schema or {})
+        self.optional = optional
+        self.required = required
+        self.option = option
+        self.commas = commas
+
+    def default(self) -> Any:
+        if self.kind == "mapping" and not self.optional:
+            return self.defaults()
+        return copy.deepcopy(self._default)
+
+    def defaults(self) -> dict[str, Any]:
+        """A mapping with the defaults of its parts."""
+        return {part.name: part.default() for part in self.parts if not part.option}
+
+
+def show(value: Any) -> str:
+    """A value in an error text: quoted, escaped, short."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:76] + "..."
+
+
+def _one_of(words: Iterable[str]) -> str:
+    return ", ".join(words)
+
+
+def _nearest(word: str, words: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word.lower(), list(words), 1, 0.6)
+    return close[0] if close else ""
+
+
+def _no_control(text: str) -> None:
+    match = _CONTROL.search(text)
+    if match:
+        raise _Wrong("%s contains the control character U+%04X; remove it" % (show(text), ord(match.group())))
+
+
+# --- checks of single values -----------------------------------------------------------------------------------
+
+
+def _check_name(text: str) -> str:
+    if len(text) > 64:
+        raise _Wrong("%s has %d characters; use at most 64" % (show(text), len(text)))
+    if not re.search(NAME_PATTERN, text):
+        raise _Wrong(
+            "%s is not a job name; use a-z, 0-9, '_', '.' and '-', and begin with a letter or a digit"
+            % show(text)
+        )
+    return text
+
+
+def _check_comment(text: str) -> str:
+    text = text.strip()
+    _no_control(text)
+    if len(text) > 1000:
+        raise _Wrong("has %d characters; use at most 1000" % len(text))
+    return text
+
+
+def _check_host(text: str) -> str:
+    remedy = "write a host name, an IPv4 address, an IPv6 address without brackets, or the name of a pairing"
+    if "@" in text:
+        raise _Wrong("%s contains '@'; write the host here and the user in account.user" % show(text))
+    address, zone = (text.split("%", 1) + [""])[:2]
+    if ":" in address:
+        try:
+            ipaddress.IPv6Address(address)
+        except ValueError:
+            raise _Wrong(
+                "%s is not a host; %s, and the port in partner.port" % (show(text), remedy)
+            ) from None
+        if "%" in text and not re.fullmatch(r"[A-Za-z0-9_.-]+", zone):
+            raise _Wrong("%s has no valid interface after '%%'; %s" % (show(text), remedy))
+        return text
+    if not _HOST_NAME.fullmatch(text) or len(text) > 253:
+        raise _Wrong("%s is not a host; %s" % (show(text), remedy))
+    if re.fullmatch(r"[0-9.]+", text):
+        try:
+            ipaddress.IPv4Address(text)
+        except ValueError:
+            raise _Wrong("%s is not an IPv4 address; %s" % (show(text), remedy)) from None
+    return text
+
+
+def _check_user(text: str) -> str:
+    if not _USER.fullmatch(text):
+        raise _Wrong(
+            "%s is not a user name; use letters, digits, '_', '.', '+' and '-', and no dash at the beginning"
+            % show(text)
+        )
+    return text
+
+
+def _check_path(text: str) -> str:
+    _no_control(text)
+    if not text.startswith("/"):
+        raise _Wrong("%s is not absolute; write the whole path from /" % show(text))
+    parts = [part for part in text.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise _Wrong("%s contains '..'; write the path that it leads to" % show(text))
+    if not parts:
+        raise _Wrong("'/' is the whole file system; name a directory or a file in it")
+    return "/" + "/".join(parts)
+
+
+def _check_element_path(text: str) -> str:
+    path = _check_path(text)
+    if ".serversync" in path.split("/"):
+        raise _Wrong(
+            "%s is inside '.serversync', where the runner keeps its own files; name another path" % show(path)
+        )
+    for root in _KERNEL_ROOTS:
+        if _inside(path, root):
+            raise _Wrong(
+                "%s is under %s, which holds no files to keep; name another path" % (show(path), root)
+            )
+    return path
+
+
+def _check_key_file(text: str) -> str:
+    if "PRIVATE KEY" in text:
+        raise _Wrong("is a private key itself; write the path of the file that holds it", "private_key")
+    return _check_path(text)
+
+
+def _check_duration(low: int, high: int) -> Check:
+    def check(text: str) -> str:
+        try:
+            seconds = _schedule.seconds_of(text)
+        except ValueError:
+            raise _Wrong(
+                "%s is not a duration; write a number and a unit, e.g. 90s, 15m, 2h or 7d" % show(text)
+            ) from None
+        if not low <= seconds <= high:
+            limits = (_schedule.duration_of(low), _schedule.duration_of(high))
+            raise _Wrong("%s is out of range; use %s to %s" % ((show(text),) + limits), "out_of_range")
+        return _schedule.duration_of(seconds)
+
+    return check
+
+
+def _check_every(text: str) -> str:
+    every = _check_duration(_schedule.MINUTE, _schedule.DAY)(text)
+    period = _schedule.seconds_of(every)
+    if not _schedule.divides(period):
+        nearest = _schedule.duration_of(_schedule.nearest_period(period))
+        raise _Wrong(
+            "%s divides neither an hour nor a day; use %s, the nearest that does, or at"
+            % (show(text), nearest)
+        )
+    return every
+
+
+def _check_time(text: str) -> str:
+    try:
+        return _schedule.time_of(text)
+    except ValueError:
+        raise _Wrong(
+            '%s is not a time of day; write HH:MM between 00:00 and 23:59, e.g. "02:30"' % show(text)
+        ) from None
+
+
+def _check_day(text: str) -> str:
+    try:
+        return _schedule.day_of(text)
+    except ValueError:
+        raise _Wrong("%s is not a day; use %s" % (show(text), _one_of(_schedule.DAYS))) from None
+
+
+def _check_days(days: list[str]) -> list[str]:
+    chosen = [day for day in _schedule.DAYS if day in days]
+    return [] if len(chosen) == len(_schedule.DAYS) else chosen
+
+
+def _check_calendar(text: str) -> str:
+    text = " ".join(text.split())
+    if not re.search(_schedule.CALENDAR_PATTERN, text):
+        raise _Wrong(
+            '%s is not a calendar expression; see "man systemd.time", e.g. "Mon..Fri *-*-* 02:30"'
+            % show(text)
+        )
+    return text
+
+
+def _check_timezone(text: str) -> str:
+    if not re.search(_schedule.TIMEZONE_PATTERN, text):
+        raise _Wrong("%s is not a time zone; write its name, e.g. Europe/Berlin or UTC" % show(text))
+    return text
+
+
+def _check_email(text: str) -> str:
+    text = text.strip()
+    _no_control(text)
+    match = _EMAIL.fullmatch(text)
+    if not match or not _HOST_NAME.fullmatch(match.group(1)) or ".." in text or len(text) > 254:
+        raise _Wrong("%s is not an e-mail address; write it as name@example.com" % show(text))
+    return text
+
+
+def _check_exclude(text: str) -> str:
+    _no_control(text)
+    if not text.strip():
+        raise _Wrong("is empty; write a pattern or remove the entry")
+    if text.startswith("!"):
+        raise _Wrong(
+            "%s includes again what others exclude, which this version cannot do; remove it" % show(text)
+        )
+    if text.startswith("#"):
+        raise _Wrong("%s is a comment; remove it, or write \\# for a name that begins with '#'" % show(text))
+    return text
+
+
+def _check_host_key(text: str) -> str:
+    if "PRIVATE KEY" in text:
+        raise _Wrong(
+            "is a private key; give the public key and take the private one as known to others", "private_key"
+        )
+    remedy = "write TYPE BASE64 as in /etc/ssh/ssh_host_ed25519_key.pub of the partner"
+    words = text.split()
+    if not words:
+        raise _Wrong("is empty; " + remedy)
+    if words[0] not in KEY_TYPES:
+        if len(words) > 1 and words[1] in KEY_TYPES:
+            raise _Wrong("has %s before the key type; leave it out" % show(words[0]))
+        raise _Wrong("%s is not a key type; use one of %s" % (show(words[0]), _one_of(KEY_TYPES)))
+    if len(words) < 2:
+        raise _Wrong("has no key after %s; %s" % (words[0], remedy))
+    try:
+        blob = base64.b64decode(words[1].encode("utf-8"), validate=True)
+        strings = _key_strings(blob)
+    except (binascii.Error, ValueError):
+        raise _Wrong("%s is cut off or damaged; %s" % (show(words[1]), remedy)) from None
+    inner = strings[0].decode("ascii", "replace")
+    if inner != words[0]:
+        raise _Wrong("says %s, but the key itself is of type %s; %s" % (words[0], show(inner), remedy))
+    if len(strings) != KEY_TYPES[inner] or (inner == "ssh-ed25519" and len(strings[1]) != 32):
+        raise _Wrong("%s is cut off or damaged; %s" % (show(words[1]), remedy))
+    return "%s %s" % (inner, base64.b64encode(blob).decode("ascii"))
+
+
+def _key_strings(blob: bytes) -> list[bytes]:
+    """The strings that a public key consists of (RFC 4251, section 5)."""
+    strings = []
+    while blob:
+        size = int.from_bytes(blob[:4], "big")
+        if len(blob) < 4 + size:
+            raise ValueError("cut off")
+        strings.append(blob[4 : 4 + size])
+        blob = blob[4 + size :]
+    if not strings:
+        raise ValueError("empty")
+    return strings
+
+
+def fingerprint(key: str) -> str:
+    """The SHA256 fingerprint of 'TYPE BASE64', as ssh-keygen -l prints it."""
+    digest = hashlib.sha256(base64.b64decode(key.split()[1])).digest()
+    return "SHA256:" + base64.b64encode(digest).decode("ascii").rstrip("=")
+
+
+# --- the grammar -----------------------------------------------------------------------------------------------
+
+
+def _duration(name: str, description: str, default: str | None, low: int, high: int, **more: Any) -> Field:
+    check = more.pop("check", None) or _check_duration(low, high)
+    return Field(
+        name, "duration", description, default, check, schema={"pattern": _schedule.DURATION_PATTERN}, **more
+    )
+
+
+def _plain(pattern: str = _NO_CONTROL_PATTERN, longest: int = 4096) -> dict[str, Any]:
+    return {"minLength": 1, "maxLength": longest, "pattern": pattern}
+
+
+JOB = Field(
+    "job",
+    "mapping",
+    "A synchronization job: what is kept the same on this server and its partner, when, and who is told.",
+    parts=(
+        Field(
+            "name",
+            "text",
+            "The identity of the job, together with the scope.",
+            check=_check_name,
+            schema={"pattern": NAME_PATTERN},
+            required="give the job a name",
+        ),
+        Field(
+            "comment",
+            "text",
+            "What the job is for, one line.",
+            default="",
+            check=_check_comment,
+            schema={"maxLength": 1000, "pattern": _NO_CONTROL_PATTERN},
+        ),
+        Field(
+            "enabled",
+            "flag",
+            "Whether the schedule is active; a paused job can still be run by hand.",
+            default=True,
+        ),
+        Field(
+            "scope",
+            "text",
+            "Whose job it is: the system's, or that of the user who declares it.",
+            default="system",
+            choices=("system", "user"),
+        ),
+        Field(
+            "partner",
+            "mapping",
+            "The other server.",
+            parts=(
+                Field(
+                    "host",
+                    "text",
+                    "Host name, address or name of a pairing.",
+                    check=_check_host,
+                    schema=_plain(r"^[A-Za-z0-9_:][A-Za-z0-9_.:%-]*$(?!\n)", 320),
+                ),
+                Field(
+                    "port",
+                    "number",
+                    "Port of the SSH server; null with connection local.",
+                    default=22,
+                    limits=(1, 65535),
+                    optional=True,
+                ),
+                Field(
+                    "connection",
+                    "text",
+                    "How the partner is reached; local: both replicas are on this server.",
+                    default="ssh",
+                    choices=("ssh", "local"),
+                ),
+                Field(
+                    "host_key",
+                    "list",
+                    "Public host keys of the partner as TYPE BASE64; empty: the pairing's pin.",
+                    default=[],
+                    element=Field(
+                        "", "text", "A public key.", check=_check_host_key, schema=_plain(_KEY_PATTERN, 8192)
+                    ),
+                    commas=False,
+                ),
+            ),
+        ),
+        Field(
+            "account",
+            "mapping",
+            "How to log in on the partner; null with connection local.",
+            default=None,
+            optional=True,
+            parts=(
+                Field(
+                    "user",
+                    "text",
+                    "The user on the partner.",
+                    default="serversync",
+                    check=_check_user,
+                    schema=_plain(r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$(?!\n)", 64),
+                ),
+                Field(
+                    "private_key_file",
+                    "text",
+                    "The private key on this server; null: the runner's own.",
+                    check=_check_key_file,
+                    schema=_plain(r"^/[^\u0000-\u001f\u007f-\u009f\u2028\u2029]+$(?!\n)"),
+                    optional=True,
+                ),
+            ),
+        ),
+        Field(
+            "schedule",
+            "mapping",
+            "When the job runs by itself; null: never.",
+            default=None,
+            optional=True,
+            parts=(
+                _duration(
+                    "every",
+                    "The period; it divides an hour or a day.",
+                    None,
+                    _schedule.MINUTE,
+                    _schedule.DAY,
+                    check=_check_every,
+                    optional=True,
+                ),
+                Field(
+                    "at",
+                    "list",
+                    "Times of day.",
+                    default=None,
+                    element=Field(
+                        "",
+                        "time",
+                        "HH:MM or HH:MM:SS.",
+                        check=_check_time,
+                        schema={"pattern": _schedule.TIME_PATTERN},
+                    ),
+                    check=sorted,
+                    schema={"minItems": 1},
+                    optional=True,
+                ),
+                Field(
+                    "days",
+                    "list",
+                    "The days of the week that the times are for; empty: all.",
+                    default=[],
+                    element=Field(
+                        "", "text", "A day.", check=_check_day, schema={"enum": list(_schedule.DAYS)}
+                    ),
+                    check=_check_days,
+                    schema={"maxItems": 6},
+                ),
+                Field(
+                    "calendar",
+                    "text",
+                    "A calendar expression of systemd, without a time zone.",
+                    check=_check_calendar,
+                    schema=_plain(_schedule.CALENDAR_PATTERN, 1000),
+                    optional=True,
+                ),
+                Field(
+                    "timezone",
+                    "text",
+                    "The time zone of the schedule; null: this server's own.",
+                    check=_check_timezone,
+                    schema=_plain(_schedule.TIMEZONE_PATTERN, 100),
+                    optional=True,
+                ),
+                _duration("jitter", "Up to how much later a run starts.", None, 0, _schedule.DAY),
+                Field(
+                    "catch_up",
+                    "flag",
+                    "Whether a run that was missed is made up for at the next boot.",
+                    default=True,
+                ),
+            ),
+        ),
+        Field(
+            "on_error",
+            "mapping",
+            "What happens when a run fails.",
+            parts=(
+                Field(
+                    "retries", "number", "How often a failed run is tried again.", default=3, limits=(0, 100)
+                ),
+                _duration("delay", "How long to wait before the next try.", "5m", 0, _schedule.DAY),
+            ),
+        ),
+        Field(
+            "notification",
+            "mapping",
+            "Who is told of what.",
+            parts=(
+                Field(
+                    "email",
+                    "list",
+                    "Addresses that get a mail.",
+                    default=[],
+                    element=Field(
+                        "",
+                        "text",
+                        "An address.",
+                        check=_check_email,
+                        schema=_plain(r"^[^@\s]+@[^@\s]+$(?!\n)", 254),
+                    ),
+                ),
+                Field(
+                    "events",
+                    "list",
+                    "What a mail is sent for.",
+                    default=["failure"],
+                    element=Field("", "text", "An event.", choices=("failure", "success")),
+                    check=sorted,
+                ),
+            ),
+        ),
+        Field(
+            "settings",
+            "mapping",
+            "How the elements are synchronized.",
+            parts=(
+                Field(
+                    "direction",
+                    "text",
+                    "Where changes go.",
+                    default="to_partner",
+                    choices=("to_partner", "from_partner"),
+                ),
+                Field(
+                    "exclude",
+                    "list",
+                    "Patterns of gitignore; what they match is left alone on both sides.",
+                    default=[],
+                    element=Field(
+                        "",
+                        "text",
+                        "A pattern.",
+                        check=_check_exclude,
+                        schema=_plain(r"^[^!#\u0000-\u001f][^\u0000-\u001f]*$(?!\n)"),
+                    ),
+                ),
+                Field(
+                    "delete",
+                    "text",
+                    "Whether files that the source lost are deleted.",
+                    default="never",
+                    choices=("never",),
+                ),
+            ),
+        ),
+        Field(
+            "elements",
+            "list",
+            "The directory trees and files that are kept in sync.",
+            default=None,
+            element=Field(
+                "",
+                "mapping",
+                "One thing kept in sync.",
+                parts=(
+                    Field(
+                        "path",
+                        "text",
+                        "The path on this server.",
+                        check=_check_element_path,
+                        schema=_plain(_PATH_PATTERN),
+                        required="write the whole path from /",
+                    ),
+                    Field(
+                        "partner_path",
+                        "text",
+                        "The path on the partner.",
+                        check=_check_element_path,
+                        schema=_plain(_PATH_PATTERN),
+                    ),
+                ),
+            ),
+            schema={"minItems": 1},
+        ),
+        Field(
+            "state",
+            "text",
+            "Whether the job exists.",
+            default="present",
+            choices=("present", "absent"),
+            option=True,
+        ),
+    ),
+)
+
+_SPEC_TYPES = {
+    "text": "str",
+    "time": "str",
+    "duration": "str",
+    "flag": "bool",
+    "number": "int",
+    "mapping": "dict",
+    "list": "list",
+}
+_SCHEMA_TYPES = {
+    "text": "string",
+    "time": "string",
+    "duration": "string",
+    "flag": "boolean",
+    "number": "integer",
+    "mapping": "object",
+    "list": "array",
+}
+
+
+# --- reading ---------------------------------------------------------------------------------------------------
+
+_TRUE = ("yes", "on", "1", "true", "t", "y")
+_FALSE = ("no", "off", "0", "false", "f", "n")
+
+
+def _join(path: str, name: str) -> str:
+    return "%s.%s" % (path, name) if path else name
+
+
+def _kind_of(value: Any) -> str:
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, (int, float)):
+        return "a number"
+    if isinstance(value, str):
+        return "text"
+    return (
+        "a mapping"
+        if isinstance(value, dict)
+        else "a list"
+        if isinstance(value, (list, tuple))
+        else "nothing"
+    )
+
+
+def _read_text(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        raise _Wrong("%s is %s, not text; quote it" % (show(value), _kind_of(value)), "wrong_type")
+    if any("\ud800" <= char <= "\udfff" for char in value):
+        raise _Wrong("%s is not valid UTF-8; only names in UTF-8 can be declared" % show(value))
+    return value
+
+
+def _read_time(value: Any) -> str:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        raise _Wrong(
+            '%s is a number, not a time of day; quote times, e.g. "12:30"' % show(value), "wrong_type"
+        )
+    return _read_text(value)
+
+
+def _read_duration(value: Any) -> str:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value != 0:
+        raise _Wrong("%s has no unit; write e.g. 90s, 15m, 2h or 7d" % show(value), "wrong_type")
+    return _read_text(value)
+
+
+def _read_flag(value: Any) -> bool:
+    if isinstance(value, (bool, int, float)) and value in (0, 1):
+        return bool(value)
+    if isinstance(value, str) and value.strip().lower() in _TRUE + _FALSE:
+        return value.strip().lower() in _TRUE
+    raise _Wrong("%s is not a boolean; use true or false" % show(value), "wrong_type")
+
+
+def _read_number(value: Any, limits: tuple[int, int]) -> int:
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]{1,18}\s*", value):
+        value = int(value)
+    elif isinstance(value, float) and math.isfinite(value) and value == int(value):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _Wrong("%s is not a whole number; use %d to %d" % ((show(value),) + limits), "wrong_type")
+    if not limits[0] <= value <= limits[1]:
+        raise _Wrong("%d is out of range; use %d to %d" % ((value,) + limits), "out_of_range")
+    return value
+
+
+def _read_list(field: Field, value: Any, path: str, problems: list[Problem]) -> Any:
+    element = field.element
+    if element is None:
+        return _INVALID
+    if isinstance(value, str) and element.kind != "mapping":
+        # as Ansible does: one text is a list, and commas part it
+        value = [part.strip() for part in value.split(",")] if field.commas else [value]
+        value = [] if value == [""] else value
+    elif isinstance(value, (int, float)) and not isinstance(value, bool) and element.kind != "mapping":
+        value = [value]
+    if not isinstance(value, (list, tuple)):
+        problems.append(
+            Problem(
+                "wrong_type",
+                path,
+                "%s is %s, not a list; begin each entry with a dash" % (show(value), _kind_of(value)),
+            )
+        )
+        return _INVALID
+    entries = []
+    for number, entry in enumerate(value):
+        at = "%s[%d]" % (path, number)
+        if entry is None:
+            problems.append(Problem("wrong_type", at, "is empty; write a value or remove the entry"))
+            entries.append(_INVALID)
+        else:
+            entries.append(_read(element, entry, at, problems))
+    if any(entry is _INVALID for entry in entries):
+        return _INVALID
+    if element.kind != "mapping":
+        # twice the same says no more than once
+        entries = list(dict.fromkeys(entries))
+    if not entries and field.schema.get("minItems"):
+        problems.append(Problem("missing", path, "is empty; give at least one entry"))
+        return _INVALID
+    return field.check(entries) if field.check else entries
+
+
+def _home_of(name: str) -> str:
+    """Where in the grammar an option of this name is, for who wrote it one level too high or too low."""
+    for field in JOB.parts:
+        if field.name == name:
+            return name
+        parts = field.element.parts if field.element else field.parts
+        if any(part.name == name for part in parts):
+            return "%s%s.%s" % (field.name, "[]" if field.element else "", name)
+    return ""
+
+
+def _read_mapping(field: Field, value: Any, path: str, problems: list[Problem]) -> Any:
+    names = [part.name for part in field.parts]
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        # as Ansible does: a mapping may come as JSON text, e.g. from the command line
+        try:
+            value = json.loads(value)
+        except ValueError:
+            pass
+    if not isinstance(value, dict):
+        text = "%s is %s, not a mapping; write it with the keys %s" % (
+            show(value),
+            _kind_of(value),
+            _one_of(names),
+        )
+        problems.append(Problem("wrong_type", path, text))
+        return _INVALID
+    before = len(problems)
+    for key in value:
+        if key in names:
+            continue
+        close, home = _nearest(str(key), names), _home_of(str(key))
+        remedy = "use one of %s" % _one_of(names)
+        if close:
+            remedy = "did you mean %s?" % close
+        elif home:
+            remedy = "did you mean %s?" % home
+        problems.append(Problem("unknown_option", _join(path, str(key)), "is not an option; " + remedy))
+    given = {}
+    for part in field.parts:
+        if part.name in value:
+            one = value[part.name]
+            given[part.name] = None if one is None else _read(part, one, _join(path, part.name), problems)
+        if part.required and given.get(part.name) is None:
+            problems.append(Problem("missing", _join(path, part.name), "is missing; " + part.required))
+    return _INVALID if len(problems) > before else given
+
+
+def _read(field: Field, value: Any, path: str, problems: list[Problem]) -> Any:
+    """The canonical spelling of one value; _INVALID when problems were added."""
+    if field.kind == "mapping":
+        return _read_mapping(field, value, path, problems)
+    if field.kind == "list":
+        return _read_list(field, value, path, problems)
+    try:
+        if field.kind == "flag":
+            return _read_flag(value)
+        if field.kind == "number":
+            return _read_number(value, field.limits or (0, 0))
+        reader = {"time": _read_time, "duration": _read_duration}.get(field.kind, _read_text)
+        text = reader(value)
+        if field.choices and text not in field.choices:
+            close = _nearest(text, field.choices)
+            hint = "; did you mean %s?" % close if close else ""
+            raise _Wrong("%s is not one of %s%s" % (show(text), _one_of(field.choices), hint), "not_a_choice")
+        return field.check(text) if field.check else text
+    except _Wrong as wrong:
+        problems.append(Problem(wrong.code, path, wrong.text))
+        return _INVALID
+
+
+def read(parameters: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """What a task gives, in canonical spelling: omitted stays omitted, null stays None."""
+    problems: list[Problem] = []
+    given = _read(JOB, dict(parameters), "", problems)
+    return ({} if problems else given), problems
+
+
+# --- laying over what is there ---------------------------------------------------------------------------------
+
+
+def _merge(field: Field, before: Any, given: Any) -> Any:
+    if given is None:
+        return field.default()
+    if field.kind == "mapping":
+        if given is _OMITTED:
+            return field.default() if before is _OMITTED else before
+        base = before if isinstance(before, dict) else {}
+        return {
+            part.name: _merge(part, base.get(part.name, _OMITTED), given.get(part.name, _OMITTED))
+            for part in field.parts
+            if not part.option
+        }
+    if given is _OMITTED:
+        return field.default() if before is _OMITTED else before
+    if field.element and field.element.kind == "mapping":
+        return [_merge(field.element, _OMITTED, entry) for entry in given]
+    return given
+
+
+def _has_value(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_has_value(one) for one in value.values())
+    return value is not None and value != []
+
+
+def _part(given: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = given.get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def _resolve_partner(job: dict[str, Any], given: Mapping[str, Any], problems: list[Problem]) -> None:
+    partner = job["partner"]
+    if partner["host"] is None:
+        problems.append(Problem("missing", "partner.host", "is missing; name the partner server"))
+    if partner["connection"] != "local":
+        partner["port"] = 22 if partner["port"] is None else partner["port"]
+        job["account"] = job["account"] or _field("account").defaults()
+        return
+    told = _part(given, "partner")
+    for path, value in (
+        ("partner.port", told.get("port")),
+        ("partner.host_key", told.get("host_key")),
+        ("account", given.get("account")),
+    ):
+        if _has_value(value):
+            problems.append(
+                Problem("conflict", path, "has no use with partner.connection local; leave it out")
+            )
+    partner.update(port=None, host_key=[])
+    job["account"] = None
+
+
+def _field(name: str) -> Field:
+    return next(part for part in JOB.parts if part.name == name)
+
+
+_WAYS = ("every", "at", "calendar")
+
+
+def _resolve_schedule(
+    job: dict[str, Any], given: Mapping[str, Any], current: Mapping[str, Any] | None, problems: list[Problem]
+) -> None:
+    schedule = job["schedule"]
+    if schedule is None:
+        return
+    told = _part(given, "schedule")
+    ways = [way for way in _WAYS if told.get(way)]
+    if len(ways) > 1:
+        problems.append(
+            Problem("conflict", "schedule", "has %s; give one of %s" % (" and ".join(ways), _one_of(_WAYS)))
+        )
+        return
+    if ways:
+        for way in _WAYS:
+            schedule[way] = schedule[way] if way in ways else None
+    if not any(schedule[way] for way in _WAYS):
+        text = "has none of %s; give one of them, or schedule: null for none" % _one_of(_WAYS)
+        problems.append(Problem("missing", "schedule", text))
+        return
+    if not schedule["at"]:
+        if told.get("days"):
+            problems.append(
+                Problem("conflict", "schedule.days", "goes with at only; give at, or leave days out")
+            )
+        schedule["days"] = []
+    if schedule["calendar"]:
+        calendar, zone = _schedule.split_zone(schedule["calendar"])
+        if zone and told.get("timezone") not in (None, zone):
+            text = "%s is not %s at the end of schedule.calendar; name the time zone in one of them"
+            problems.append(
+                Problem("conflict", "schedule.timezone", text % (show(told["timezone"]), show(zone)))
+            )
+        schedule["calendar"] = calendar
+        schedule["timezone"] = zone or schedule["timezone"]
+    default = _schedule.default_jitter(schedule["every"], schedule["at"])
+    if told.get("jitter") is None:
+        before = (current or {}).get("schedule")
+        # a jitter that followed from the old period follows the new one
+        follows = before and before["jitter"] == _schedule.default_jitter(before["every"], before["at"])
+        if "jitter" in told or not before or follows:
+            schedule["jitter"] = default
+    every = schedule["every"]
+    if every and _schedule.seconds_of(schedule["jitter"]) >= _schedule.seconds_of(every):
+        text = "%s is not shorter than the period %s; use less, or null for %s" % (
+            schedule["jitter"],
+            every,
+            default,
+        )
+        problems.append(Problem("out_of_range", "schedule.jitter", text))
+
+
+def _inside(path: str, root: str) -> bool:
+    return path == root or path.startswith(root.rstrip("/") + "/")
+
+
+def _resolve_elements(job: dict[str, Any], problems: list[Problem]) -> None:
+    elements = job["elements"]
+    if not elements:
+        problems.append(Problem("missing", "elements", "is missing; give at least one element with its path"))
+        return
+    local = job["partner"]["connection"] == "local"
+    replicas: list[tuple[str, str, str]] = []
+    for number, element in enumerate(elements):
+        at = "elements[%d]." % number
+        if element["partner_path"] is None:
+            element["partner_path"] = element["path"]
+            if local:
+                text = "is missing; with partner.connection local write the path of the other replica"
+                problems.append(Problem("missing", at + "partner_path", text))
+                continue
+        for name in ("path", "partner_path"):
+            path = element[name]
+            if job["scope"] == "system":
+                for root in _PRIVATE_ROOTS:
+                    if _inside(path, root):
+                        text = "%s is under %s, of which the job's service has its own; name another path"
+                        problems.append(Problem("invalid_value", at + name, text % (show(path), root)))
+            # one server: all replicas must keep apart; two servers: those of each side
+            side = "" if local else name
+            for other_side, other_at, other in replicas:
+                if side != other_side or not (_inside(path, other) or _inside(other, path)):
+                    continue
+                how = "equal to" if path == other else "inside" if _inside(path, other) else "around"
+                text = "%s is %s %s; elements must not overlap, remove one or name another path"
+                what = other_at if path == other else "%s %s" % (other_at, show(other))
+                problems.append(Problem("overlap", at + name, text % (show(path), how, what)))
+                break
+            replicas.append((side, at + name, path))
+
+
+def resolve(
+    given: Mapping[str, Any], current: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], list[Problem]]:
+    """What read() returned, laid over the job that is there (None: a new job): the job in normal form.
+
+    An omitted field stays as it is, null sets its default, a value replaces it. Mappings are merged,
+    lists replaced whole, and an entry of a given list starts from the defaults.
+    """
+    problems: list[Problem] = []
+    base = copy.deepcopy(dict(current)) if current else _OMITTED
+    job: dict[str, Any] = {"version": VERSION}
+    job.update(_merge(JOB, base, given))
+    job = copy.deepcopy(job)
+    _resolve_partner(job, given, problems)
+    _resolve_schedule(job, given, current, problems)
+    _resolve_elements(job, problems)
+    return job, problems
+
+
+def declare(
+    parameters: Mapping[str, Any], current: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], list[Problem]]:
+    """read() and resolve() in one."""
+    given, problems = read(parameters)
+    return ({}, problems) if problems else resolve(given, current)
+
+
+def normalise(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """The normal form of a whole job; of a job in normal form the job itself."""
+    fields = dict(document)
+    version = fields.pop("version", None)
+    if version != VERSION or isinstance(version, bool):
+        text = "%s is not %d; this version of the collection reads no other" % (show(version), VERSION)
+        return {}, [Problem("invalid_value", "version", text)]
+    if "state" in fields:
+        return {}, [Problem("unknown_option", "state", "is not part of a job document; remove it")]
+    return declare(fields)
+
+
+def document_text(job: Mapping[str, Any]) -> str:
+    """The job document."""
+    return json.dumps(job, indent=2, ensure_ascii=False) + "\n"
+
+
+def parse_document(text: str) -> tuple[dict[str, Any], list[Problem]]:
+    """The job that a document holds; problems without a path are those of the text as a whole."""
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        return {}, [Problem("damaged_document", "", "is no JSON: %s" % error)]
+    if not isinstance(document, dict):
+        return {}, [Problem("damaged_document", "", "holds %s, not a job" % _kind_of(document))]
+    return normalise(document)
+
+
+def pin_problem(job: Mapping[str, Any], pairings: Sequence[Mapping[str, Any]]) -> Problem | None:
+    """Whether partner.host_key contradicts the pairing that the job belongs to.
+
+    `pairings`: mappings with name, host and keys ('TYPE BASE64' lines).
+    """
+    host, given = job["partner"]["host"], job["partner"]["host_key"]
+    named = [one for one in pairings if one["name"] == host] or [
+        one for one in pairings if one["host"] == host
+    ]
+    if not named or not given:
+        return None
+    pairing = named[0]
+    strangers = [key for key in given if key not in pairing["keys"]]
+    if not strangers:
+        return None
+    text = (
+        "is not the key pinned for pairing %s (%s pinned, %s given); re-pair with the role if the server's key was changed on purpose"
+        % (
+            pairing["name"],
+            _one_of(fingerprint(key) for key in pairing["keys"]) or "none",
+            _one_of(fingerprint(key) for key in strangers),
+        )
+    )
+    return Problem("host_key_mismatch", "partner.host_key", text)
+
+
+# --- what follows from the table -------------------------------------------------------------------------------
+
+
+def _spec(field: Field) -> dict[str, Any]:
+    spec: dict[str, Any] = {"type": _SPEC_TYPES[field.kind]}
+    if field.required:
+        spec["required"] = True
+    if field.choices:
+        spec["choices"] = list(field.choices)
+    if field.name == "host_key":
+        spec["no_log"] = False
+    if field.element:
+        spec["elements"] = _SPEC_TYPES[field.element.kind]
+        if field.element.choices:
+            spec["choices"] = list(field.element.choices)
+    parts = field.element.parts if field.element else field.parts
+    if parts:
+        spec["options"] = {part.name: _spec(part) for part in parts}
+    return spec
+
+
+def argument_spec() -> dict[str, Any]:
+    """The argument spec of sync_job. There are no defaults in it: silence is no demand."""
+    return {part.name: _spec(part) for part in JOB.parts}
+
+
+def _schema(field: Field) -> dict[str, Any]:
+    kind = _SCHEMA_TYPES[field.kind]
+    schema: dict[str, Any] = {
+        "description": field.description,
+        "type": [kind, "null"] if field.optional else kind,
+    }
+    if field.choices:
+        schema["enum"] = list(field.choices)
+    if field.limits:
+        schema["minimum"], schema["maximum"] = field.limits
+    if field.element:
+        schema["items"] = _schema(field.element)
+        schema["uniqueItems"] = True
+    if field.kind == "mapping":
+        parts = [part for part in field.parts if not part.option]
+        schema["properties"] = {part.name: _schema(part) for part in parts}
+        schema["required"] = [part.name for part in parts]
+        schema["additionalProperties"] = False
+    schema.update(field.schema)
+    return schema
+
+
+def _properties(**schemas: Any) -> dict[str, Any]:
+    return {"properties": schemas}
+
+
+def _rules() -> list[dict[str, Any]]:
+    """The rules between fields, as far as JSON Schema can say them."""
+    null, none, text = {"type": "null"}, {"maxItems": 0}, {"type": "string"}
+    ways = [
+        {"type": "null"},
+        _properties(every=text, at=null, calendar=null, days=none),
+        _properties(every=null, at={"type": "array"}, calendar=null),
+        _properties(every=null, at=null, calendar=text, days=none),
+    ]
+    roots = "|".join(root[1:] for root in _PRIVATE_ROOTS)
+    shared = {"pattern": "^/(?!(?:%s)(?:/|$))" % roots}
+    return [
+        _properties(schedule={"anyOf": ways}),
+        {
+            "if": _properties(partner=_properties(connection={"const": "local"})),
+            "then": _properties(partner=_properties(port=null, host_key=none), account=null),
+            "else": _properties(partner=_properties(port={"type": "integer"}), account={"type": "object"}),
+        },
+        {
+            "if": _properties(scope={"const": "system"}),
+            "then": _properties(elements={"items": _properties(path=shared, partner_path=shared)}),
+        },
+    ]
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of the job document. What it cannot say (overlaps) the module checks."""
+    schema: dict[str, Any] = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "urn:serversync:job:%d" % VERSION,
+        "title": "Job document of serversync.core",
+    }
+    schema.update(_schema(JOB))
+    version = {"description": "Version of this format.", "const": VERSION}
+    schema["properties"] = dict({"version": version}, **schema["properties"])
+    schema["required"] = ["version"] + schema["required"]
+    schema["allOf"] = _rules()
+    return schema
+
+
+def schema_text() -> str:
+    """The text of job.schema.json."""
+    return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"

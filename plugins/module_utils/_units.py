@@ -1,0 +1,100 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to this collection: it may change in any release.
+"""A job in normal form -> the text of its systemd timer and of the drop-in of its service. Pure."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from typing import Any, Collection
+
+from ._schedule import on_calendar, seconds_of
+
+HEADER = "# Written by serversync.core.sync_job; changes made here are lost.\n"
+
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9/._@:,+=~-]+")
+
+
+def timer_name(name: str) -> str:
+    return "serversync@%s.timer" % name
+
+
+def service_name(name: str) -> str:
+    return "serversync@%s.service" % name
+
+
+def path_value(path: str) -> str:
+    """A path as a value of ReadOnlyPaths=/ReadWritePaths=.
+
+    The dash keeps a missing path from stopping the unit before the runner can say what is missing.
+    systemd expands % and splits at white space, and a backslash takes the next character as it is.
+    """
+    text = "-" + path.replace("%", "%%")
+    if _PLAIN_PATH.fullmatch(path):
+        return text
+    return '"%s"' % text.replace("\\", "\\\\").replace('"', '\\"')
+
+
+def description_value(text: str) -> str:
+    """Text as a value of Description=, which expands % and would continue after a final backslash."""
+    value = text.replace("%", "%%")
+    backslashes = len(value) - len(value.rstrip("\\"))
+    return value + "\\" if backslashes % 2 else value
+
+
+def timer_text(job: dict[str, Any]) -> str | None:
+    """The timer unit; None when the job has no schedule or is paused."""
+    schedule = job["schedule"]
+    if schedule is None or not job["enabled"]:
+        return None
+    calendars = on_calendar(
+        schedule["every"], schedule["at"], schedule["days"], schedule["calendar"], schedule["timezone"]
+    )
+    lines = ["[Unit]", "Description=Schedule of synchronization job " + job["name"], "", "[Timer]"]
+    lines += ["OnCalendar=" + calendar for calendar in calendars]
+    lines += [
+        "Persistent=" + ("true" if schedule["catch_up"] else "false"),
+        "RandomizedDelaySec=%ds" % seconds_of(schedule["jitter"]),
+        # the same delay every time, so that runs stay one period apart
+        "FixedRandomDelay=true",
+        "AccuracySec=1s",
+        "",
+        "[Install]",
+        "WantedBy=timers.target",
+    ]
+    return HEADER + "\n".join(lines) + "\n"
+
+
+def paths_here(job: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """The job's sources and targets on this server."""
+    to_partner = job["settings"]["direction"] == "to_partner"
+    ours = [element["path"] for element in job["elements"]]
+    theirs: list[str] = []
+    if job["partner"]["connection"] == "local":
+        theirs = [element["partner_path"] for element in job["elements"]]
+    return (ours, theirs) if to_partner else (theirs, ours)
+
+
+def drop_in_text(job: dict[str, Any], regular_files: Collection[str] = ()) -> str:
+    """What the job adds to the service. `regular_files`: paths on this server that are one file.
+
+    A new version of a file is moved over the old one, which is a write to its directory.
+    """
+    description = "Synchronization job " + job["name"]
+    if job["comment"]:
+        description += ": " + job["comment"]
+    lines = ["[Unit]", "Description=" + description_value(description)]
+    if job["scope"] == "system":
+        sources, targets = paths_here(job)
+        writable: list[str] = []
+        for target in targets:
+            directory = posixpath.dirname(target) if target in regular_files else target
+            # never the whole file system for the sake of one file
+            directory = target if directory == "/" else directory
+            if directory not in writable:
+                writable.append(directory)
+        lines += ["", "[Service]"]
+        lines += ["ReadOnlyPaths=" + path_value(path) for path in sources]
+        lines += ["ReadWritePaths=" + path_value(path) for path in writable]
+    return HEADER + "\n".join(lines) + "\n"
