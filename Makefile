@@ -39,8 +39,8 @@ lint: .venv/.nox
 sanity: .venv/.nox
 	.venv/bin/nox --session sanity
 
-schema: .venv/.demo
-	.venv/bin/python scripts/schema.py
+schema: .venv/.units
+	.venv/bin/python tests/generate_schema.py
 
 clean:
 	rm -rf .venv .nox .demo .servers .ansible .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
