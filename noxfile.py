@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The gate: everything that has to be green before a change lands, apart from 'make test' and 'make servers'.
 
-    nox                         all of it
-    nox --session sanity-2.18   one session
+nox                         all of it
+nox --session sanity-2.18   one session
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def tracked_files() -> list[str]:
     """What git knows of or would take up: the tree without anything that a tool has left in it."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
-    return sorted({name for name in names if name and (ROOT / name).is_symlink() or (ROOT / name).is_file()})
+    return sorted({name for name in names if (ROOT / name).is_symlink() or (ROOT / name).is_file()})
 
 
 @contextlib.contextmanager
@@ -109,20 +109,30 @@ def private_home() -> Path:
 
 @nox.session(python=list(PYTHONS)[-1:])
 def lint(session: nox.Session) -> None:
-    """Formatting, types, YAML, playbooks, documentation, licences, changelog."""
+    """Formatting, types, YAML, playbooks, documentation, licences, changelog: all findings in one go."""
     session.install("--requirement", "requirements/lint.txt")
-    session.run("ruff", "format", "--check", ".")
-    session.run("ruff", "check", ".")
     typed = [path for path in TYPED if (ROOT / path).is_dir()]
-    session.run("mypy", *typed)
-    session.run("yamllint", "--strict", ".")
-    session.run("reuse", "lint", "--quiet")
-    session.run("antsibull-changelog", "lint")
-    with collection_copy() as copy, session.chdir(copy):
+    failed = []
+    with collection_copy() as copy:
         env = {"ANSIBLE_COLLECTIONS_PATH": str(copy.parents[2]), "ANSIBLE_HOME": str(ROOT / ".nox/ansible")}
         docs = ["--plugin-docs", "--skip-rstcheck", "--validate-collection-refs=all"]
-        session.run("antsibull-docs", "lint-collection-docs", *docs, ".", env=env)
-        session.run("ansible-lint", "--offline", "--project-dir", ".", env=env)
+        for command in (
+            ["ruff", "format", "--check", "."],
+            ["ruff", "check", "."],
+            ["mypy", *typed],
+            ["yamllint", "--strict", "."],
+            ["reuse", "lint", "--quiet"],
+            ["antsibull-changelog", "lint"],
+            ["antsibull-docs", "lint-collection-docs", *docs, str(copy)],
+            ["ansible-lint", "--offline", "--nocolor"],
+        ):
+            try:
+                with session.chdir(copy if command[0] == "ansible-lint" else ROOT):
+                    session.run(*command, env=env)
+            except nox.command.CommandFailed:
+                failed.append(command[0])
+    if failed:
+        session.error(f"failed: {', '.join(failed)}")
 
 
 @nox.session(python=list(PYTHONS))

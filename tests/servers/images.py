@@ -79,7 +79,7 @@ def apt_sources(suite: str) -> list[str]:
             mirrors.setdefault(kind, uri.rstrip("/"))
     if "main" not in mirrors:
         sys.exit(
-            "images: apt knows no Debian mirror on this machine; run 'apt-get update' first, or build on Debian 12 or 13"
+            "images: apt knows no Debian mirror on this machine; run 'apt-get update' first, or build on Debian 12+"
         )
     sources = [
         f"deb {mirrors['main']} {suite} main",
@@ -150,7 +150,11 @@ def build(suite: str, image: str) -> None:
             *apt_sources(suite),
         ]
         subprocess.run(argv, check=True, stdout=sys.stderr)
-        subprocess.run(podman("import", "--quiet", "--change", 'CMD ["/sbin/init"]', str(archive), image), check=True, stdout=sys.stderr)
+        subprocess.run(
+            podman("import", "--quiet", "--change", 'CMD ["/sbin/init"]', str(archive), image),
+            check=True,
+            stdout=sys.stderr,
+        )
 
 
 def main() -> None:
