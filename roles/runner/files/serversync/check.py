@@ -38,9 +38,7 @@ def check(layout: Layout, job: Job) -> list[Finding]:
         with Sides(layout, job) as sides:
             findings += versions("this server", about())
             if sides.connection:
-                findings.append(
-                    finding("ok", f"{job.partner} has the pinned host key and lets this server in")
-                )
+                findings.append(finding("ok", f"{job.partner} has the pinned host key and lets this server in"))
                 asked = time.time()
                 partner = sides.connection.ask("hello")
                 answered = time.time()
@@ -62,9 +60,7 @@ def versions(server: str, about: dict[str, Any]) -> list[Finding]:
     found = []
     rsync = about.get("rsync")
     if not rsync:
-        found.append(
-            finding("error", f"rsync is not installed on {server}", "no run can begin", "install it")
-        )
+        found.append(finding("error", f"rsync is not installed on {server}", "no run can begin", "install it"))
     elif tuple(int(part) for part in re.findall(r"\d+", str(rsync))[:3]) < RSYNC_FLOOR:
         found.append(
             finding(
@@ -78,9 +74,7 @@ def versions(server: str, about: dict[str, Any]) -> list[Finding]:
         found.append(finding("ok", f"rsync {rsync} on {server}"))
     if about.get("version") != __version__:
         issue = f"the runner on {server} is {about.get('version')}, here it is {__version__}"
-        found.append(
-            finding("warning", issue, "they fit, but do not know the same options", "apply the role there")
-        )
+        found.append(finding("warning", issue, "they fit, but do not know the same options", "apply the role there"))
     return found
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, Optional
+from typing import Any, NoReturn
 
 from serversync import __version__
 from serversync.failure import Failure, InvalidDocument
@@ -22,7 +22,6 @@ from serversync.layout import Layout
 USAGE = 2
 FAILED = 1
 SKIPPED = 4
-JSON = {"indent": 2, "ensure_ascii": True}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"serversync {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name: str, text: str, job: Optional[str] = None) -> argparse.ArgumentParser:
+    def add(name: str, text: str, job: str | None = None) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         if job:
             command.add_argument("job", metavar="JOB", nargs=None if job == "one" else "?")
@@ -42,9 +41,7 @@ def parser() -> argparse.ArgumentParser:
         return command
 
     for name, text in (("run", "run a job now"), ("plan", "show what a run would do now; changes nothing")):
-        add(name, text, "one").add_argument(
-            "--element", metavar="PATH", help="only this element, by its path"
-        )
+        add(name, text, "one").add_argument("--element", metavar="PATH", help="only this element, by its path")
     add("status", "the jobs of this server with their last and next run", "any")
     add("show", "one run with every attempt, element and error", "one").add_argument(
         "run", metavar="RUN", nargs="?", help="the run's name; default: the last"
@@ -52,14 +49,12 @@ def parser() -> argparse.ArgumentParser:
     add("check", "validate documents and try what a run needs, on both servers", "any")
     door = add("serve", "answer a paired partner; only ever started by a paired key")
     door.add_argument("--pairing", metavar="NAME", required=True)
-    door.add_argument(
-        "--connection", action="store_true", help="stdin is a connection of the pairing's socket"
-    )
+    door.add_argument("--connection", action="store_true", help="stdin is a connection of the pairing's socket")
     add("unit", "what the service of a job starts").add_argument("job", metavar="JOB")
     return top
 
 
-def main(scope: str, argv: Optional[Sequence[str]] = None) -> int:
+def main(scope: str, argv: Sequence[str] | None = None) -> int:
     """Entry of the launcher, which knows its scope; returns the exit code."""
     arguments = parser().parse_args(argv)
     layout = Layout.of(scope)
@@ -91,7 +86,7 @@ def end_on_terminate() -> None:
     """A SIGTERM ends a run like an interruption: the record is written, then the process goes."""
     from serversync.run import Stopped
 
-    def stop(_number: int, _frame: Optional[FrameType]) -> NoReturn:
+    def stop(_number: int, _frame: FrameType | None) -> NoReturn:
         raise Stopped
 
     signal.signal(signal.SIGTERM, stop)
@@ -101,9 +96,7 @@ def log(line: str) -> None:
     print(line, flush=True)
 
 
-def perform(
-    layout: Layout, name: str, trigger: str, only: Optional[str], say: Callable[[str], None]
-) -> dict[str, Any]:
+def perform(layout: Layout, name: str, trigger: str, only: str | None, say: Callable[[str], None]) -> dict[str, Any]:
     """A run in this process."""
     from serversync import job, notify, run
 
@@ -135,7 +128,7 @@ def command_run(layout: Layout, arguments: argparse.Namespace) -> int:
         except Stopped:
             return 128 + signal.SIGTERM
     if arguments.json:
-        print(json.dumps(record, **JSON))
+        print(json.dumps(record, indent=2))
     else:
         show_record(record)
     return EXIT[record["state"]]
@@ -152,7 +145,7 @@ def command_plan(layout: Layout, arguments: argparse.Namespace) -> int:
     else:
         found = plan(layout, document, arguments.element)
     if arguments.json:
-        print(json.dumps(found, **JSON))
+        print(json.dumps(found, indent=2))
     else:
         show_plan(found)
     return FAILED if found["failed"] else 0
@@ -176,7 +169,7 @@ def command_check(layout: Layout, arguments: argparse.Namespace) -> int:
             else:
                 findings[name] = check.check(layout, document)
     if arguments.json:
-        print(json.dumps(findings, **JSON))
+        print(json.dumps(findings, indent=2))
     else:
         from serversync.display import show_findings
 
@@ -196,9 +189,7 @@ def command_unit(layout: Layout, arguments: argparse.Namespace) -> int:
         verb, only = request["verb"], request.get("element")
         if verb == "run":
             return run.EXIT[
-                unit.respond(layout, name, request, lambda: perform(layout, name, "manual", only, log))[
-                    "state"
-                ]
+                unit.respond(layout, name, request, lambda: perform(layout, name, "manual", only, log))["state"]
             ]
         document = job.load(layout, name)
         end_on_terminate()
@@ -223,7 +214,7 @@ def command_status(layout: Layout, arguments: argparse.Namespace) -> int:
 
     rows = status.status(layout, arguments.job)
     if arguments.json:
-        print(json.dumps(rows, **JSON))
+        print(json.dumps(rows, indent=2))
     else:
         show_status(rows)
     return 0
@@ -235,7 +226,7 @@ def command_show(layout: Layout, arguments: argparse.Namespace) -> int:
 
     record = status.record(layout, arguments.job, arguments.run)
     if arguments.json:
-        print(json.dumps(record, **JSON))
+        print(json.dumps(record, indent=2))
     else:
         show_record(record)
     return 0

@@ -7,7 +7,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, Optional
+from typing import Any
 
 SIGNS = {"new": "+", "update": "~", "attributes": "~"}
 
@@ -26,7 +26,7 @@ def safe(text: object) -> str:
     return "".join(shown)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: Optional[str] = None) -> None:
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -50,7 +50,7 @@ COLOURS = {
 }
 
 
-def local_time(text: Optional[str]) -> str:
+def local_time(text: str | None) -> str:
     """An ISO time of a record, in this server's own time zone."""
     return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S") if text else "-"
 
@@ -98,9 +98,7 @@ def show_record(record: dict[str, Any]) -> None:
     if len(record["attempts"]) > 1:
         for attempt in record["attempts"]:
             errors = "; ".join(safe(describe(error)) for error in attempt["errors"])
-            print(
-                f"attempt {attempt['number']}, {local_time(attempt['started'])}: {attempt['state']} {errors}"
-            )
+            print(f"attempt {attempt['number']}, {local_time(attempt['started'])}: {attempt['state']} {errors}")
     told = set()
     for error in [record["error"], *(entry["error"] for entry in record["elements"])]:
         if error and describe(error) not in told:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 
 class Failure(Exception):
@@ -14,9 +14,7 @@ class Failure(Exception):
     transient: a later attempt may succeed (connection lost, no space), so ``on_error.retries`` applies.
     """
 
-    def __init__(
-        self, code: str, message: str, *, field: Optional[str] = None, transient: bool = False
-    ) -> None:
+    def __init__(self, code: str, message: str, *, field: str | None = None, transient: bool = False) -> None:
         super().__init__(message)
         self.code = code
         self.message = message

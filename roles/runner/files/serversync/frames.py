@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: serversync.core contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The conversation of two runners: one JSON object a line, a request and its answer. Both sides bound what they read."""
+"""The conversation of two runners: one JSON object a line, a request and its answer; what is read is bounded."""
 
 from __future__ import annotations
 
@@ -48,7 +48,5 @@ class Frames:
         except ValueError:
             frame = None
         if not isinstance(frame, dict):
-            raise Failure(
-                "protocol", f"the other side answered {line[:80]!r}, which is no frame of serversync"
-            )
+            raise Failure("protocol", f"the other side answered {line[:80]!r}, which is no frame of serversync")
         return frame

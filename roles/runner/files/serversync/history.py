@@ -9,7 +9,7 @@ import os
 import sqlite3
 import tempfile
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from serversync.failure import InvalidDocument
 from serversync.job import Job, check_name
@@ -95,13 +95,13 @@ def replace(path: Path, text: str, mode: int) -> None:
             stream.flush()
             os.fchmod(descriptor, mode)
             os.fsync(descriptor)
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
     except BaseException:
-        os.unlink(temporary)
+        Path(temporary).unlink()
         raise
 
 
-def published(layout: Layout, name: str) -> Optional[dict[str, Any]]:
+def published(layout: Layout, name: str) -> dict[str, Any] | None:
     """What the runner has published of a job; None before its first run."""
     path = layout.public / f"{check_name(name)}.json"
     try:

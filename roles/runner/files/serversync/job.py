@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from serversync.failure import InvalidDocument
 from serversync.layout import Layout
@@ -89,9 +89,7 @@ def load(layout: Layout, name: str) -> Job:
         job = load_file(path)
     except FileNotFoundError:
         known = ", ".join(names(layout)) or "none"
-        raise InvalidDocument(
-            "unknown_job", f"there is no job {name!r} on this server (jobs: {known})"
-        ) from None
+        raise InvalidDocument("unknown_job", f"there is no job {name!r} on this server (jobs: {known})") from None
     except InvalidDocument as problem:
         raise InvalidDocument(problem.code, f"{problem.message}; {REPAIR}") from problem
     if job.name != name:
@@ -125,14 +123,12 @@ def load_file(path: Path) -> Job:
 REPAIR = "apply the playbook that declares the job again, or remove the file"
 
 
-def first_problem(document: Any) -> Optional[str]:
+def first_problem(document: Any) -> str | None:
     """``FIELD: what is wrong`` of the first violation of the schema, or None."""
     from jsonschema import Draft202012Validator  # a tenth of a second that --version and status need not pay
 
     schema = json.loads((Path(__file__).parent / "job.schema.json").read_text(encoding="utf-8"))
-    errors = sorted(
-        Draft202012Validator(schema).iter_errors(document), key=lambda error: list(map(str, error.path))
-    )
+    errors = sorted(Draft202012Validator(schema).iter_errors(document), key=lambda error: list(map(str, error.path)))
     if not errors:
         return None
     # Of alternatives ("null or an object") the innermost message says more than "matches none of them".

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
-from typing import Any, Optional
+from typing import Any
 
 from serversync.display import describe, duration, local_time, safe, size
 from serversync.job import Job
@@ -20,7 +20,7 @@ from serversync.layout import Layout
 PATIENCE = 30
 
 
-def event(record: dict[str, Any]) -> Optional[str]:
+def event(record: dict[str, Any]) -> str | None:
     """What the record is to its recipients: ``failure``, ``success``, or nothing to tell (a skipped run)."""
     return {"failed": "failure", "equal": "success"}.get(record["state"])
 
@@ -71,9 +71,7 @@ def compose(job: Job, record: dict[str, Any], sender: str, server: str) -> Email
     return mail
 
 
-def tell(
-    layout: Layout, job: Job, record: dict[str, Any], log: Callable[[str], None]
-) -> Optional[dict[str, Any]]:
+def tell(layout: Layout, job: Job, record: dict[str, Any], log: Callable[[str], None]) -> dict[str, Any] | None:
     """Sends the mail that the job asks for; what becomes of it is told in the record, and never fails the run."""
     recipients = job["notification"]["email"]
     if not recipients or event(record) not in job["notification"]["events"]:
@@ -87,8 +85,6 @@ def tell(
         if refused:
             result["error"] = f"refused for {', '.join(sorted(refused))}"
     except (OSError, smtplib.SMTPException, KeyError, ValueError) as error:
-        result["error"] = (
-            f"{type(error).__name__}: {error}; check runner_smtp_host and runner_smtp_port of the role"
-        )
+        result["error"] = f"{type(error).__name__}: {error}; check runner_smtp_host and runner_smtp_port of the role"
     log(f"mail to {', '.join(recipients)}: {safe(result['error'] or 'sent')}")
     return result

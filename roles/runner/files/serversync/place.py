@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import stat
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import datetime, timezone
 from typing import Any
 
@@ -41,12 +41,15 @@ def look(root: str, path: str) -> dict[str, Any]:
     """What is at ``root + path``, links not followed.
 
     kind: directory, file, missing, link, other, or blocked (it cannot be reached; ``reason`` says why); readable and
-    writable by this process, for a missing path whether it could be made; free bytes and inodes where it is or would be.
+    writable by this process, for a missing path whether it could be made; free bytes and inodes there.
     """
     parts = split(path)
     facts: dict[str, Any] = {"kind": "missing", "readable": False, "writable": False, "reason": ""}
     with ExitStack() as held:
-        directory = hold(held, os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        try:
+            directory = hold(held, os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        except OSError as error:
+            return facts | {"kind": "blocked", "reason": f"{root}: {error.strerror}"}
         name = "."
         for index, name in enumerate(parts or ["."]):
             try:
@@ -57,9 +60,7 @@ def look(root: str, path: str) -> dict[str, Any]:
                 return facts | space(directory) | {"writable": allowed(".", os.W_OK | os.X_OK, directory)}
             except OSError as error:
                 above = "/".join(["", *parts[: index + 1]])
-                reason = (
-                    "is a symbolic link or a file" if error.errno == errno.ENOTDIR else str(error.strerror)
-                )
+                reason = "is a symbolic link or a file" if error.errno == errno.ENOTDIR else str(error.strerror)
                 return facts | {"kind": "blocked", "reason": f"{above}: {reason}"}
         kind = "other"
         for test, word in ((stat.S_ISDIR, "directory"), (stat.S_ISREG, "file"), (stat.S_ISLNK, "link")):
@@ -111,10 +112,8 @@ def prepare(root: str, path: str, kind: str, element: str, run: str) -> str:
 
 
 def enter(held: ExitStack, directory: int, name: str, mode: int) -> int:
-    try:
+    with suppress(FileExistsError):
         os.mkdir(name, mode, dir_fd=directory)
-    except FileExistsError:
-        pass
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     return hold(held, os.open(name, flags, dir_fd=directory))
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Optional, Protocol
+from typing import Any, Protocol
 
 from serversync import place
 from serversync.failure import Failure
@@ -15,7 +15,7 @@ from serversync.ssh import Connection
 class Replica(Protocol):
     """One server's side of a job. Paths are absolute there; what fails raises Failure."""
 
-    remote_shell: Optional[str]
+    remote_shell: str | None
 
     def look(self, path: str) -> dict[str, Any]:
         """What is at the path; see place.look."""
@@ -30,7 +30,7 @@ class Replica(Protocol):
 class LocalReplica:
     """A directory or file of this server."""
 
-    remote_shell = None
+    remote_shell: str | None = None
 
     def look(self, path: str) -> dict[str, Any]:
         return place.look("/", os.path.realpath(path))
@@ -50,7 +50,7 @@ class SshReplica:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.remote_shell: Optional[str] = connection.remote_shell
+        self.remote_shell: str | None = connection.remote_shell
         self.addresses: dict[str, str] = {}
 
     def look(self, path: str) -> dict[str, Any]:
@@ -69,6 +69,4 @@ class SshReplica:
 
 
 def unprepared(path: str, error: OSError) -> Failure:
-    return Failure(
-        "not_writable", f"{path} cannot be made ready ({error.strerror}); check it and the account's rights"
-    )
+    return Failure("not_writable", f"{path} cannot be made ready ({error.strerror}); check it and the account's rights")

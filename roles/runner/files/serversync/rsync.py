@@ -10,7 +10,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import IO, Optional
+from typing import IO
 
 from serversync.failure import Failure
 
@@ -44,7 +44,7 @@ MEANING = {
 
 @dataclass(frozen=True)
 class Change:
-    """One path that rsync changed (or would): ``new``, ``update`` or ``attributes``; size of a file in bytes, else 0."""
+    """One path that rsync changed (or would): ``new``, ``update`` or ``attributes``; size in bytes, of files only."""
 
     what: str
     name: str
@@ -79,9 +79,9 @@ def command(
     target: str,
     *,
     exclude_from: str,
-    versions: Optional[str],
+    versions: str | None,
     privileged: bool,
-    remote_shell: Optional[str] = None,
+    remote_shell: str | None = None,
     dry_run: bool = False,
 ) -> list[str]:
     """The argv that makes target as source is.
@@ -114,7 +114,7 @@ def unescape(name: str) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
-def parse_change(line: str) -> Optional[Change]:
+def parse_change(line: str) -> Change | None:
     """An itemised line of ours, or None where the line says nothing that changed."""
     if not line.startswith(MARK):
         return None
@@ -142,9 +142,7 @@ STATISTICS = {
 }
 
 
-def read_output(
-    lines: Iterator[str], outcome: Outcome, on_change: Optional[Callable[[Change], None]]
-) -> None:
+def read_output(lines: Iterator[str], outcome: Outcome, on_change: Callable[[Change], None] | None) -> None:
     for line in lines:
         line = line.rstrip("\n")
         change = parse_change(line)
@@ -178,7 +176,7 @@ def read_problems(stream: IO[str], outcome: Outcome) -> None:
             outcome.add_problem(unescape(line))
 
 
-def execute(argv: list[str], on_change: Optional[Callable[[Change], None]] = None) -> Outcome:
+def execute(argv: list[str], on_change: Callable[[Change], None] | None = None) -> Outcome:
     """Runs rsync to its end, however that is; it is ended with the caller."""
     outcome = Outcome()
     environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
@@ -195,9 +193,7 @@ def execute(argv: list[str], on_change: Optional[Callable[[Change], None]] = Non
             umask=0o022,
         )
     except FileNotFoundError:
-        raise Failure(
-            "no_rsync", "rsync is not installed on this server; install the package rsync"
-        ) from None
+        raise Failure("no_rsync", "rsync is not installed on this server; install the package rsync") from None
     assert process.stdout is not None and process.stderr is not None
     drain = threading.Thread(target=read_problems, args=(process.stderr, outcome), daemon=True)
     drain.start()
@@ -214,7 +210,7 @@ def execute(argv: list[str], on_change: Optional[Callable[[Change], None]] = Non
     return outcome
 
 
-def failure(outcome: Outcome, where: str) -> Optional[Failure]:
+def failure(outcome: Outcome, where: str) -> Failure | None:
     """What the outcome means for the element, or None where everything was copied."""
     if outcome.code == 0 and not outcome.problem_count:
         return None
@@ -230,9 +226,7 @@ def failure(outcome: Outcome, where: str) -> Optional[Failure]:
     if outcome.code < 0:
         return Failure("killed", f"rsync was ended by signal {-outcome.code}", field=where, transient=True)
     # What the account may not read now it may not read in five minutes either.
-    denied = (
-        outcome.code == 23 and bool(outcome.problems) and all("(13)" in line for line in outcome.problems)
-    )
+    denied = outcome.code == 23 and bool(outcome.problems) and all("(13)" in line for line in outcome.problems)
     transient = outcome.code in TRANSIENT or (outcome.code == 23 and not denied)
     remedy = "; give the account access or exclude the path" if denied else ""
     return Failure(

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
-from typing import Any, Optional
+from typing import Any
 
 from serversync import __version__, filters, rsync
 from serversync.display import safe
@@ -60,14 +60,12 @@ def locked(layout: Layout, job: Job) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def select(job: Job, only: Optional[str]) -> list[Element]:
+def select(job: Job, only: str | None) -> list[Element]:
     """The elements of a run, all or the one that ``--element`` names by its path."""
     chosen = [element for element in job.elements if only in (None, element.path)]
     if not chosen:
         paths = ", ".join(element.path for element in job.elements)
-        raise InvalidDocument(
-            "unknown_element", f"job {job.name} has no element {only!r} (elements: {paths})"
-        )
+        raise InvalidDocument("unknown_element", f"job {job.name} has no element {only!r} (elements: {paths})")
     return chosen
 
 
@@ -78,7 +76,7 @@ class Sides:
         self.local = LocalReplica()
         self.held = ExitStack()
         self.partner: Replica = LocalReplica()
-        self.connection: Optional[Connection] = None
+        self.connection: Connection | None = None
         if not job.local:
             self.connection = self.held.enter_context(Connection(layout, job))
             self.partner = SshReplica(self.connection)
@@ -97,7 +95,10 @@ class Transfer:
         self.layout = layout
         self.job = job
         self.element = element
-        ends = [("this_server", sides.local, element.path), ("partner", sides.partner, element.partner_path)]
+        ends: list[tuple[str, Replica, str]] = [
+            ("this_server", sides.local, element.path),
+            ("partner", sides.partner, element.partner_path),
+        ]
         if not job.to_partner:
             ends.reverse()
         (
@@ -114,35 +115,35 @@ class Transfer:
         source = self.source.look(self.source_path)
         field, server = self.element.field(self.source_side), self.server(self.source_side)
         if source["kind"] == "missing":
-            message = f"{self.source_path} does not exist on {server}, the source; create or mount it, or correct the path"
+            message = (
+                f"{self.source_path} does not exist on {server}, the source; create or mount it, or correct the path"
+            )
             raise Failure("missing", message, field=field)
         check_kind(source, self.source_path, server, field)
         if not source["readable"]:
-            message = f"{self.source_path} is not readable on {server}; give the account or the pairing's root read access"
+            message = (
+                f"{self.source_path} is not readable on {server}; give the account or the pairing's root read access"
+            )
             raise Failure("not_readable", message, field=field)
         target = self.target.look(self.target_path)
         field, server = self.element.field(self.target_side), self.server(self.target_side)
         if target["kind"] == "missing":
             confined = self.layout.privileged and self.target_side == "this_server"
             if confined or not target["writable"]:
-                raise Failure(
-                    "missing", f"{self.target_path} does not exist on {server}; create it there", field=field
-                )
+                raise Failure("missing", f"{self.target_path} does not exist on {server}; create it there", field=field)
             return str(source["kind"])
         check_kind(target, self.target_path, server, field)
         if target["kind"] != source["kind"]:
-            message = (
-                f"{self.target_path} is a {target['kind']} on {server}, but the source is a {source['kind']}"
-            )
+            message = f"{self.target_path} is a {target['kind']} on {server}, but the source is a {source['kind']}"
             raise Failure("kind", f"{message}; correct the path, or move it away", field=field)
         if not target["writable"]:
-            message = f"{self.target_path} is not writable on {server}; give the account or the pairing's root write access"
+            message = (
+                f"{self.target_path} is not writable on {server}; give the account or the pairing's root write access"
+            )
             raise Failure("not_writable", message, field=field)
         return str(source["kind"])
 
-    def move(
-        self, run: str, dry_run: bool, on_change: Optional[Callable[[rsync.Change], None]]
-    ) -> rsync.Outcome:
+    def move(self, run: str, dry_run: bool, on_change: Callable[[rsync.Change], None] | None) -> rsync.Outcome:
         """Lets rsync make the target as the source is; Failure where it could not begin."""
         kind = self.check()
         tail = "/" if kind == "directory" else ""
@@ -175,14 +176,12 @@ def check_kind(facts: dict[str, Any], path: str, server: str, field: str) -> Non
         )
     if facts["kind"] in ("link", "other"):
         what = (
-            "a symbolic link; name what it points to"
-            if facts["kind"] == "link"
-            else "neither a directory nor a file"
+            "a symbolic link; name what it points to" if facts["kind"] == "link" else "neither a directory nor a file"
         )
         raise Failure("kind", f"{path} on {server} is {what}", field=field)
 
 
-def plan(layout: Layout, job: Job, only: Optional[str] = None) -> dict[str, Any]:
+def plan(layout: Layout, job: Job, only: str | None = None) -> dict[str, Any]:
     """What a run would do now: per element the changes, or the failure. Nothing is written on either server."""
     elements = []
     with Sides(layout, job) as sides:
@@ -221,7 +220,7 @@ class Run:
         job: Job,
         *,
         trigger: str,
-        only: Optional[str],
+        only: str | None,
         log: Callable[[str], None],
         wait: Callable[[float], None],
     ) -> None:
@@ -261,21 +260,15 @@ class Run:
                         "started": started,
                         "ended": timestamp(),
                         "state": "failed" if failures else "equal",
-                        "errors": list(
-                            {str(failure): failure.as_dict() for failure in failures.values()}.values()
-                        ),
+                        "errors": list({str(failure): failure.as_dict() for failure in failures.values()}.values()),
                     }
                 )
                 if not todo or number > retries:
                     break
-                self.log(
-                    f"attempt {number} of {retries + 1} failed; the next in {self.job['on_error']['delay']}"
-                )
+                self.log(f"attempt {number} of {retries + 1} failed; the next in {self.job['on_error']['delay']}")
                 self.wait(delay)
         except (Stopped, KeyboardInterrupt):
-            self.end(
-                Failure("stopped", "the run was stopped before it was done; the next one goes on from there")
-            )
+            self.end(Failure("stopped", "the run was stopped before it was done; the next one goes on from there"))
             raise
         except Exception as error:
             self.end(Failure("internal", f"the runner failed: {type(error).__name__}: {error}"))
@@ -286,6 +279,8 @@ class Run:
     def attempt(self, todo: list[int]) -> dict[int, Failure]:
         """Tries the elements of these numbers; the failures by number."""
         failures: dict[int, Failure] = {}
+        for index in todo:
+            self.record["elements"][index] |= {"state_after": None, "error": None}
         try:
             with Sides(self.layout, self.job) as sides:
                 for index in todo:
@@ -300,10 +295,9 @@ class Run:
                     failures[index] = failure
         return failures
 
-    def synchronise(self, index: int, sides: Sides) -> Optional[Failure]:
+    def synchronise(self, index: int, sides: Sides) -> Failure | None:
         element, entry = self.elements[index], self.record["elements"][index]
-        entry["state_after"] = None
-        failure: Optional[Failure]
+        failure: Failure | None
         try:
             transfer = Transfer(self.layout, self.job, element, sides)
             outcome = transfer.move(self.record["run"], False, None)
@@ -321,7 +315,7 @@ class Run:
         if failure:
             self.tell(index, failure)
         else:
-            entry["state_after"], entry["error"] = "equal", None
+            entry["state_after"] = "equal"
             copied = entry["created"] + entry["updated"]
             self.log(f"{safe(element.path)}: equal, {copied} copied, {entry['bytes']} bytes")
         return failure
@@ -331,7 +325,7 @@ class Run:
         entry["state_after"], entry["error"] = "failed", failure.as_dict()
         self.log(f"{safe(entry['path'])}: failed: {safe(str(failure))}")
 
-    def end(self, failure: Optional[Failure]) -> None:
+    def end(self, failure: Failure | None) -> None:
         for entry in self.record["elements"]:
             if entry["state_after"] is None:
                 entry["state_after"] = "failed"
@@ -347,7 +341,7 @@ def blank(job: Job, element: Element) -> dict[str, Any]:
     return {**describe(job, element), **states, **counters, "problems": []}
 
 
-def first_error(record: Record) -> Optional[dict[str, Any]]:
+def first_error(record: Record) -> dict[str, Any] | None:
     return next((entry["error"] for entry in record["elements"] if entry["error"]), None)
 
 
@@ -356,10 +350,10 @@ def run(
     job: Job,
     *,
     trigger: str,
-    only: Optional[str],
+    only: str | None,
     log: Callable[[str], None],
     wait: Callable[[float], None],
-    tell: Callable[[Record], Optional[dict[str, Any]]],
+    tell: Callable[[Record], dict[str, Any] | None],
 ) -> Record:
     """Runs the job, or records that it was skipped; ``tell`` sends the notification of a record."""
     history = History(layout)

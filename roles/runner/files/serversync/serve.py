@@ -19,7 +19,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from serversync import PROTOCOL, __version__, place
 from serversync.failure import Failure
@@ -121,17 +121,18 @@ class Door:
     def find(self, path: str) -> tuple[dict[str, str], str]:
         """The innermost root that holds the path, and the path below it; Failure where there is none."""
         parts = place.split(path)
-        best: Optional[dict[str, str]] = None
+        best: dict[str, str] | None = None
         for root in self.roots:
             inside = place.split(root["path"])
-            if parts[: len(inside)] == inside and (
-                best is None or len(inside) > len(place.split(best["path"]))
-            ):
+            if parts[: len(inside)] == inside and (best is None or len(inside) > len(place.split(best["path"]))):
                 best = root
         if best is None:
             roots = ", ".join(root["path"] for root in self.roots) or "none"
-            message = f"{path} is outside the roots of the pairing {self.pairing} (roots: {roots}); add it to the role's runner_partners there"
-            raise Failure("outside_roots", message)
+            raise Failure(
+                "outside_roots",
+                f"{path} is outside the roots of the pairing {self.pairing} (roots: {roots}); "
+                "add it to the role's runner_partners there",
+            )
         return best, "/" + "/".join(parts[len(place.split(best["path"])) :])
 
 
@@ -170,14 +171,8 @@ def handle(request: dict[str, Any], door: Door) -> dict[str, Any]:
                 "read_only",
                 f"{root['path']} is open for reading only; change its access in runner_partners there",
             )
-        return {
-            "versions": place.prepare(
-                root["path"], below, request["kind"], request["element"], request["run"]
-            )
-        }
-    raise Failure(
-        "unknown_verb", f"this runner ({__version__}) does not know the request {verb!r}; upgrade it"
-    )
+        return {"versions": place.prepare(root["path"], below, request["kind"], request["element"], request["run"])}
+    raise Failure("unknown_verb", f"this runner ({__version__}) does not know the request {verb!r}; upgrade it")
 
 
 def about() -> dict[str, Any]:
@@ -185,7 +180,7 @@ def about() -> dict[str, Any]:
     return {"version": __version__, "protocol": PROTOCOL, "rsync": rsync_version(), "time": time.time()}
 
 
-def rsync_version() -> Optional[str]:
+def rsync_version() -> str | None:
     try:
         output = subprocess.run(["rsync", "--version"], capture_output=True, text=True, check=True).stdout
     except (FileNotFoundError, subprocess.CalledProcessError):

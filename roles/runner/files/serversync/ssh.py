@@ -16,7 +16,7 @@ import tempfile
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Optional
+from typing import Any
 
 from serversync import PROTOCOL, __version__
 from serversync.failure import Failure
@@ -41,8 +41,8 @@ class Pairing:
         self.user: str = account["user"]
         self.key = Path(account["private_key_file"] or layout.key)
         self.alias = f"serversync-{self.host}"
-        self.known_hosts: Optional[Path] = None
-        self.name: Optional[str] = None
+        self.known_hosts: Path | None = None
+        self.name: str | None = None
         found = find_pairing(layout, self.host)
         if found:
             self.name = found["name"]
@@ -75,7 +75,7 @@ class Pairing:
         return pinned
 
 
-def find_pairing(layout: Layout, host: str) -> Optional[dict[str, Any]]:
+def find_pairing(layout: Layout, host: str) -> dict[str, Any] | None:
     """The pairing of that name, else the one that reaches that host."""
     by_host = None
     if layout.pairings.is_dir():
@@ -158,8 +158,8 @@ class Connection:
         if self.about.get("protocol") != PROTOCOL:
             raise Failure(
                 "version",
-                f"the partner's runner {self.about.get('version')} speaks protocol {self.about.get('protocol')}, this one "
-                f"({__version__}) {PROTOCOL}; apply the role to both servers with the same version of the collection",
+                f"the partner's runner {self.about.get('version')} speaks protocol {self.about.get('protocol')}, "
+                f"this one ({__version__}) {PROTOCOL}; apply the role of one version to both servers",
             )
 
     def keep_stderr(self) -> None:
@@ -219,9 +219,9 @@ class Connection:
 
     def __exit__(
         self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -231,7 +231,7 @@ def options(**values: str) -> list[str]:
     return ["-F", "none", *(word for name, value in values.items() for word in ("-o", f"{name}={value}"))]
 
 
-def socket_directory(layout: Layout) -> Optional[str]:
+def socket_directory(layout: Layout) -> str | None:
     """The path of a socket is at most 107 bytes long, so it lives as near to the root as may be."""
     if not layout.privileged:
         return None
@@ -243,10 +243,17 @@ def socket_directory(layout: Layout) -> Optional[str]:
 # What ssh says -> code, what it means (with {partner}), whether another attempt may help. The first that fits counts.
 REASONS = [
     (
+        r"has no open door",
+        "no_door",
+        "{partner} let the key in but has no open door for it; apply the role there with this server in its "
+        "runner_partners",
+        False,
+    ),
+    (
         r"REMOTE HOST IDENTIFICATION HAS CHANGED|Host key verification failed|host key is known for",
         "host_key",
-        "wrong host key: {partner} does not have the key that was pinned for it, so it was set up anew, or it is another "
-        "server; find out which; if it is the right one, apply the role to both servers, which pins its key again",
+        "wrong host key: {partner} does not have the key that was pinned for it, so it was set up anew, or it is "
+        "another server; find out which; if it is the right one, apply the role to both servers, which pins its new key",
         False,
     ),
     (
@@ -279,12 +286,6 @@ REASONS = [
         "{partner} did not answer in time; check the network and the firewall",
         True,
     ),
-    (
-        r"has no open door|command not found|not found",
-        "no_door",
-        "{partner} let the key in but has no open door for it; apply the role there with this server in runner_partners",
-        False,
-    ),
 ]
 
 
@@ -295,6 +296,4 @@ def explain(stderr: str, partner: str) -> Failure:
             return Failure(code, meaning.format(partner=partner), field="partner.host", transient=transient)
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     said = lines[-1] if lines else "without a message"
-    return Failure(
-        "connection", f"the connection to {partner} ended: {said}", field="partner.host", transient=True
-    )
+    return Failure("connection", f"the connection to {partner} ended: {said}", field="partner.host", transient=True)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import subprocess
-from typing import Any, Optional
+from typing import Any
 
 from serversync import job
 from serversync.failure import InvalidDocument
@@ -13,7 +13,7 @@ from serversync.history import published, published_names
 from serversync.layout import Layout
 
 
-def status(layout: Layout, name: Optional[str]) -> list[dict[str, Any]]:
+def status(layout: Layout, name: str | None) -> list[dict[str, Any]]:
     """A row a job: name, partner, enabled, next (seconds since the epoch or None), last (its record or None)."""
     try:
         declared = job.names(layout)
@@ -30,7 +30,7 @@ def status(layout: Layout, name: Optional[str]) -> list[dict[str, Any]]:
     return [row(layout, each, elapses.get(each)) for each in declared]
 
 
-def row(layout: Layout, name: str, elapse: Optional[int]) -> dict[str, Any]:
+def row(layout: Layout, name: str, elapse: int | None) -> dict[str, Any]:
     """One job; a document that cannot be used is a row as well, with what is wrong with it."""
     known = published(layout, name)
     found: dict[str, Any] = {
@@ -80,7 +80,7 @@ def next_runs(layout: Layout) -> dict[str, int]:
     return elapses
 
 
-def record(layout: Layout, name: str, run: Optional[str]) -> dict[str, Any]:
+def record(layout: Layout, name: str, run: str | None) -> dict[str, Any]:
     """One published run of a job, the last where none is named."""
     known = published(layout, name)
     runs = known["runs"] if known else []

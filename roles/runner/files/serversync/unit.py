@@ -16,7 +16,7 @@ import secrets
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from serversync.failure import Failure
 from serversync.history import replace
@@ -33,9 +33,7 @@ def service(name: str) -> str:
 def show(unit: str, *properties: str, user: bool = False) -> dict[str, str]:
     """systemd's properties of a unit; times as seconds since the epoch (``@1700000000``)."""
     argv = ["systemctl", *(["--user"] if user else []), "show", "--timestamp=unix", unit]
-    output = subprocess.run(
-        [*argv, *(f"--property={name}" for name in properties)], capture_output=True, text=True
-    )
+    output = subprocess.run([*argv, *(f"--property={name}" for name in properties)], capture_output=True, text=True)
     if output.returncode:
         raise Failure("systemd", f"systemctl show {unit}: {output.stderr.strip()}")
     return dict(line.split("=", 1) for line in output.stdout.splitlines() if "=" in line)
@@ -44,9 +42,7 @@ def show(unit: str, *properties: str, user: bool = False) -> dict[str, str]:
 def ask(layout: Layout, name: str, verb: str, **request: Any) -> dict[str, Any]:
     """Starts the job's unit with a request and returns its answer; waits as long as the unit works."""
     if os.geteuid() != 0:
-        raise Failure(
-            "not_root", f"only root may start the unit of a job; try: sudo serversync {verb} {name}"
-        )
+        raise Failure("not_root", f"only root may start the unit of a job; try: sudo serversync {verb} {name}")
     if show(service(name), "ActiveState").get("ActiveState") not in ("inactive", "failed"):
         raise Failure("running", f"{name} is running now ({service(name)}); see: serversync status {name}")
     timer = f"serversync@{name}.timer"
@@ -64,7 +60,7 @@ def ask(layout: Layout, name: str, verb: str, **request: Any) -> dict[str, Any]:
         started = subprocess.run(["systemctl", "start", service(name)], capture_output=True, text=True)
         answer = read_answer(layout, name)
     finally:
-        os.unlink(path)
+        path.unlink()
         os.close(descriptor)
     if verb != "run" and show(timer, "LastTriggerUSec") != triggered:
         # The schedule fell due while the unit answered us, and systemd does not start a unit twice.
@@ -81,7 +77,7 @@ def answers(layout: Layout) -> Path:
     return layout.runtime / "answers"
 
 
-def read_answer(layout: Layout, name: str) -> Optional[dict[str, Any]]:
+def read_answer(layout: Layout, name: str) -> dict[str, Any] | None:
     try:
         descriptor = os.open(answers(layout) / f"{name}.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -91,7 +87,7 @@ def read_answer(layout: Layout, name: str) -> Optional[dict[str, Any]]:
     return answer
 
 
-def request_of(name: str) -> Optional[dict[str, Any]]:
+def request_of(name: str) -> dict[str, Any] | None:
     """The request that somebody waits for, or None: then the unit was started by its timer or by systemctl."""
     try:
         descriptor = os.open(REQUESTS / f"{name}.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -106,9 +102,7 @@ def request_of(name: str) -> Optional[dict[str, Any]]:
     return None
 
 
-def respond(
-    layout: Layout, name: str, request: dict[str, Any], work: Callable[[], dict[str, Any]]
-) -> dict[str, Any]:
+def respond(layout: Layout, name: str, request: dict[str, Any], work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Does the work and leaves its result, or its failure, where the terminal looks for it."""
     directory = answers(layout)
     directory.mkdir(mode=0o700, exist_ok=True)

@@ -1,0 +1,287 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Runs between two directories of one machine: what is copied, told, locked, refused."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sysconfig
+from collections.abc import Iterator
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiosmtpd.controller import Controller
+
+from tests.integration.conftest import Server, free_port, tree
+
+
+@pytest.mark.parametrize("source", ["/usr/share/doc", sysconfig.get_path("stdlib") + "/email"])
+def test_trees_that_nobody_here_wrote(server: Server, tmp_path: Path, source: str) -> None:
+    server.declare("real", [(Path(source), tmp_path / "copy")])
+    server.run("real")
+    assert tree(tmp_path / "copy") == tree(Path(source))
+    again = server.run("real")["elements"][0]
+    assert (again["created"], again["updated"], again["bytes"]) == (0, 0, 0)
+
+
+def test_a_sparse_file_stays_sparse(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with (tmp_path / "a" / "disk").open("wb") as stream:
+        stream.truncate(1 << 30)
+        stream.seek(1 << 29)
+        stream.write(b"middle")
+    server.declare("disk", [(tmp_path / "a", tmp_path / "b")])
+    server.run("disk")
+    info = (tmp_path / "b" / "disk").stat()
+    assert info.st_size == 1 << 30
+    assert info.st_blocks * 512 < 1 << 20
+    with (tmp_path / "b" / "disk").open("rb") as stream:
+        stream.seek(1 << 29)
+        assert stream.read(6) == b"middle"
+
+
+def test_an_unreadable_file_fails_the_element_and_the_rest_is_copied(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "open").write_text("1")
+    (tmp_path / "a" / "closed").write_text("2")
+    (tmp_path / "a" / "closed").chmod(0)
+    server.declare("some", [(tmp_path / "a", tmp_path / "b")], on_error={"retries": 3, "delay": "0s"})
+    # Root without these capabilities reads what its mode allows, like anyone.
+    drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    done = subprocess.run(
+        [*drop, str(server.launcher), "run", "some", "--json"], env=server.environment, capture_output=True, text=True
+    )
+    record = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert (tmp_path / "b" / "open").read_text() == "1"
+    assert record["error"]["code"] == "permission"
+    assert "closed" in record["error"]["message"]
+    assert len(record["attempts"]) == 1
+    assert "give the account access or exclude the path" in record["error"]["message"]
+
+
+def test_a_source_that_is_missing_says_which_field(server: Server, tmp_path: Path) -> None:
+    server.declare("gone", [(tmp_path / "a", tmp_path / "b")])
+    done = server.serversync("run", "gone", code=1)
+    expected = f"elements[0].path: {tmp_path / 'a'} does not exist on this server, the source; create or mount it, or"
+    assert expected in done.stdout
+    assert not (tmp_path / "b").exists()
+
+
+def test_one_bad_element_does_not_hold_back_the_others_and_alone_is_tried_again(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x").write_text("1")
+    elements = [(tmp_path / "missing", tmp_path / "m"), (tmp_path / "a", tmp_path / "b")]
+    server.declare("two", elements)
+    record = server.run("two", code=1)
+    assert [entry["state_after"] for entry in record["elements"]] == ["failed", "equal"]
+    only = json.loads(server.serversync("run", "two", "--element", str(tmp_path / "a"), "--json").stdout)
+    assert [entry["path"] for entry in only["elements"]] == [str(tmp_path / "a")]
+    done = server.serversync("run", "two", "--element", "/other", code=2)
+    assert "job two has no element '/other'" in done.stderr
+
+
+def test_a_directory_never_replaces_a_file(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").write_text("precious")
+    server.declare("kinds", [(tmp_path / "a", tmp_path / "b")])
+    record = server.run("kinds", code=1)
+    assert record["error"]["code"] == "kind"
+    assert (tmp_path / "b").read_text() == "precious"
+
+
+def test_excluded_paths_do_not_exist_for_a_run(server: Server, tmp_path: Path) -> None:
+    for name in ("a/keep", "a/drop.tmp", "a/cache/file", "a/sub/cache/file", "a/sub/build/out", "b/drop.tmp"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    settings = {"direction": "to_partner", "exclude": ["*.tmp", "/cache/", "sub/build"], "delete": "never"}
+    server.declare("some", [(tmp_path / "a", tmp_path / "b")], settings=settings)
+    server.run("some")
+    found = {os.fsdecode(name) for name in tree(tmp_path / "b")}
+    assert found == {"keep", "drop.tmp", "sub", "sub/cache", "sub/cache/file"}
+    assert (tmp_path / "b" / "drop.tmp").read_text() == "b/drop.tmp"
+
+
+def test_a_second_run_is_skipped_and_says_so(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    server.declare("busy", [(tmp_path / "a", tmp_path / "b")])
+    server.run("busy")
+    with (server.home / ".local/state/serversync/locks/busy.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        record = server.run("busy", code=4)
+    assert record["state"] == "skipped"
+    assert "another run of this job is on" in server.serversync("status", "busy").stdout
+    assert server.run("busy")["state"] == "equal"
+
+
+@pytest.fixture
+def waiting(server: Server, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A run between two attempts, on a partner that cannot be reached."""
+    (tmp_path / "a").mkdir()
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(server.key)], check=True)
+    key = " ".join(Path(f"{server.key}.pub").read_text().split()[:2])
+    server.declare(
+        "patient",
+        [(tmp_path / "a", tmp_path / "b")],
+        partner={"host": "127.0.0.1", "port": free_port(), "connection": "ssh", "host_key": [key]},
+        account={"user": "nobody", "private_key_file": None},
+        on_error={"retries": 1, "delay": "1d"},
+    )
+    argv = [str(server.launcher), "run", "patient"]
+    process = subprocess.Popen(argv, env=server.environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("attempt 1 of 2 failed; the next in 1d"):
+            break
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def runs(server: Server, job: str) -> list[dict[str, Any]]:
+    document = json.loads((server.home / f".local/state/serversync/public/{job}.json").read_text())
+    return list(document["runs"])
+
+
+def test_a_run_that_is_told_to_stop_leaves_its_record(server: Server, waiting: subprocess.Popen[str]) -> None:
+    waiting.send_signal(signal.SIGTERM)
+    assert waiting.wait() == 128 + signal.SIGTERM
+    assert [(run["state"], run["error"]["code"]) for run in runs(server, "patient")] == [("failed", "stopped")]
+
+
+def test_a_killed_run_is_told_by_the_next_one(server: Server, waiting: subprocess.Popen[str], tmp_path: Path) -> None:
+    assert [run["state"] for run in runs(server, "patient")] == ["running"]
+    waiting.kill()
+    waiting.wait()
+    server.declare("patient", [(tmp_path / "a", tmp_path / "b")])
+    server.run("patient")
+    states = [
+        (run["state"], run["configuration"], run["error"] and run["error"]["code"]) for run in runs(server, "patient")
+    ]
+    assert states == [("equal", 2, None), ("failed", 1, "died")]
+
+
+class Sink:
+    """Keeps the mails that it is handed."""
+
+    def __init__(self) -> None:
+        self.mails: list[EmailMessage] = []
+
+    async def handle_DATA(self, _server: object, _session: object, envelope: Any) -> str:
+        mail = message_from_bytes(envelope.content, policy=policy.default)
+        assert isinstance(mail, EmailMessage)
+        self.mails.append(mail)
+        return "250 kept"
+
+
+@pytest.fixture
+def sink(server: Server) -> Iterator[Sink]:
+    kept = Sink()
+    controller = Controller(kept, hostname="127.0.0.1", port=free_port())
+    controller.start()
+    server.settings("127.0.0.1", controller.port)
+    yield kept
+    controller.stop()
+
+
+@pytest.mark.parametrize(
+    ("events", "told"),
+    [(["failure"], ["FAILED"]), (["success"], ["succeeded"]), (["failure", "success"], ["FAILED", "succeeded"])],
+)
+def test_the_mail_that_the_job_asks_for(
+    server: Server, sink: Sink, tmp_path: Path, events: list[str], told: list[str]
+) -> None:
+    notification = {"email": ["ops@example.com", "plant@example.com"], "events": events}
+    server.declare("told", [(tmp_path / "a", tmp_path / "b")], notification=notification, comment="Line 1")
+    server.run("told", code=1)
+    (tmp_path / "a").mkdir()
+    record = server.run("told")
+    assert [mail["Subject"].split()[3].rstrip(":") for mail in sink.mails] == told
+    for mail in sink.mails:
+        assert mail["To"] == "ops@example.com, plant@example.com"
+        assert "Comment:   Line 1" in mail.get_content()
+        assert f"serversync show told {record['run'][:8]}" in mail.get_content()
+
+
+def test_the_failure_mail_names_job_server_and_cause(server: Server, sink: Sink, tmp_path: Path) -> None:
+    notification = {"email": ["ops@example.com"], "events": ["failure"]}
+    server.declare("told", [(tmp_path / "a", tmp_path / "b")], notification=notification)
+    record = server.run("told", code=1)
+    (mail,) = sink.mails
+    name = os.uname().nodename
+    assert (
+        mail["Subject"]
+        == f"[serversync] {name}: told FAILED: {tmp_path / 'a'} does not exist on this server, the source"
+    )
+    assert f"elements[0].path: {tmp_path / 'a'} does not exist" in mail.get_content()
+    assert record["notification"] == {"event": "failure", "to": ["ops@example.com"], "error": None}
+
+
+def test_a_mail_server_that_is_away_is_told_and_fails_no_run(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    notification = {"email": ["ops@example.com"], "events": ["success"]}
+    server.declare("told", [(tmp_path / "a", tmp_path / "b")], notification=notification)
+    server.settings("127.0.0.1", free_port())
+    record = server.run("told")
+    assert record["state"] == "equal"
+    assert "Connection refused" in record["notification"]["error"]
+    assert "runner_smtp_host" in record["notification"]["error"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda text: text[:40], "is not JSON"),
+        (
+            lambda text: text.replace('"to_partner"', '"up"'),
+            "settings.direction: 'up' is not one of ['to_partner', 'from_partner']",
+        ),
+        (
+            lambda text: text.replace('"retries": 0', '"retries": -1'),
+            "on_error.retries: -1 is less than the minimum of 0",
+        ),
+        (lambda text: text.replace('"enabled": true,', ""), "'enabled' is a required property"),
+        (lambda text: text.replace('"comment"', '"coment"'), "'comment' is a required property"),
+        (
+            lambda text: text.replace('"name": "hurt"', '"name": "other"'),
+            "name: is 'other', but the file is named for 'hurt'",
+        ),
+    ],
+)
+def test_a_damaged_document_is_refused_before_anything_is_touched(
+    server: Server, tmp_path: Path, damage: Any, said: str
+) -> None:
+    (tmp_path / "a").mkdir()
+    path = server.declare("hurt", [(tmp_path / "a", tmp_path / "b")])
+    path.write_text(damage(path.read_text()))
+    for command in ("run", "plan", "check"):
+        done = server.serversync(command, "hurt", code=2)
+        assert said in done.stderr
+        assert "apply the playbook that declares the job again" in done.stderr
+    assert said in server.serversync("status").stdout
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("run", "none"), 2, "there is no job 'none' on this server (jobs: none)"),
+        (("run", "../x"), 2, "'../x' is not a job's name"),
+        (("run",), 2, "the following arguments are required: JOB"),
+        (("fly",), 2, "invalid choice: 'fly'"),
+        (("show", "none"), 2, "none has not run yet; start it with: serversync run none"),
+        (("check", "/nowhere.json"), 2, "/nowhere.json: No such file or directory"),
+    ],
+)
+def test_wrong_words_on_the_command_line(server: Server, arguments: tuple[str, ...], code: int, said: str) -> None:
+    done = server.serversync(*arguments, code=code)
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,59 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from serversync import display
+from serversync.ssh import explain
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain é 漢", "plain é 漢"),
+        ("new\nline", "new\\x0aline"),
+        ("\x1b[31mred", "\\x1b[31mred"),
+        (os.fsdecode(b"\xff"), "\\xff"),
+        ("\u202eright to left", "\\u202eright to left"),
+        ("\u2028", "\\u2028"),
+    ],
+)
+def test_nothing_steers_the_terminal(text: str, shown: str) -> None:
+    assert display.safe(text) == shown
+
+
+@given(name=st.binary())
+def test_every_name_is_printable(name: bytes) -> None:
+    assert display.safe(os.fsdecode(name)).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (1 << 30, "1.0 GiB"), (5 << 40, "5.0 TiB")]
+)
+def test_sizes(count: int, shown: str) -> None:
+    assert display.size(count) == shown
+
+
+@pytest.mark.parametrize(
+    ("stderr", "code", "transient"),
+    [
+        ("ssh: connect to host hq port 22: Connection refused\n", "unreachable", True),
+        ("ssh: connect to host hq port 22: Connection timed out\n", "unreachable", True),
+        ("ssh: Could not resolve hostname hq: Name or service not known\n", "unreachable", True),
+        ("ssh: connect to host hq port 22: No route to host\n", "unreachable", True),
+        ("serversync@hq: Permission denied (publickey).\n", "login", False),
+        ("Host key verification failed.\n", "host_key", False),
+        ("No ED25519 host key is known for serversync-hq and you have requested strict checking.\n", "host_key", False),
+        ("serversync: the pairing x has no open door on this server (Connection refused)\n", "no_door", False),
+        ("", "connection", True),
+        ("kex_exchange_identification: read: Connection reset by peer\n", "connection", True),
+    ],
+)
+def test_what_ssh_says(stderr: str, code: str, transient: bool) -> None:
+    failure = explain(stderr, "hq:22")
+    assert (failure.code, failure.transient, failure.field) == (code, transient, "partner.host")
+    assert "hq:22" in failure.message

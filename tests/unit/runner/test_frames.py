@@ -1,0 +1,68 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from serversync import frames
+from serversync.failure import Failure
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[frames.Frames, int]]:
+    source, target = os.pipe()
+    yield frames.Frames(source, target), target
+    for descriptor in (source, target):
+        try:
+            os.close(descriptor)
+        except OSError:
+            assert descriptor == target, "the reading end is never closed by a test"
+
+
+JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3))
+
+
+@given(sent=st.lists(st.dictionaries(st.text(), JSON, max_size=3), max_size=5))
+def test_frames_arrive_as_they_were_sent(sent: list[dict[str, object]]) -> None:
+    source, target = os.pipe()
+    try:
+        ends = frames.Frames(source, target)
+        for frame in sent:
+            ends.send(frame)
+        assert [ends.receive() for _frame in sent] == sent
+    finally:
+        os.close(source)
+        os.close(target)
+
+
+@pytest.mark.parametrize("line", [b"SSH-2.0-other\n", b"[1]\n", b"\xff\xfe\n", b"null\n"])
+def test_what_is_no_frame_is_a_failure(pipe: tuple[frames.Frames, int], line: bytes) -> None:
+    ends, target = pipe
+    os.write(target, line)
+    with pytest.raises(Failure, match="which is no frame of serversync"):
+        ends.receive()
+
+
+def test_the_end_of_the_stream_is_told(pipe: tuple[frames.Frames, int]) -> None:
+    ends, target = pipe
+    os.write(target, b'{"half":')
+    os.close(target)
+    with pytest.raises(EOFError):
+        ends.receive()
+
+
+def test_silence_ends(pipe: tuple[frames.Frames, int]) -> None:
+    with pytest.raises(Failure, match="did not answer"):
+        pipe[0].receive(patience=0)
+
+
+def test_an_endless_frame_ends(pipe: tuple[frames.Frames, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    ends, target = pipe
+    monkeypatch.setattr(frames, "LIMIT", 100)
+    os.write(target, b"x" * 1000)
+    with pytest.raises(Failure, match="too long"):
+        ends.receive()

@@ -1,0 +1,79 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from serversync import place
+from serversync.failure import Failure
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "dir" / "sub").mkdir(parents=True)
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to("dir")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/", "directory"),
+        ("/dir", "directory"),
+        ("//dir//sub/", "directory"),
+        ("/file", "file"),
+        ("/link", "link"),
+        ("/none", "missing"),
+        ("/none/deeper/still", "missing"),
+        ("/link/sub", "blocked"),
+        ("/file/x", "blocked"),
+    ],
+)
+def test_kinds(root: Path, path: str, kind: str) -> None:
+    assert place.look(str(root), path)["kind"] == kind
+
+
+def test_a_root_that_is_not_there_is_told(tmp_path: Path) -> None:
+    facts = place.look(str(tmp_path / "gone"), "/x")
+    assert (facts["kind"], facts["reason"]) == ("blocked", f"{tmp_path / 'gone'}: No such file or directory")
+
+
+@pytest.mark.parametrize("path", ["relative", "/a/../b", "/..", "/a/./b", "/a\0b", ""])
+def test_spellings_that_are_refused(root: Path, path: str) -> None:
+    with pytest.raises(Failure, match="is not an absolute path"):
+        place.look(str(root), path)
+
+
+def test_prepare_makes_what_is_missing_and_is_repeatable(root: Path) -> None:
+    run = "20261122T023000Z-ab12"
+    for _time in range(2):
+        versions = place.prepare(str(root), "/new/deeper", "directory", "job.1234abcd", run)
+    assert versions == f".serversync/job.1234abcd/versions/{run}"
+    assert (root / "new" / "deeper" / ".serversync").stat().st_mode & 0o777 == 0o700
+    assert not (root / "new" / "deeper" / versions).exists()
+
+
+def test_prepare_does_not_walk_through_links(root: Path) -> None:
+    with pytest.raises(OSError, match="Not a directory"):
+        place.prepare(str(root), "/link/new", "directory", "job.1", "20261122T023000Z-ab12")
+    assert not (root / "dir" / "new").exists()
+
+
+@pytest.mark.parametrize("word", ["..", "a/b", "", ".hidden", "a" * 200])
+def test_names_from_the_other_side_stay_names(root: Path, word: str) -> None:
+    with pytest.raises(Failure, match="is not a name for a directory"):
+        place.prepare(str(root), "/dir", "directory", word, "20261122T023000Z-ab12")
+    with pytest.raises(Failure, match="is not a name for a directory"):
+        place.prepare(str(root), "/dir", "directory", "job.1", word)
+
+
+def test_old_versions_go_and_young_and_strange_ones_stay(root: Path) -> None:
+    versions = root / "dir" / ".serversync" / "job.1" / "versions"
+    for name in ("20261101T000000Z-0001", "20261116T000000Z-0002", "20261122T000000Z-0003", "somebody's own"):
+        (versions / name).mkdir(parents=True)
+        (versions / name / "file").write_text("x")
+    place.prepare(str(root), "/dir", "directory", "job.1", "20261122T023000Z-ab12")
+    left = sorted(path.name for path in versions.iterdir())
+    assert left == ["20261116T000000Z-0002", "20261122T000000Z-0003", "somebody's own"]
