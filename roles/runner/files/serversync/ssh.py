@@ -253,7 +253,7 @@ REASONS = [
         r"REMOTE HOST IDENTIFICATION HAS CHANGED|Host key verification failed|host key is known for",
         "host_key",
         "wrong host key: {partner} does not have the key that was pinned for it, so it was set up anew, or it is "
-        "another server; find out which; if it is the right one, apply the role to both servers, which pins its new key",
+        "another server; find out which; if it is right, apply the role to both servers, which pins the new key",
         False,
     ),
     (
