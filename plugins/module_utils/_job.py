@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import copy
 import difflib
 import hashlib
 import ipaddress
 import json
-import math
-import posixpath
 import re
 from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence
 
@@ -37,7 +36,7 @@ _EMAIL = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~][A-Za-z0-9!#$%&'*+/=?^_`{|}~.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _NO_CONTROL_PATTERN = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$(?!\n)"
 _KERNEL_ROOTS = ("/proc", "/sys", "/dev", "/run")
-_PRIVATE_ROOTS = ("/tmp", "/var/tmp")
+_PRIVATE_ROOTS = ("/tmp", "/var/tmp")  # noqa: S108  nothing is made there
 _KEY_PATTERN = r"^[a-z0-9@.-]+ [A-Za-z0-9+/]+={0,2}$(?!\n)"
 _PATH_PATTERN = (
     r"^(?!/(?:proc|sys|dev|run)(?:/|$))(?!.*/\.serversync(?:/|$))"
@@ -165,8 +164,7 @@ def _check_name(text: str) -> str:
         raise _Wrong("%s has %d characters; use at most 64" % (show(text), len(text)))
     if not re.search(NAME_PATTERN, text):
         raise _Wrong(
-            "%s is not a job name; use a-z, 0-9, '_', '.' and '-', and begin with a letter or a digit"
-            % show(text)
+            "%s is not a job name; use a-z, 0-9, '_', '.' and '-', and begin with a letter or a digit" % show(text)
         )
     return text
 
@@ -183,15 +181,13 @@ def _check_host(text: str) -> str:
     remedy = "write a host name, an IPv4 address, an IPv6 address without brackets, or the name of a pairing"
     if "@" in text:
         raise _Wrong("%s contains '@'; write the host here and the user in account.user" % show(text))
-    address, zone = (text.split("%", 1) + [""])[:2]
+    address, percent, zone = text.partition("%")
     if ":" in address:
         try:
             ipaddress.IPv6Address(address)
         except ValueError:
-            raise _Wrong(
-                "%s is not a host; %s, and the port in partner.port" % (show(text), remedy)
-            ) from None
-        if "%" in text and not re.fullmatch(r"[A-Za-z0-9_.-]+", zone):
+            raise _Wrong("%s is not a host; %s, and the port in partner.port" % (show(text), remedy)) from None
+        if percent and not re.fullmatch(r"[A-Za-z0-9_.-]+", zone):
             raise _Wrong("%s has no valid interface after '%%'; %s" % (show(text), remedy))
         return text
     if not _HOST_NAME.fullmatch(text) or len(text) > 253:
@@ -228,14 +224,10 @@ def _check_path(text: str) -> str:
 def _check_element_path(text: str) -> str:
     path = _check_path(text)
     if ".serversync" in path.split("/"):
-        raise _Wrong(
-            "%s is inside '.serversync', where the runner keeps its own files; name another path" % show(path)
-        )
+        raise _Wrong("%s is inside '.serversync', where the runner keeps its own files; name another path" % show(path))
     for root in _KERNEL_ROOTS:
         if _inside(path, root):
-            raise _Wrong(
-                "%s is under %s, which holds no files to keep; name another path" % (show(path), root)
-            )
+            raise _Wrong("%s is under %s, which holds no files to keep; name another path" % (show(path), root))
     return path
 
 
@@ -255,20 +247,19 @@ def _check_duration(low: int, high: int) -> Check:
             ) from None
         if not low <= seconds <= high:
             limits = (_schedule.duration_of(low), _schedule.duration_of(high))
-            raise _Wrong("%s is out of range; use %s to %s" % ((show(text),) + limits), "out_of_range")
+            raise _Wrong("%s is out of range; use %s to %s" % (show(text), *limits), "out_of_range")
         return _schedule.duration_of(seconds)
 
     return check
 
 
 def _check_every(text: str) -> str:
-    every = _check_duration(_schedule.MINUTE, _schedule.DAY)(text)
+    every: str = _check_duration(_schedule.MINUTE, _schedule.DAY)(text)
     period = _schedule.seconds_of(every)
     if not _schedule.divides(period):
         nearest = _schedule.duration_of(_schedule.nearest_period(period))
         raise _Wrong(
-            "%s divides neither an hour nor a day; use %s, the nearest that does, or at"
-            % (show(text), nearest)
+            "%s divides neither an hour nor a day; use %s, the nearest that does, or at" % (show(text), nearest)
         )
     return every
 
@@ -298,8 +289,7 @@ def _check_calendar(text: str) -> str:
     text = " ".join(text.split())
     if not re.search(_schedule.CALENDAR_PATTERN, text):
         raise _Wrong(
-            '%s is not a calendar expression; see "man systemd.time", e.g. "Mon..Fri *-*-* 02:30"'
-            % show(text)
+            '%s is not a calendar expression; see "man systemd.time", e.g. "Mon..Fri *-*-* 02:30"' % show(text)
         )
     return text
 
@@ -324,9 +314,7 @@ def _check_exclude(text: str) -> str:
     if not text.strip():
         raise _Wrong("is empty; write a pattern or remove the entry")
     if text.startswith("!"):
-        raise _Wrong(
-            "%s includes again what others exclude, which this version cannot do; remove it" % show(text)
-        )
+        raise _Wrong("%s includes again what others exclude, which this version cannot do; remove it" % show(text))
     if text.startswith("#"):
         raise _Wrong("%s is a comment; remove it, or write \\# for a name that begins with '#'" % show(text))
     return text
@@ -334,9 +322,7 @@ def _check_exclude(text: str) -> str:
 
 def _check_host_key(text: str) -> str:
     if "PRIVATE KEY" in text:
-        raise _Wrong(
-            "is a private key; give the public key and take the private one as known to others", "private_key"
-        )
+        raise _Wrong("is a private key; give the public key and take the private one as known to others", "private_key")
     remedy = "write TYPE BASE64 as in /etc/ssh/ssh_host_ed25519_key.pub of the partner"
     words = text.split()
     if not words:
@@ -385,9 +371,7 @@ def fingerprint(key: str) -> str:
 
 def _duration(name: str, description: str, default: str | None, low: int, high: int, **more: Any) -> Field:
     check = more.pop("check", None) or _check_duration(low, high)
-    return Field(
-        name, "duration", description, default, check, schema={"pattern": _schedule.DURATION_PATTERN}, **more
-    )
+    return Field(name, "duration", description, default, check, schema={"pattern": _schedule.DURATION_PATTERN}, **more)
 
 
 def _plain(pattern: str = _NO_CONTROL_PATTERN, longest: int = 4096) -> dict[str, Any]:
@@ -529,9 +513,7 @@ JOB = Field(
                     "list",
                     "The days of the week that the times are for; empty: all.",
                     default=[],
-                    element=Field(
-                        "", "text", "A day.", check=_check_day, schema={"enum": list(_schedule.DAYS)}
-                    ),
+                    element=Field("", "text", "A day.", check=_check_day, schema={"enum": list(_schedule.DAYS)}),
                     check=_check_days,
                     schema={"maxItems": 6},
                 ),
@@ -565,9 +547,7 @@ JOB = Field(
             "mapping",
             "What happens when a run fails.",
             parts=(
-                Field(
-                    "retries", "number", "How often a failed run is tried again.", default=3, limits=(0, 100)
-                ),
+                Field("retries", "number", "How often a failed run is tried again.", default=3, limits=(0, 100)),
                 _duration("delay", "How long to wait before the next try.", "5m", 0, _schedule.DAY),
             ),
         ),
@@ -710,13 +690,7 @@ def _kind_of(value: Any) -> str:
         return "a number"
     if isinstance(value, str):
         return "text"
-    return (
-        "a mapping"
-        if isinstance(value, dict)
-        else "a list"
-        if isinstance(value, (list, tuple))
-        else "nothing"
-    )
+    return "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, (list, tuple)) else "nothing"
 
 
 def _read_text(value: Any) -> str:
@@ -731,9 +705,7 @@ def _read_text(value: Any) -> str:
 
 def _read_time(value: Any) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        raise _Wrong(
-            '%s is a number, not a time of day; quote times, e.g. "12:30"' % show(value), "wrong_type"
-        )
+        raise _Wrong('%s is a number, not a time of day; quote times, e.g. "12:30"' % show(value), "wrong_type")
     return _read_text(value)
 
 
@@ -752,14 +724,13 @@ def _read_flag(value: Any) -> bool:
 
 
 def _read_number(value: Any, limits: tuple[int, int]) -> int:
-    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]{1,18}\s*", value):
-        value = int(value)
-    elif isinstance(value, float) and math.isfinite(value) and value == int(value):
+    digits = isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]{1,18}\s*", value)
+    if digits or (isinstance(value, float) and value.is_integer()):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise _Wrong("%s is not a whole number; use %d to %d" % ((show(value),) + limits), "wrong_type")
+        raise _Wrong("%s is not a whole number; use %d to %d" % (show(value), *limits), "wrong_type")
     if not limits[0] <= value <= limits[1]:
-        raise _Wrong("%d is out of range; use %d to %d" % ((value,) + limits), "out_of_range")
+        raise _Wrong("%d is out of range; use %d to %d" % (value, *limits), "out_of_range")
     return value
 
 
@@ -816,10 +787,8 @@ def _read_mapping(field: Field, value: Any, path: str, problems: list[Problem]) 
     names = [part.name for part in field.parts]
     if isinstance(value, str) and value.lstrip().startswith("{"):
         # as Ansible does: a mapping may come as JSON text, e.g. from the command line
-        try:
+        with contextlib.suppress(ValueError):
             value = json.loads(value)
-        except ValueError:
-            pass
     if not isinstance(value, dict):
         text = "%s is %s, not a mapping; write it with the keys %s" % (
             show(value),
@@ -927,9 +896,7 @@ def _resolve_partner(job: dict[str, Any], given: Mapping[str, Any], problems: li
         ("account", given.get("account")),
     ):
         if _has_value(value):
-            problems.append(
-                Problem("conflict", path, "has no use with partner.connection local; leave it out")
-            )
+            problems.append(Problem("conflict", path, "has no use with partner.connection local; leave it out"))
     partner.update(port=None, host_key=[])
     job["account"] = None
 
@@ -963,17 +930,13 @@ def _resolve_schedule(
         return
     if not schedule["at"]:
         if told.get("days"):
-            problems.append(
-                Problem("conflict", "schedule.days", "goes with at only; give at, or leave days out")
-            )
+            problems.append(Problem("conflict", "schedule.days", "goes with at only; give at, or leave days out"))
         schedule["days"] = []
     if schedule["calendar"]:
         calendar, zone = _schedule.split_zone(schedule["calendar"])
         if zone and told.get("timezone") not in (None, zone):
             text = "%s is not %s at the end of schedule.calendar; name the time zone in one of them"
-            problems.append(
-                Problem("conflict", "schedule.timezone", text % (show(told["timezone"]), show(zone)))
-            )
+            problems.append(Problem("conflict", "schedule.timezone", text % (show(told["timezone"]), show(zone))))
         schedule["calendar"] = calendar
         schedule["timezone"] = zone or schedule["timezone"]
     default = _schedule.default_jitter(schedule["every"], schedule["at"])
@@ -1032,9 +995,7 @@ def _resolve_elements(job: dict[str, Any], problems: list[Problem]) -> None:
             replicas.append((side, at + name, path))
 
 
-def resolve(
-    given: Mapping[str, Any], current: Mapping[str, Any] | None = None
-) -> tuple[dict[str, Any], list[Problem]]:
+def resolve(given: Mapping[str, Any], current: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], list[Problem]]:
     """What read() returned, laid over the job that is there (None: a new job): the job in normal form.
 
     An omitted field stays as it is, null sets its default, a value replaces it. Mappings are merged,
@@ -1093,23 +1054,17 @@ def pin_problem(job: Mapping[str, Any], pairings: Sequence[Mapping[str, Any]]) -
     `pairings`: mappings with name, host and keys ('TYPE BASE64' lines).
     """
     host, given = job["partner"]["host"], job["partner"]["host_key"]
-    named = [one for one in pairings if one["name"] == host] or [
-        one for one in pairings if one["host"] == host
-    ]
+    named = [one for one in pairings if one["name"] == host] or [one for one in pairings if one["host"] == host]
     if not named or not given:
         return None
     pairing = named[0]
     strangers = [key for key in given if key not in pairing["keys"]]
     if not strangers:
         return None
-    text = (
-        "is not the key pinned for pairing %s (%s pinned, %s given); re-pair with the role if the server's key was changed on purpose"
-        % (
-            pairing["name"],
-            _one_of(fingerprint(key) for key in pairing["keys"]) or "none",
-            _one_of(fingerprint(key) for key in strangers),
-        )
-    )
+    pinned = _one_of(fingerprint(key) for key in pairing["keys"]) or "none"
+    offered = _one_of(fingerprint(key) for key in strangers)
+    text = "is not the key pinned for pairing %s (%s pinned, %s given); " % (pairing["name"], pinned, offered)
+    text += "re-pair with the role if the server's key was changed on purpose"
     return Problem("host_key_mismatch", "partner.host_key", text)
 
 

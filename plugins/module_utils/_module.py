@@ -1,0 +1,145 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to this collection: it may change in any release.
+"""The module object: what the task really gave, and one form for every result."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import Any, NoReturn, Sequence
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ._job import Problem, argument_spec, read
+from ._store import Layout, Plan, Step, StoreError, Wanted, command_error, make_directory
+
+_HIDDEN = "(a private key, hidden)"
+
+
+def _plain(value: Any) -> Any:
+    """A copy in the types of JSON, without what Ansible attaches to them."""
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, str) else value
+
+
+def _hide(value: Any) -> Any:
+    """Parameters fit for a log: who gives a private key as host key shall not find it there."""
+    if isinstance(value, dict):
+        return {key: _hide(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_hide(one) for one in value]
+    return _HIDDEN if isinstance(value, str) and "PRIVATE KEY" in value else value
+
+
+class JobModule(AnsibleModule):  # type: ignore[misc]
+    """An AnsibleModule that can tell null from omitted and whose errors name the field and the remedy.
+
+    AnsibleModule keeps neither what was omitted nor entries' numbers in its errors, so the parameters are taken as
+    they arrive (`_load_params` is private to ansible-core; it is overridden here and nowhere else) and validated by
+    the grammar; Ansible's own validation still runs, and speaks only where the grammar has nothing to say.
+    """
+
+    params: dict[str, Any]
+
+    def __init__(self) -> None:
+        self.given: dict[str, Any] | None = None
+        self.declared: dict[str, Any] = {}
+        self._accepted = False
+        super().__init__(argument_spec=argument_spec(), supports_check_mode=True)
+        self._accepted = True
+        self.declared, problems = read(self.given or {})
+        if problems:
+            self.fail(problems)
+
+    def _load_params(self) -> None:
+        super()._load_params()
+        self.given = {key: _plain(one) for key, one in self.params.items() if not key.startswith("_ansible_")}
+        self.params = _hide(self.params)
+
+    def fail_json(self, msg: Any, **kwargs: Any) -> NoReturn:
+        if not self._accepted and self.given is not None:
+            _dummy, problems = read(self.given)
+            if problems:
+                self._accepted = True
+                self.fail(problems)
+        for key, value in (("changed", False), ("job", None), ("diff", []), ("commands", [])):
+            kwargs.setdefault(key, value)
+        kwargs.setdefault("failure", {"code": "invalid_option", "path": "", "details": [str(msg)]})
+        super().fail_json(msg=msg, **kwargs)
+        raise AssertionError("fail_json() has not ended the module")
+
+    def fail(self, problems: Sequence[Problem]) -> NoReturn:
+        """The first problem for people, all of them for machines."""
+        first = problems[0]
+        details = [dict(problem._asdict(), msg=str(problem)) for problem in problems]
+        self.fail_json(str(first), failure={"code": first.code, "path": first.path, "details": details})
+
+    def fail_store(self, error: StoreError, plan: Plan | None = None, done: int = 0) -> NoReturn:
+        """`done`: how many steps of the plan were taken before it failed."""
+        steps = plan.steps[:done] if plan else []
+        self.fail_json(
+            str(error),
+            changed=bool(steps),
+            diff=plan.diff if plan and steps else [],
+            commands=[list(step.argv) for step in steps if step.do == "run"],
+            failure={"code": error.code, "path": error.path, "details": [error.details] if error.details else []},
+        )
+
+    def run(self, argv: Sequence[str]) -> tuple[int, str, str]:
+        """A program of systemd; values of the job reach it as they are."""
+        program = self.get_bin_path(argv[0])
+        if program is None:
+            raise StoreError("missing_program", argv[0], "is not installed; install the package systemd")
+        code, out, err = self.run_command(
+            [program, *argv[1:]],
+            expand_user_and_vars=False,
+            environ_update={"LC_ALL": "C", "LANGUAGE": "C"},
+        )
+        return code, out, err
+
+    def write(self, path: str, file: Wanted, uid: int) -> None:
+        """A whole file at once: the old one or the new one, never a part."""
+        handle, temporary = tempfile.mkstemp(dir=self.tmpdir)
+        self.add_cleanup_file(temporary)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write((file.text or "").encode("utf-8"))
+        if os.path.islink(path):
+            # atomic_move() would keep what a link leads to
+            os.unlink(path)
+        self.atomic_move(temporary, path, keep_dest_attrs=False)
+        if file.gid is not None:
+            os.chown(path, uid, file.gid)
+        os.chmod(path, file.mode)
+        for what in (path, os.path.dirname(path)):
+            handle = os.open(what, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+    def carry_out(self, plan: Plan, place: Layout, uid: int, gid: int | None) -> None:
+        for number, step in enumerate(plan.steps):
+            try:
+                self._do(step, place, uid, gid)
+            except OSError as error:
+                text = "cannot be changed (%s); repair that and apply the job again" % error.strerror
+                self.fail_store(StoreError("write_failed", step.path, text), plan, number)
+            except StoreError as error:
+                self.fail_store(error, plan, number)
+
+    def _do(self, step: Step, place: Layout, uid: int, gid: int | None) -> None:
+        if step.do == "run":
+            code, out, err = self.run(step.argv)
+            if code:
+                raise command_error(step.argv, code, out, err)
+        elif step.do == "write":
+            make_directory(os.path.dirname(step.path), place, gid)
+            self.write(step.path, step.file, uid)
+        elif step.do == "rmdir":
+            os.rmdir(step.path)
+        elif os.path.lexists(step.path):
+            os.unlink(step.path)

@@ -1,0 +1,463 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to this collection: it may change in any release.
+"""What a job is on a server: its files and its timer. Reads them and computes the whole way to what they shall be.
+
+Reading touches the disk; plan() is pure, and so the same in check mode and for real.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import grp
+import json
+import os
+import stat
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
+
+from ._units import drop_in_text, service_name, timer_name, timer_text
+
+ZONES = "/usr/share/zoneinfo"
+GROUP = "serversync"
+
+#: Runs a program: argv -> exit code, standard output, standard error.
+Run = Callable[[Sequence[str]], "tuple[int, str, str]"]
+
+
+class StoreError(Exception):
+    """Something on this server stands in the way."""
+
+    def __init__(self, code: str, path: str, text: str, **details: Any) -> None:
+        super().__init__("%s: %s" % (path, text))
+        self.code = code
+        self.path = path
+        self.details = details
+
+
+# --- where things are ------------------------------------------------------------------------------------------
+
+
+class Layout(NamedTuple):
+    """The paths of one job."""
+
+    scope: str
+    name: str
+    config: str
+    units: str
+    stamps: str
+
+    @property
+    def document(self) -> str:
+        return os.path.join(self.config, "jobs", self.name + ".json")
+
+    @property
+    def timer(self) -> str:
+        return os.path.join(self.units, timer_name(self.name))
+
+    @property
+    def drop_in(self) -> str:
+        return os.path.join(self.units, service_name(self.name) + ".d", "job.conf")
+
+    @property
+    def wanted(self) -> str:
+        """The link by which the timer is enabled."""
+        return os.path.join(self.units, "timers.target.wants", timer_name(self.name))
+
+    @property
+    def stamp(self) -> str:
+        """Where systemd notes when the timer last triggered."""
+        return os.path.join(self.stamps, "stamp-" + timer_name(self.name))
+
+    @property
+    def runner(self) -> str:
+        """Exists where the runner is deployed."""
+        return os.path.join(self.config, "runner.json")
+
+    @property
+    def pairings(self) -> str:
+        return os.path.join(self.config, "pairings")
+
+    @property
+    def systemctl(self) -> list[str]:
+        return ["systemctl"] if self.scope == "system" else ["systemctl", "--user"]
+
+
+def layout(scope: str, name: str, environ: Mapping[str, str], home: str) -> Layout:
+    if scope == "system":
+        return Layout(scope, name, "/etc/serversync", "/etc/systemd/system", "/var/lib/systemd/timers")
+
+    def xdg(variable: str, default: str) -> str:
+        value = environ.get(variable, "")
+        # the specification has relative values ignored
+        return value if value.startswith("/") else os.path.join(home, default)
+
+    config = xdg("XDG_CONFIG_HOME", ".config")
+    return Layout(
+        scope,
+        name,
+        os.path.join(config, "serversync"),
+        os.path.join(config, "systemd", "user"),
+        os.path.join(xdg("XDG_DATA_HOME", ".local/share"), "systemd", "timers"),
+    )
+
+
+def manager_environment(scope: str, environ: Mapping[str, str], uid: int) -> dict[str, str]:
+    """What `systemctl --user` needs to find its manager also where no session has set it."""
+    if scope == "system" or environ.get("XDG_RUNTIME_DIR"):
+        return {}
+    return {"XDG_RUNTIME_DIR": "/run/user/%d" % uid}
+
+
+def systemd_runs(scope: str, environ: Mapping[str, str], uid: int) -> bool:
+    """Whether the manager that the job's timer belongs to is there."""
+    if scope == "system":
+        return os.path.isdir("/run/systemd/system")
+    runtime = environ.get("XDG_RUNTIME_DIR") or "/run/user/%d" % uid
+    return os.path.exists(os.path.join(runtime, "systemd", "private"))
+
+
+# --- what is there ---------------------------------------------------------------------------------------------
+
+
+class FileState(NamedTuple):
+    """A file as it is; `data` is None where there is none."""
+
+    data: bytes | None = None
+    mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    regular: bool = True
+
+
+def read_file(path: str) -> FileState:
+    try:
+        info = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return FileState()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if stat.S_ISDIR(info.st_mode):
+        raise StoreError("unreadable", path, "is a directory where a file belongs; remove it")
+    data = b""
+    if stat.S_ISREG(info.st_mode):
+        try:
+            with open(path, "rb") as stream:
+                data = stream.read()
+        except OSError as error:
+            raise _unreadable(path, error) from error
+    return FileState(data, stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid, stat.S_ISREG(info.st_mode))
+
+
+def _unreadable(path: str, error: OSError) -> StoreError:
+    return StoreError(
+        "unreadable", path, "cannot be read (%s); give the user of this task access to it" % error.strerror
+    )
+
+
+class Units(NamedTuple):
+    """The job's units as systemd sees them."""
+
+    enabled: bool = False
+    active: bool = False
+    running: bool = False
+    failed: bool = False
+    stale: bool = False
+
+
+_SHOWN = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload"
+
+
+def read_units(place: Layout, run: Run) -> Units:
+    """One call; it reads only."""
+    argv = [*place.systemctl, "show", "--property=" + _SHOWN, timer_name(place.name), service_name(place.name)]
+    code, out, err = run(argv)
+    if code:
+        raise command_error(argv, code, out, err)
+    units: dict[str, dict[str, str]] = {}
+    for block in out.strip().split("\n\n"):
+        values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        units[values.get("Id", "")] = values
+    timer = units.get(timer_name(place.name), {})
+    service = units.get(service_name(place.name), {})
+    return Units(
+        enabled=timer.get("UnitFileState") == "enabled",
+        active=timer.get("ActiveState") in ("active", "activating", "reloading"),
+        running=service.get("ActiveState") in ("active", "activating", "reloading", "deactivating"),
+        failed=service.get("ActiveState") == "failed",
+        stale="yes" in (timer.get("NeedDaemonReload"), service.get("NeedDaemonReload")),
+    )
+
+
+def command_error(argv: Sequence[str], code: int, out: str, err: str) -> StoreError:
+    said = (err or out).strip() or "no output"
+    text = "failed with exit code %d: %s; repair that and apply the job again" % (code, said)
+    return StoreError("command_failed", " ".join(argv), text, command=list(argv), rc=code, stderr=err.strip())
+
+
+class Found(NamedTuple):
+    """Everything of a job that is on a server."""
+
+    files: dict[str, FileState]
+    units: Units | None
+    stamp: bool
+    wanted: bool
+    directory: bool
+    neighbours: tuple[str, ...]
+
+
+def find(place: Layout, units: Units | None) -> Found:
+    """`units`: None where no systemd runs."""
+    files = {path: read_file(path) for path in (place.document, place.drop_in, place.timer)}
+    directory = os.path.dirname(place.drop_in)
+    try:
+        others = tuple(sorted(set(os.listdir(directory)) - {os.path.basename(place.drop_in)}))
+        exists = True
+    except (FileNotFoundError, NotADirectoryError):
+        others, exists = (), False
+    return Found(files, units, os.path.lexists(place.stamp), os.path.lexists(place.wanted), exists, others)
+
+
+def read_pairings(place: Layout) -> list[dict[str, Any]]:
+    """The pairings of this server as name, host and keys."""
+    try:
+        names = sorted(os.listdir(place.pairings))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise _unreadable(place.pairings, error) from error
+    pairings = []
+    for name in names:
+        if not name.endswith(".json"):
+            continue
+        path = os.path.join(place.pairings, name)
+        try:
+            pairing = json.loads((read_file(path).data or b"").decode("utf-8"))
+            pairing = {"name": pairing["name"], "host": pairing["host"]}
+        except (ValueError, KeyError, TypeError):
+            text = "is damaged; apply the role serversync.core.runner again"
+            raise StoreError("damaged_pairing", path, text) from None
+        hosts = read_file(path[: -len(".json")] + ".known_hosts").data or b""
+        lines = [line.split() for line in hosts.decode("utf-8", "replace").splitlines()]
+        pairing["keys"] = [" ".join(words[1:3]) for words in lines if len(words) > 2 and words[0][0] not in "#@"]
+        pairings.append(pairing)
+    return pairings
+
+
+def zone_text(zone: str, directory: str = ZONES) -> str | None:
+    """What is wrong with a time zone, where this server can tell; None when nothing is."""
+    if not os.path.isdir(directory) or _is_zone(os.path.join(directory, zone)):
+        return None
+    names = []
+    for where, _directories, files in os.walk(directory):
+        base = os.path.relpath(where, directory)
+        if base.split(os.sep)[0] in ("posix", "right"):
+            continue
+        names += [file if base == "." else os.path.join(base, file) for file in files]
+    folded = {name.lower(): name for name in names if _is_zone(os.path.join(directory, name))}
+    # the part after the last slash is what people remember: 'Berlin' for 'Europe/Berlin'
+    cities = {name.rsplit("/", 1)[-1]: full for name, full in folded.items()}
+    close = [folded[name] for name in difflib.get_close_matches(zone.lower(), folded, 1)]
+    close = close or [cities[name] for name in difflib.get_close_matches(zone.lower().rsplit("/", 1)[-1], cities, 1)]
+    hint = "did you mean %s?" % close[0] if close else "write its name, e.g. Europe/Berlin or UTC"
+    return "%r is not a time zone of this server; %s" % (zone, hint)
+
+
+def _is_zone(path: str) -> bool:
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(4) == b"TZif"
+    except OSError:
+        return False
+
+
+# --- the way there ---------------------------------------------------------------------------------------------
+
+
+class Wanted(NamedTuple):
+    """A file as it shall be; `text` is None where there shall be none."""
+
+    text: str | None
+    mode: int = 0o644
+    gid: int | None = None
+
+
+class Step(NamedTuple):
+    """One thing to do: run (a command), write (a file), remove (a file or link), rmdir (if it is empty)."""
+
+    do: str
+    path: str = ""
+    argv: tuple[str, ...] = ()
+    file: Wanted = Wanted(None)
+
+
+class Plan(NamedTuple):
+    diff: list[dict[str, str]]
+    steps: list[Step]
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.steps)
+
+    @property
+    def commands(self) -> list[list[str]]:
+        return [list(step.argv) for step in self.steps if step.do == "run"]
+
+
+def owner_of(scope: str) -> tuple[int, int | None]:
+    """Whose the files are: in system scope root's, readable for the runner's group where it exists."""
+    if scope != "system":
+        return os.geteuid(), None
+    try:
+        return 0, grp.getgrnam(GROUP).gr_gid
+    except KeyError:
+        return 0, 0
+
+
+def wanted_files(place: Layout, job: Mapping[str, Any] | None, text: str, gid: int | None) -> dict[str, Wanted]:
+    """The files of a job; `text` is its document. In the order in which they are written.
+
+    The document is first: it is what the next apply starts from, should this one not come to its end.
+    """
+    if job is None:
+        return {place.document: Wanted(None), place.drop_in: Wanted(None), place.timer: Wanted(None)}
+    job = dict(job)
+    regular = [path for element in job["elements"] for path in element.values() if os.path.isfile(path)]
+    root = None if gid is None else 0
+    return {
+        place.document: Wanted(text, 0o640 if place.scope == "system" else 0o600, gid),
+        place.drop_in: Wanted(drop_in_text(job, regular), 0o644, root),
+        place.timer: Wanted(timer_text(job), 0o644, root),
+    }
+
+
+def _text(data: bytes | None) -> str:
+    return (data or b"").decode("utf-8", "replace")
+
+
+def _entry(path: str, before: str, after: str, was: bool = True, will: bool = True) -> dict[str, str]:
+    return {
+        "before": before,
+        "after": after,
+        "before_header": path if was else "/dev/null",
+        "after_header": path if will else "/dev/null",
+    }
+
+
+def _attributes(mode: int, uid: int, gid: int | None) -> str:
+    text = "mode: '%04o'\nowner: %d\n" % (mode, uid)
+    return text if gid is None else text + "group: %d\n" % gid
+
+
+def _compare(path: str, found: FileState, wanted: Wanted, uid: int) -> list[dict[str, str]]:
+    """The diff of one file: of its text, and of its owner and mode where these have drifted."""
+    if wanted.text is None:
+        return [] if found.data is None else [_entry(path, _text(found.data), "", will=False)]
+    if found.data is None:
+        return [_entry(path, "", wanted.text, was=False)]
+    entries = []
+    if not found.regular:
+        entries.append(_entry(path, "(not a regular file)\n", wanted.text))
+    elif found.data != wanted.text.encode("utf-8"):
+        entries.append(_entry(path, _text(found.data), wanted.text))
+    before = _attributes(found.mode, found.uid, None if wanted.gid is None else found.gid)
+    after = _attributes(wanted.mode, uid, wanted.gid)
+    if found.regular and before != after:
+        entries.append(_entry(path + " (owner and mode)", before, after))
+    return entries
+
+
+def _flags(**flags: bool) -> str:
+    return "".join("%s: %s\n" % (name, "true" if value else "false") for name, value in flags.items())
+
+
+def plan(place: Layout, found: Found, wanted: Mapping[str, Wanted], uid: int) -> Plan:
+    """The whole difference between what is and what shall be, and the steps from one to the other.
+
+    Their order leaves after a crash the old job or the new one, and the next apply finishes either. A timer is
+    stopped while its file changes and its stamp removed before it starts, so that applying never fires a run.
+    """
+    diffs = {path: _compare(path, found.files[path], file, uid) for path, file in wanted.items()}
+    diff = [entry for path in wanted for entry in diffs[path]]
+    present = wanted[place.document].text is not None
+    timed = wanted[place.timer].text is not None
+    timer, service = timer_name(place.name), service_name(place.name)
+    units = found.units or Units()
+    before: list[Step] = []
+    after: list[Step] = []
+
+    def command(*words: str) -> Step:
+        return Step("run", argv=tuple(place.systemctl) + words)
+
+    if timed:
+        text_changed = any(entry["before_header"] in (place.timer, "/dev/null") for entry in diffs[place.timer])
+        starts = found.units is not None and (text_changed or not units.active)
+        if text_changed and units.active:
+            before.append(command("stop", timer))
+        if (starts or text_changed) and found.stamp:
+            before.append(Step("remove", place.stamp))
+        if found.units is not None and not units.enabled:
+            after.append(command("enable", timer))
+        if starts:
+            after.append(command("start", timer))
+        if found.units is not None and not (units.enabled and units.active):
+            shown = _flags(enabled=units.enabled, active=units.active)
+            diff.append(_entry(timer + " (systemd)", shown, _flags(enabled=True, active=True)))
+    else:
+        if units.active or units.enabled:
+            if found.files[place.timer].data is not None:
+                before.append(command("disable", "--now", timer))
+            elif units.active:
+                before.append(command("stop", timer))
+            shown = _flags(enabled=units.enabled, active=units.active)
+            diff.append(_entry(timer + " (systemd)", shown, _flags(enabled=False, active=False)))
+        if found.wanted:
+            before.append(Step("remove", place.wanted))
+            if not units.enabled:
+                diff.append(_entry(place.wanted, "(link)\n", "", will=False))
+        if found.stamp:
+            before.append(Step("remove", place.stamp))
+            diff.append(_entry(place.stamp, "(time of the last trigger)\n", "", will=False))
+    if not present and units.running:
+        before.append(command("stop", service))
+        diff.append(_entry(service + " (systemd)", _flags(active=True), _flags(active=False)))
+
+    # removed in the other order: while the document is there, the job can be seen and removed again
+    order = list(wanted) if present else list(reversed(list(wanted)))
+    files = [
+        Step("write" if wanted[path].text is not None else "remove", path, file=wanted[path])
+        for path in order
+        if diffs[path]
+    ]
+    if not present and found.directory and not found.neighbours:
+        files.append(Step("rmdir", os.path.dirname(place.drop_in)))
+        if not diffs[place.drop_in]:
+            diff.append(_entry(os.path.dirname(place.drop_in), "(directory)\n", "", will=False))
+
+    reload = any(diffs[path] for path in (place.drop_in, place.timer)) or units.stale
+    if found.units is not None and reload:
+        after.insert(0, command("daemon-reload"))
+        if units.stale and not any(diffs[path] for path in (place.drop_in, place.timer)):
+            diff.append(_entry("systemd", _flags(reloaded=False), _flags(reloaded=True)))
+    if not present and units.failed and not units.running:
+        after.append(command("reset-failed", service))
+        diff.append(_entry(service + " (systemd)", _flags(failed=True), _flags(failed=False)))
+    return Plan(diff, before + files + after)
+
+
+def make_directory(path: str, place: Layout, gid: int | None) -> None:
+    """A missing directory on the way to one of the job's files, closed to others where the job's document is."""
+    if os.path.isdir(path):
+        return
+    make_directory(os.path.dirname(path), place, gid)
+    private = path == place.config or path.startswith(place.config + os.sep)
+    mode = 0o755 if not private else 0o700 if place.scope == "user" else 0o750
+    try:
+        os.mkdir(path, mode)
+        # regardless of the umask
+        os.chmod(path, mode)
+        if private and gid is not None:
+            os.chown(path, 0, gid)
+    except OSError as error:
+        if error.errno != errno.EEXIST:
+            raise

@@ -1,0 +1,607 @@
+#!/usr/bin/python
+# SPDX-FileCopyrightText: serversync.core contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: sync_job
+short_description: Declare a synchronization job between two servers
+version_added: 0.1.0
+author:
+  - serversync.core contributors (@serversync-core)
+description:
+  - A synchronization job keeps directory trees and files the same on this server, which is the target host of
+    the task, and on a partner. It runs on a schedule, and tells by mail when it fails.
+  - The module writes the declaration of the job, its systemd timer and a drop-in for its service. It never runs
+    the job itself, and applying it never fires a run that was missed.
+  - An option that is omitted leaves the existing job as it is there, and takes the default in a new job.
+    V(null) sets the default, or for O(schedule) removes the schedule. A value is enforced.
+  - Dictionaries are merged into the existing job. Lists are replaced as a whole, and an entry of a given list
+    starts from the defaults.
+attributes:
+  action_group:
+    description: Options can be set for all modules of the group with C(module_defaults).
+    support: full
+    membership:
+      - serversync.core.jobs
+  check_mode:
+    description: Can run in check mode and return what would change, without changing anything.
+    support: full
+    details:
+      - Works before the runner is deployed.
+  diff_mode:
+    description: Returns the difference between what is there and what is declared, file by file.
+    support: full
+  idempotent:
+    description: When run twice in a row with the same arguments, the second run changes nothing.
+    support: full
+  platform:
+    description: Target operating systems.
+    support: full
+    platforms: posix
+options:
+  name:
+    description:
+      - The name of the job, which together with O(scope) is its identity.
+      - One to 64 of the characters C(a-z), C(0-9), C(_), C(.) and C(-), beginning with a letter or a digit.
+    type: str
+    required: true
+  state:
+    description:
+      - V(present) creates the job or changes it; V(absent) stops and removes it with all its files, even
+        damaged ones. The synchronized data stays.
+      - Omitted means V(present).
+    type: str
+    choices: [present, absent]
+  comment:
+    description:
+      - What the job is for, in one line.
+      - On creation V("").
+    type: str
+  enabled:
+    description:
+      - Whether the schedule is active. With V(false) the job is paused; it can still be run by hand.
+      - On creation V(true).
+    type: bool
+  scope:
+    description:
+      - With V(system) the job is the server's, its service runs as the user C(serversync), and the task needs
+        C(become=true).
+      - With V(user) the job belongs to the user of the task, and needs no root. Its files are below the XDG
+        directories, and its timer is in the user's own systemd manager, which needs C(loginctl enable-linger
+        USER) once.
+      - Omitted means V(system).
+    type: str
+    choices: [system, user]
+  partner:
+    description:
+      - The other server.
+    type: dict
+    suboptions:
+      host:
+        description:
+          - Its host name, IPv4 address or IPv6 address without brackets, or the name of a pairing that the role
+            P(serversync.core.runner#role) has made.
+          - Needed for a new job.
+        type: str
+      port:
+        description:
+          - The port of its SSH server.
+          - On creation V(22).
+        type: int
+      connection:
+        description:
+          - V(ssh) reaches the partner over SSH. With V(local) both replicas are on this server, and only
+            O(partner.host) is needed, as a name for reports.
+          - On creation V(ssh).
+        type: str
+        choices: [ssh, local]
+      host_key:
+        description:
+          - The partner's public host keys, each as in C(/etc/ssh/ssh_host_ed25519_key.pub) there. The comment
+            after the key is ignored.
+          - Empty for a partner that is paired with this server; its key is pinned then, and a key given here
+            must be that one. Without a pairing the job needs at least one, because a host key is always
+            checked.
+          - On creation V([]).
+        type: list
+        elements: str
+  account:
+    description:
+      - How to log in on the partner. Has no use with O(partner.connection=local).
+    type: dict
+    suboptions:
+      user:
+        description:
+          - The user on the partner.
+          - On creation V(serversync).
+        type: str
+      private_key_file:
+        description:
+          - The absolute path of the private key on this server.
+          - V(null) is the runner's own key, and the default on creation.
+        type: str
+  schedule:
+    description:
+      - When the job runs by itself. V(null) removes the schedule; the job is then run by hand with C(serversync
+        run NAME).
+      - Exactly one of O(schedule.every), O(schedule.at) and O(schedule.calendar); giving one clears the others.
+      - On creation V(null). Where no systemd runs it must stay V(null).
+    type: dict
+    suboptions:
+      every:
+        description:
+          - A period from V(1m) to V(1d) that divides an hour or a day, such as V(15m) or V(2h).
+        type: str
+      at:
+        description:
+          - One or more times of day, as V(02:30) or V(02:30:10). Quote them, because YAML reads C(12:30) as the
+            number 750.
+        type: list
+        elements: str
+      days:
+        description:
+          - The days of the week that O(schedule.at) is for, as V(mon) or V(monday). Empty means every day.
+          - On creation V([]).
+        type: list
+        elements: str
+      calendar:
+        description:
+          - A calendar expression of systemd for all the rest, such as V(Mon..Fri *-*-1..7 02:30). See C(man
+            systemd.time).
+        type: str
+      timezone:
+        description:
+          - The time zone of the schedule, such as V(Europe/Berlin). V(null) is that of this server, and the
+            default on creation.
+        type: str
+      jitter:
+        description:
+          - Up to how much later than scheduled a run starts, so that many jobs do not start at once. The delay
+            stays the same from run to run.
+          - On creation a tenth of the period, at most V(15m), with O(schedule.calendar) V(0s). As long as it is
+            the default it follows the period.
+        type: str
+      catch_up:
+        description:
+          - Whether a run that was missed because this server was down is made up for after boot.
+          - On creation V(true).
+        type: bool
+  on_error:
+    description:
+      - What happens when a run fails for a cause that may pass, such as a lost connection.
+    type: dict
+    suboptions:
+      retries:
+        description:
+          - How often the run is tried again, from V(0) to V(100).
+          - On creation V(3).
+        type: int
+      delay:
+        description:
+          - How long to wait before the next try, from V(0s) to V(1d).
+          - On creation V(5m).
+        type: str
+  notification:
+    description:
+      - Who is told of what.
+    type: dict
+    suboptions:
+      email:
+        description:
+          - The addresses that get a mail.
+          - On creation V([]).
+        type: list
+        elements: str
+      events:
+        description:
+          - What a mail is sent for. V(failure) when the last try has failed, V(success) after every good run.
+          - On creation V([failure]).
+        type: list
+        elements: str
+        choices: [failure, success]
+  settings:
+    description:
+      - How the elements are synchronized.
+    type: dict
+    suboptions:
+      direction:
+        description:
+          - Whether this server's files go to the partner, or the partner's come here.
+          - On creation V(to_partner).
+        type: str
+        choices: [to_partner, from_partner]
+      exclude:
+        description:
+          - Patterns of files that are left alone on both servers, as in C(.gitignore), without C(!). A pattern
+            with a comma must stand in a list.
+          - On creation V([]).
+        type: list
+        elements: str
+      delete:
+        description:
+          - Whether files that the source no longer has are deleted on the target. This version never deletes.
+          - On creation V(never).
+        type: str
+        choices: [never]
+  elements:
+    description:
+      - The directory trees and files that are kept in sync. They must not overlap.
+      - Needed for a new job.
+    type: list
+    elements: dict
+    suboptions:
+      path:
+        description:
+          - The absolute path on this server.
+        type: str
+        required: true
+      partner_path:
+        description:
+          - The absolute path on the partner.
+          - The default is the same as O(elements[].path). With O(partner.connection=local) it must be given.
+        type: str
+notes:
+  - An option that is omitted differs from one that is V(null). In roles and templates use the C(omit) variable
+    for the former.
+  - Times of day in O(schedule.at) must be quoted in YAML.
+  - A damaged declaration on the server is an error, because nobody could tell what to leave as it is.
+    O(state=absent) removes it.
+seealso:
+  - name: The role serversync.core.runner
+    description: Deploys what runs the jobs and pairs servers.
+    link: https://github.com/serversync-core/serversync.core
+"""
+
+EXAMPLES = r"""
+- name: Programs of line 1 go to headquarters every night
+  serversync.core.sync_job:
+    name: line1-programs
+    partner:
+      host: hq.example.com
+    schedule:
+      at: "02:30"
+    notification:
+      email: ops@example.com
+    elements:
+      - path: /srv/line1/programs
+  become: true
+
+- name: The same job for three lines, every weekday, without temporary files
+  serversync.core.sync_job:
+    name: "{{ item }}-programs"
+    comment: "Nightly copy of {{ item }}"
+    partner:
+      host: hq.example.com
+    schedule:
+      at: ["02:30", "14:30"]
+      days: [mon, tue, wed, thu, fri]
+      timezone: Europe/Berlin
+    settings:
+      exclude: ["*.tmp", "/cache/"]
+    elements:
+      - path: "/srv/{{ item }}/programs"
+        partner_path: "/srv/sites/{{ item }}/programs"
+  loop: [line1, line2, line3]
+  become: true
+
+- name: Jobs that differ in a detail from a common one
+  serversync.core.sync_job: "{{ common | combine(item, recursive=True) }}"
+  loop:
+    - name: recipes-hourly
+      schedule: {every: 1h}
+      elements: [{path: /srv/recipes}]
+    - name: reports-back
+      settings: {direction: from_partner}
+      elements: [{path: /srv/reports}]
+  vars:
+    common:
+      partner: {host: hq.example.com}
+      on_error: {retries: 5, delay: 10m}
+  become: true
+
+- name: Change one detail and leave the rest as it is
+  serversync.core.sync_job:
+    name: line1-programs
+    on_error:
+      retries: 5
+  become: true
+
+- name: Pause a job
+  serversync.core.sync_job:
+    name: line1-programs
+    enabled: false
+  become: true
+
+- name: Remove the schedule, and set the comment back to its default
+  serversync.core.sync_job:
+    name: line1-programs
+    schedule: null
+    comment: null
+  become: true
+
+- name: A job of one's own between two directories of this server, without root
+  serversync.core.sync_job:
+    name: notes
+    scope: user
+    partner:
+      host: localhost
+      connection: local
+    schedule:
+      every: 15m
+    elements:
+      - path: /home/ada/notes
+        partner_path: /mnt/stick/notes
+
+- name: Remove a job
+  serversync.core.sync_job:
+    name: line1-programs
+    state: absent
+  become: true
+"""
+
+RETURN = r"""
+job:
+  description:
+    - The whole job in its normal form, as it is after the task. In check mode as it would be.
+    - V(null) when the job is absent, and when the task failed.
+  returned: always
+  type: dict
+  sample:
+    version: 1
+    name: line1-programs
+    comment: ""
+    enabled: true
+    scope: system
+    partner: {host: hq.example.com, port: 22, connection: ssh, host_key: []}
+    account: {user: serversync, private_key_file: null}
+    schedule:
+      every: null
+      at: ["02:30"]
+      days: []
+      calendar: null
+      timezone: null
+      jitter: 15m
+      catch_up: true
+    on_error: {retries: 3, delay: 5m}
+    notification: {email: [ops@example.com], events: [failure]}
+    settings: {direction: to_partner, exclude: [], delete: never}
+    elements:
+      - path: /srv/line1/programs
+        partner_path: /srv/line1/programs
+diff:
+  description:
+    - What changes, with one entry for every file, and for the state of the timer where that differs.
+      The same in check mode and for real.
+    - Empty when nothing changes.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    before:
+      description: What is there.
+      type: str
+    after:
+      description: What is declared.
+      type: str
+    before_header:
+      description: The path of the file, or V(/dev/null) when it is not there.
+      type: str
+    after_header:
+      description: The path of the file, or V(/dev/null) when it is removed.
+      type: str
+  sample:
+    - before: ""
+      after: "[Unit]\n…"
+      before_header: /dev/null
+      after_header: /etc/systemd/system/serversync@line1-programs.timer
+commands:
+  description:
+    - The commands that changed something on the server, each as a list of its words. In check mode those that would.
+  returned: always
+  type: list
+  elements: list
+  sample:
+    - [systemctl, daemon-reload]
+    - [systemctl, enable, serversync@line1-programs.timer]
+    - [systemctl, start, serversync@line1-programs.timer]
+failure:
+  description:
+    - Why the task failed, for programs. V(null) when it did not.
+  returned: always
+  type: dict
+  contains:
+    code:
+      description: The kind of failure, such as V(invalid_value), V(unknown_option) or V(runner_missing).
+      type: str
+    path:
+      description: The option, file or command that the failure is about.
+      type: str
+    details:
+      description: Everything that was found wrong, the first of which is in RV(ignore:msg).
+      type: list
+      elements: dict
+  sample:
+    code: invalid_value
+    path: elements[2].path
+    details:
+      - code: invalid_value
+        path: elements[2].path
+        text: "'srv/x' is not absolute; write the whole path from /"
+        msg: "elements[2].path: 'srv/x' is not absolute; write the whole path from /"
+"""
+
+import os
+import shutil
+import tempfile
+from typing import Any
+
+from ansible_collections.serversync.core.plugins.module_utils._job import (
+    Problem,
+    document_text,
+    parse_document,
+    pin_problem,
+    resolve,
+)
+from ansible_collections.serversync.core.plugins.module_utils._module import JobModule
+from ansible_collections.serversync.core.plugins.module_utils._schedule import on_calendar
+from ansible_collections.serversync.core.plugins.module_utils._store import (
+    Layout,
+    StoreError,
+    find,
+    layout,
+    manager_environment,
+    owner_of,
+    plan,
+    read_file,
+    read_pairings,
+    read_units,
+    systemd_runs,
+    wanted_files,
+    zone_text,
+)
+
+
+def read_current(place: Layout) -> dict[str, Any] | None:
+    """The job that is there; what cannot be read cannot be left as it is."""
+    data = read_file(place.document).data
+    if data is None:
+        return None
+    try:
+        job, problems = parse_document(data.decode("utf-8"))
+        said = str(problems[0]).lstrip(": ") if problems else ""
+    except UnicodeDecodeError:
+        job, said = {}, "is not UTF-8"
+    if said:
+        remedy = "restore the file, or remove the job with state: absent and declare it whole"
+        raise StoreError("damaged_document", place.document, "is damaged (%s); %s" % (said, remedy))
+    return job
+
+
+def check_server(module: JobModule, job: dict[str, Any], place: Layout, systemd: bool) -> list[Problem]:
+    """What only this server can tell: its time zones, its pairings, its systemd."""
+    problems = []
+    schedule = job["schedule"]
+    if schedule and not systemd:
+        text = (
+            "no systemd runs on this server; set schedule: null and run the job with 'serversync run %s'" % place.name
+        )
+        if place.scope == "user" and systemd_runs("system", os.environ, 0):
+            text = "no systemd manager runs for this user; "
+            text += "call 'loginctl enable-linger USER' once, or set schedule: null"
+        problems.append(Problem("no_systemd", "schedule", text))
+    zone = zone_text(schedule["timezone"]) if schedule and schedule["timezone"] else None
+    if zone:
+        told = module.declared.get("schedule") or {}
+        path = "schedule.calendar" if told.get("calendar") and not told.get("timezone") else "schedule.timezone"
+        problems.append(Problem("invalid_value", path, zone))
+    pin = pin_problem(job, read_pairings(place))
+    if pin:
+        problems.append(pin)
+    return problems
+
+
+def check_calendar(module: JobModule, job: dict[str, Any]) -> None:
+    """Lets systemd itself read the schedule, where its tool is there; that changes nothing."""
+    schedule = job["schedule"]
+    if not module.get_bin_path("systemd-analyze"):
+        return
+    lines = on_calendar(schedule["every"], schedule["at"], schedule["days"], schedule["calendar"], schedule["timezone"])
+    code, out, err = module.run(["systemd-analyze", "calendar", *lines])
+    path = "schedule.calendar" if schedule["calendar"] else "schedule"
+    if code:
+        said = err.strip().splitlines()[0] if err.strip() else "no reason given"
+        text = '%r is refused by systemd (%s); see "man systemd.time", e.g. "Mon..Fri *-*-* 02:30"' % (lines[0], said)
+        module.fail([Problem("invalid_value", path, text)])
+    if "Next elapse: never" in out:
+        module.warn("%s: %r is over and will never come again" % (path, lines[0]))
+
+
+def verify_timer(module: JobModule, place: Layout, text: str) -> None:
+    """Lets systemd read the timer as it will; other units that it names are none of its business here."""
+    if not module.get_bin_path("systemd-analyze"):
+        return
+    directory = tempfile.mkdtemp(dir=module.tmpdir)
+    path = os.path.join(directory, os.path.basename(place.timer))
+    try:
+        with open(path, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        _code, out, err = module.run(["systemd-analyze", "verify", path])
+    finally:
+        shutil.rmtree(directory)
+    said = [line[len(path) :].lstrip(":") for line in (out + err).splitlines() if line.startswith(path + ":")]
+    # a key that an older systemd does not know is ignored there, and the timer works without it
+    said = [line for line in said if "Unknown key" not in line]
+    if said:
+        raise StoreError(
+            "unit_verify_failed", place.timer, "systemd refuses the timer (%s); nothing was written" % said[0]
+        )
+
+
+def warn_of_missing(module: JobModule, job: dict[str, Any]) -> None:
+    names = ["path", "partner_path"] if job["partner"]["connection"] == "local" else ["path"]
+    for number, element in enumerate(job["elements"]):
+        for name in names:
+            if not os.path.exists(element[name]):
+                module.warn("elements[%d].%s: %s does not exist on this server" % (number, name, element[name]))
+
+
+def apply(module: JobModule) -> None:
+    given = module.declared
+    scope = given.get("scope") or "system"
+    present = given.get("state") != "absent"
+    uid, gid = owner_of(scope)
+    if scope == "system" and os.geteuid() != 0:
+        text = "system needs root; set become: true, or scope: user for a job of your own"
+        module.fail([Problem("not_root", "scope", text)])
+    place = layout(scope, given["name"], os.environ, os.path.expanduser("~"))
+    systemd = systemd_runs(scope, os.environ, os.geteuid())
+    module.run_command_environ_update = manager_environment(scope, os.environ, os.geteuid())
+
+    job: dict[str, Any] | None = None
+    text = ""
+    if present:
+        job, problems = resolve(dict(given, scope=scope), read_current(place))
+        problems = problems or check_server(module, job, place, systemd)
+        if problems:
+            module.fail(problems)
+        text = document_text(job)
+        warn_of_missing(module, job)
+
+    found = find(place, read_units(place, module.run) if systemd else None)
+    wanted = wanted_files(place, job, text, gid)
+    way = plan(place, found, wanted, uid)
+    timer = wanted[place.timer].text
+    timer_differs = timer is not None and (found.files[place.timer].data or b"") != timer.encode("utf-8")
+    if job and timer_differs:
+        check_calendar(module, job)
+    deployed = os.path.exists(place.runner)
+    if present and not deployed:
+        missing = "the runner is not deployed on this server (%s is missing)" % place.runner
+        if not module.check_mode:
+            remedy = "apply the role serversync.core.runner first"
+            module.fail_json(
+                "%s; %s" % (missing, remedy), failure={"code": "runner_missing", "path": place.runner, "details": []}
+            )
+        module.warn(missing + "; without check mode this task fails until the role serversync.core.runner is applied")
+    if not present and found.neighbours:
+        module.warn("%s holds files of others; it stays" % os.path.dirname(place.drop_in))
+    if not module.check_mode:
+        if timer is not None and timer_differs:
+            verify_timer(module, place, timer)
+        module.carry_out(way, place, uid, gid)
+    module.exit_json(changed=way.changed, job=job, diff=way.diff, commands=way.commands, failure=None)
+
+
+def main() -> None:
+    module = JobModule()
+    try:
+        apply(module)
+    except StoreError as error:
+        module.fail_store(error)
+
+
+if __name__ == "__main__":
+    main()
