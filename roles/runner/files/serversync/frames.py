@@ -29,8 +29,8 @@ class Frames:
         while data:
             data = data[os.write(self.target, data) :]
 
-    def receive(self, patience: float = PATIENCE) -> dict[str, Any]:
-        """The next frame; EOFError at the end, Failure on silence, a frame over LIMIT, or one that is none."""
+    def receive(self, patience: float | None = PATIENCE) -> dict[str, Any]:
+        """The next frame; EOFError at the end, Failure on silence (unless patience is None) and on what is no frame."""
         while b"\n" not in self.buffer:
             if len(self.buffer) > LIMIT:
                 raise Failure("protocol", "the other side sent a frame that is too long")
