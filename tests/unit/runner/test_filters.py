@@ -102,7 +102,8 @@ def tree() -> tuple[Path, list[str]]:
         yield root, paths
 
 
-PART = st.sampled_from(["a", "b", "ab", "a*", "*b", "?", "*", "**", "[ab]", "[!a]", "*.x", "a**", "c#", "\\a"])
+# Not among them: a**, which git, unlike its manual, takes for ** where a fixed text stands before it.
+PART = st.sampled_from(["a", "b", "ab", "a*", "*b", "?", "*", "**", "[ab]", "[!a]", "*.x", "c#", "\\a"])
 
 
 @settings(max_examples=150, deadline=None)

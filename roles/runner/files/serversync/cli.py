@@ -121,6 +121,8 @@ def command_run(layout: Layout, arguments: argparse.Namespace) -> int:
     say: Callable[[str], None] = (lambda line: print(line, file=sys.stderr)) if arguments.json else log
     if layout.privileged:
         job.load(layout, arguments.job)
+        if sys.stderr.isatty():
+            print(f"running in {unit.service(arguments.job)}; journalctl -fu has it live", file=sys.stderr)
         record = unit.ask(layout, arguments.job, "run", element=arguments.element)
     else:
         try:

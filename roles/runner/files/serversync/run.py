@@ -130,7 +130,10 @@ class Transfer:
         if target["kind"] == "missing":
             confined = self.layout.privileged and self.target_side == "this_server"
             if confined or not target["writable"]:
-                raise Failure("missing", f"{self.target_path} does not exist on {server}; create it there", field=field)
+                remedy = "create it there"
+                if confined and source["kind"] == "file":
+                    remedy = "create it empty, then apply the playbook again, which opens its directory to the job"
+                raise Failure("missing", f"{self.target_path} does not exist on {server}; {remedy}", field=field)
             return str(source["kind"])
         check_kind(target, self.target_path, server, field)
         if target["kind"] != source["kind"]:

@@ -90,6 +90,10 @@ def answer(layout: Layout, pairing: str, command: str) -> int:
     if command == CONTROL:
         converse(Frames(0, 1), Door(layout, pairing))
         return 0
+    return refuse(pairing)
+
+
+def refuse(pairing: str) -> int:
     print(
         f"serversync: this key opens synchronization for the pairing {pairing} and nothing else",
         file=sys.stderr,
@@ -140,8 +144,8 @@ def converse(frames: Frames, door: Door) -> None:
     """Answers requests until the other side closes; what a request asks wrongly is answered, never raised."""
     while True:
         try:
-            # The caller holds the conversation open while rsync moves files for hours.
-            request = frames.receive(patience=86400 * 7)
+            # The caller is silent while rsync moves files, for hours; a dead connection is sshd's to end.
+            request = frames.receive(patience=None)
         except EOFError:
             return
         try:
@@ -196,6 +200,8 @@ def serve(layout: Layout, pairing: str, *, connection: bool) -> int:
     if connection:
         return answer(layout, pairing, read_header())
     command = os.environ.get("SSH_ORIGINAL_COMMAND", "")
+    if command not in (RSYNC, CONTROL):
+        return refuse(pairing)
     if layout.privileged:
         return relay(pairing, command)
     return answer(layout, pairing, command)
