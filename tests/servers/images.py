@@ -32,11 +32,12 @@ PACKAGES = (
     "systemd-sysv",
     "tzdata",
 )
-# What the role installs comes from here: downloaded into apt's cache once, installed by the role's own apt call.
-CACHED_PACKAGES = ("rsync", "python3-jsonschema", "python3-paramiko", "python3-rich", "python3-pathspec")
+# What is installed on the running servers, by the role or for the test: downloaded once, into apt's cache.
+CACHED_PACKAGES = ("rsync", "python3-jsonschema", "python3-rich", "python3-aiosmtpd")
 
-# LoadCredential= leaves its directory empty in a container until mounts propagate as they do on a machine.
-SHARED_MOUNTS_UNIT = """\
+UNITS = {
+    # LoadCredential= leaves its directory empty in a container until mounts propagate as they do on a machine.
+    "shared-mounts.service": """\
 [Unit]
 Description=Let mounts propagate as on a machine
 DefaultDependencies=no
@@ -48,7 +49,21 @@ ExecStart=/bin/mount --make-rshared /
 
 [Install]
 WantedBy=sysinit.target
-"""
+""",
+    # Every server has host keys of its own, as if it had been installed.
+    "host-keys.service": """\
+[Unit]
+Description=Make the host keys of sshd
+Before=ssh.service
+
+[Service]
+Type=oneshot
+ExecStart=/usr/bin/ssh-keygen -A
+
+[Install]
+WantedBy=multi-user.target
+""",
+}
 APT_SETTINGS = """\
 APT::Install-Recommends "false";
 APT::Keep-Downloaded-Packages "true";
@@ -102,8 +117,8 @@ def customise(root_text: str) -> list[str]:
     """The shell hooks of mmdebstrap that turn a bare system into a server; `$1` is its root."""
     return [
         f'cp -a {root_text}/. "$1"',
-        'chroot "$1" systemctl enable shared-mounts.service ssh.service',
-        # Keys and ids are made when a server is started: no two servers share them.
+        f'chroot "$1" systemctl --quiet enable {" ".join(UNITS)} ssh.service',
+        # Keys and ids are made when a server starts: no two servers share them.
         'rm -f "$1"/etc/ssh/ssh_host_* && : > "$1"/etc/machine-id && rm -f "$1"/var/lib/dbus/machine-id',
         'chroot "$1" apt-get -o APT::Sandbox::User=root -qq install --yes --download-only ' + " ".join(CACHED_PACKAGES),
     ]
@@ -116,7 +131,7 @@ def recipe(suite: str) -> dict[str, object]:
         "apt": apt_settings(),
         "packages": PACKAGES,
         "cached": CACHED_PACKAGES,
-        "unit": SHARED_MOUNTS_UNIT,
+        "units": UNITS,
         "hooks": customise("ROOT"),
     }
 
@@ -129,10 +144,9 @@ def image_name(suite: str) -> str:
 def build(suite: str, image: str) -> None:
     with tempfile.TemporaryDirectory(prefix="serversync-image-") as scratch:
         root = Path(scratch, "root")
-        for path, text in (
-            ("etc/systemd/system/shared-mounts.service", SHARED_MOUNTS_UNIT),
-            ("etc/apt/apt.conf.d/80serversync-test", apt_settings()),
-        ):
+        files = {f"etc/systemd/system/{name}": text for name, text in UNITS.items()}
+        files["etc/apt/apt.conf.d/80serversync-test"] = apt_settings()
+        for path, text in files.items():
             root.joinpath(path).parent.mkdir(parents=True, exist_ok=True)
             root.joinpath(path).write_text(text, encoding="utf-8")
         archive = Path(scratch, "image.tar")

@@ -1,0 +1,63 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The servers, and what it takes to change something on them for the length of a test."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testservers import HERE, ROOT, MailServer, Server
+
+INVENTORY = ROOT / "extensions/molecule/default/inventory.yml"
+
+
+@pytest.fixture(scope="session")
+def site() -> Server:
+    """Debian 12; the jobs are declared here."""
+    return Server("siteA")
+
+
+@pytest.fixture(scope="session")
+def hq() -> Server:
+    """Debian 13; the partner."""
+    return Server("hq")
+
+
+@pytest.fixture(scope="session")
+def mail() -> MailServer:
+    return MailServer("mail")
+
+
+def playbook(tmp_path: Path, text: str, *options: str) -> str:
+    """Runs a playbook against the servers; it must succeed."""
+    path = tmp_path / f"{uuid.uuid4().hex}.yml"
+    path.write_text(text, encoding="utf-8")
+    command = ["ansible-playbook", "--inventory", str(INVENTORY), *options, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Any:
+    return lambda text, *options: playbook(tmp_path, text, *options)
+
+
+@pytest.fixture
+def no_sshd(hq: Server) -> Iterator[None]:
+    """The partner's sshd is stopped, from inside, since by ssh nobody could start it again."""
+
+    def systemctl(verb: str) -> None:
+        environment = {**os.environ, "CONTAINERS_CONF": str(HERE / "containers.conf")}
+        command = ["podman", "exec", f"serversync-{hq.name.lower()}", "systemctl", verb, "ssh.service"]
+        subprocess.run(command, check=True, env=environment, timeout=60)
+
+    systemctl("stop")
+    yield
+    systemctl("start")

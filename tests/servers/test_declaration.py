@@ -1,0 +1,53 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a declaration writes on a server with systemd, and that nothing of it stays behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from testservers import Server
+
+JOB = """
+- hosts: siteA
+  gather_facts: false
+  tasks:
+    - serversync.core.sync_job:
+        name: passing-by
+        partner:
+          host: hq
+        schedule: {at: "03:15", jitter: 0s}
+        elements:
+          - {path: /srv/line1/passing, partner_path: /srv/sites/siteA/passing}
+        state: STATE
+"""
+FIND = ("find", "/etc", "/run/systemd", "/var/lib/systemd", "-name", "*passing-by*")
+
+
+def test_a_job_comes_and_goes_without_a_trace(site: Server, play: Any) -> None:
+    present, absent = JOB.replace("STATE", "present"), JOB.replace("STATE", "absent")
+
+    play(present, "--check", "--diff")
+    assert site.run(*FIND) == ""
+
+    play(present)
+    assert site.run("systemctl", "is-active", "serversync@passing-by.timer") == "active\n"
+    written = site.run(*FIND).split()
+    assert "/etc/serversync/jobs/passing-by.json" in written
+    assert "/etc/systemd/system/serversync@passing-by.timer" in written
+    assert "changed=0" in play(present)
+
+    play(absent, "--check", "--diff")
+    assert sorted(site.run(*FIND).split()) == sorted(written)
+
+    play(absent)
+    assert site.run(*FIND) == ""
+    assert site.try_run("systemctl", "is-active", "serversync@passing-by.timer").stdout == "inactive\n"
+    assert "changed=0" in play(absent)
+
+
+def test_the_timer_is_what_was_declared(site: Server) -> None:
+    shown = site.run("systemctl", "cat", "serversync@line1-documents.timer")
+    assert "OnCalendar=Mon..Fri *-*-* 02:30:00 Europe/Berlin" in shown or "02:30" in shown
+    site.run("systemd-analyze", "verify", "serversync@line1-documents.timer", "serversync@line1-documents.service")
+    assert site.try_run("systemctl", "is-enabled", "serversync@line1-recipes.timer").stdout.strip() in ("", "not-found")

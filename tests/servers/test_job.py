@@ -1,0 +1,168 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The jobs that converge.yml declared, on two real servers: what arrives, and what is told when it cannot."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from testservers import MailServer, Server
+
+PROGRAMS = ("/srv/line1/programs", "/srv/sites/siteA/programs")
+DOCUMENTS = (("/srv/line1/doc", "/srv/sites/siteA/doc"), ("/srv/line1/python", "/srv/sites/siteA/python"))
+RECIPES = ("/srv/line1/recipes", "/srv/recipes")
+
+
+def without_excluded(lines: list[str]) -> list[str]:
+    """The job leaves out *.tmp; on the side where it was never written it is missing."""
+    return [line for line in lines if '.tmp"' not in line]
+
+
+def last_run(server: Server, job: str) -> dict[str, Any]:
+    run: dict[str, Any] = server.published(job)["runs"][0]
+    return run
+
+
+def test_a_timer_fires_and_the_files_arrive(site: Server, hq: Server) -> None:
+    declared = site.run("systemctl", "show", "--property=TimersCalendar", "serversync@line1-programs.timer")
+    assert "OnCalendar=*-*-* *:00/1:00" in declared or "OnCalendar=*-*-* *:*:00" in declared, declared
+    site.wait('grep -q \'"trigger": "schedule"\' /var/lib/serversync/public/line1-programs.json', 150)
+    site.wait("! systemctl is-active --quiet serversync@line1-programs.service", 150)
+
+    run = last_run(site, "line1-programs")
+    assert (run["state"], run["trigger"], run["partner"]) == ("equal", "schedule", "hq")
+    expected, arrived = site.tree(PROGRAMS[0]), hq.tree(PROGRAMS[1])
+    assert len(expected) > 2000
+    assert without_excluded(arrived) == without_excluded(expected)
+    assert arrived == without_excluded(arrived), "what the job excludes must not arrive"
+
+
+def test_a_sparse_file_stays_sparse(site: Server, hq: Server) -> None:
+    assert site.serversync("run", "line1-programs")[0] == 0
+    size, blocks = hq.run("stat", "--format=%s %b", PROGRAMS[1] + "/sparse").split()
+    assert int(size) == 1 << 30
+    assert int(blocks) * 512 < 1 << 24
+
+
+def test_a_run_by_hand_copies_trees_that_nobody_here_wrote(site: Server, hq: Server, mail: MailServer) -> None:
+    before = mail.mails().keys()
+    code, run = site.serversync("run", "line1-documents")
+    assert (code, run["state"], run["trigger"]) == (0, "equal", "manual"), run
+    for here, there in DOCUMENTS:
+        expected = site.tree(here)
+        assert len(expected) > 100
+        assert hq.tree(there) == expected
+
+    new = [message for name, message in mail.mails().items() if name not in before]
+    (message,) = [message for message in new if "line1-documents" in message["Subject"]]
+    assert message["Subject"].startswith("[serversync] siteA: line1-documents succeeded")
+    assert message["To"] == "ops@example.com"
+
+
+def test_a_second_run_moves_nothing(site: Server) -> None:
+    assert site.serversync("run", "line1-documents")[0] == 0
+    code, run = site.serversync("run", "line1-documents")
+    assert code == 0
+    for element in run["elements"]:
+        moved = {key: element[key] for key in ("created", "updated", "attributes", "bytes")}
+        assert moved == dict.fromkeys(moved, 0)
+        assert element["state_before"] == "equal"
+
+
+def test_from_the_partner(site: Server, hq: Server) -> None:
+    code, run = site.serversync("run", "line1-recipes")
+    assert (code, run["state"]) == (0, "equal"), run
+    assert site.tree(RECIPES[0]) == without_excluded(hq.tree(RECIPES[1]))
+
+
+def test_an_overwritten_file_is_kept(site: Server, hq: Server) -> None:
+    path = "/srv/line1/doc/notes of the shift"
+    site.write(path, "old")
+    assert site.serversync("run", "line1-documents")[0] == 0
+    site.write(path, "new")
+    assert site.serversync("run", "line1-documents")[0] == 0
+    assert hq.read("/srv/sites/siteA/doc/notes of the shift") == "new"
+    kept = hq.run("find", "/srv/sites/siteA/doc/.serversync", "-name", "notes of the shift").splitlines()
+    assert [hq.read(name) for name in kept] == ["old"]
+
+
+def test_status_tells_every_job(site: Server) -> None:
+    site.serversync("run", "line1-recipes")
+    _code, rows = site.serversync("status")
+    assert {"line1-programs", "line1-documents", "line1-recipes"} <= {row["job"] for row in rows}
+    (programs,) = [row for row in rows if row["job"] == "line1-programs"]
+    assert time.time() - 5 < programs["next"] < time.time() + 65
+    assert "line1-recipes" in site.run("serversync", "status")
+
+
+def test_check_finds_nothing_wrong(site: Server) -> None:
+    code, findings = site.serversync("check", "line1-recipes")
+    assert code == 0, findings
+    assert not [entry for entry in findings["line1-recipes"] if entry["level"] == "error"]
+
+
+@pytest.mark.usefixtures("no_sshd")
+class TestPartnerAway:
+    def test_retries_record_and_mail(self, site: Server, mail: MailServer) -> None:
+        before = mail.mails().keys()
+        code, run = site.serversync("run", "line1-recipes")
+        assert (code, run["state"]) == (1, "failed")
+        assert [attempt["number"] for attempt in run["attempts"]] == [1, 2, 3]
+        assert last_run(site, "line1-recipes")["run"] == run["run"]
+        assert "hq" in run["error"]["message"]
+
+        new = [message for name, message in mail.mails().items() if name not in before]
+        (message,) = [message for message in new if "line1-recipes" in message["Subject"]]
+        assert message["Subject"].startswith("[serversync] siteA: line1-recipes FAILED after 3 attempts: ")
+        assert message["From"] == "serversync@sitea.example"
+        body = message.get_content()
+        assert "siteA" in body
+        assert "hq" in body
+        assert "serversync run line1-recipes" in body
+
+
+def test_the_partner_is_back(site: Server, hq: Server) -> None:
+    hq.write("/srv/recipes/after the outage", "here again\n")
+    code, run = site.serversync("run", "line1-recipes")
+    assert (code, run["state"], len(run["attempts"])) == (0, "equal", 1), run
+    assert site.tree(RECIPES[0]) == without_excluded(hq.tree(RECIPES[1]))
+
+
+def test_another_host_key_is_final(site: Server, hq: Server) -> None:
+    pins = "/etc/serversync/pairings/hq.known_hosts"
+    pinned = site.read(pins)
+    alias = pinned.split()[0]
+    other = site.read("/etc/ssh/ssh_host_ed25519_key.pub").split()
+    try:
+        site.write(pins, f"{alias} {other[0]} {other[1]}\n")
+        code, run = site.serversync("run", "line1-recipes")
+    finally:
+        site.write(pins, pinned)
+    assert (code, run["state"], len(run["attempts"])) == (1, "failed", 1), run
+    assert "host key" in run["error"]["message"]
+    assert site.serversync("run", "line1-recipes")[0] == 0
+
+
+def test_an_unreachable_source_is_told_by_its_field(site: Server, hq: Server) -> None:
+    hq.run("mv", "/srv/recipes", "/srv/recipes.away")
+    try:
+        code, run = site.serversync("run", "line1-recipes")
+    finally:
+        hq.run("mv", "/srv/recipes.away", "/srv/recipes")
+    assert code == 1
+    assert run["error"]["field"] == "elements[0].partner_path"
+    assert "/srv/recipes" in run["error"]["message"]
+
+
+def test_a_damaged_document_is_refused(site: Server) -> None:
+    path = "/etc/serversync/jobs/line1-recipes.json"
+    document = site.read(path)
+    try:
+        site.write(path, document.replace('"retries": 2', '"retries": -1'))
+        done = site.try_run("serversync", "run", "line1-recipes")
+    finally:
+        site.write(path, document)
+    assert done.returncode == 2
+    assert "on_error.retries" in done.stderr

@@ -1,0 +1,118 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who may do what: the sandbox of a job's unit, the door of a pairing, the rights of what lies on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from testservers import Server
+
+UNIT = "serversync@line1-recipes.service"
+OVERRIDE = "/run/systemd/system/serversync@line1-recipes.service.d/zz-test.conf"
+
+
+@pytest.fixture
+def in_unit(site: Server) -> Iterator[object]:
+    """Runs a command in the job's own unit in place of the runner: same account, same sandbox."""
+
+    def run(command: str) -> int:
+        site.run("mkdir", "-p", OVERRIDE.rpartition("/")[0])
+        site.write(OVERRIDE, f"[Service]\nExecStart=\nExecStart=/bin/sh -c '{command}'\nSuccessExitStatus=\n")
+        site.run("systemctl", "daemon-reload")
+        return site.try_run("systemctl", "start", UNIT).returncode
+
+    yield run
+    site.run("rm", "-f", OVERRIDE)
+    site.run("systemctl", "daemon-reload")
+    site.run("systemctl", "reset-failed")
+
+
+def test_the_unit_writes_its_elements_and_nothing_else(site: Server, in_unit: object) -> None:
+    assert callable(in_unit)
+    assert in_unit("echo inside > /srv/line1/recipes/inside") == 0
+    assert site.read("/srv/line1/recipes/inside") == "inside\n"
+    site.run("rm", "/srv/line1/recipes/inside")
+    for outside in ("/srv/line1/programs", "/srv/line1", "/etc", "/usr/lib/serversync", "/root", "/home", "/boot"):
+        assert in_unit(f"echo outside > {outside}/outside") != 0, outside
+        assert site.try_run("test", "-e", f"{outside}/outside").returncode == 1
+
+
+def test_the_unit_runs_as_the_runner(site: Server, in_unit: object) -> None:
+    assert callable(in_unit)
+    assert in_unit("id -un > /srv/line1/recipes/who") == 0
+    assert site.read("/srv/line1/recipes/who") == "serversync\n"
+    site.run("rm", "/srv/line1/recipes/who")
+
+
+@pytest.mark.parametrize("unit", ["serversync@line1-recipes.service"])
+def test_the_unit_is_hardened(site: Server, unit: str) -> None:
+    assert site.try_run("systemd-analyze", "security", "--threshold=23", unit).returncode == 0
+
+
+def ssh_as_runner(site: Server, *command: str) -> tuple[int, str]:
+    """The paired key in the hands of somebody who wants more than a run."""
+    done = site.try_run(
+        "runuser",
+        "-u",
+        "serversync",
+        "--",
+        "ssh",
+        "-F",
+        "none",
+        "-i",
+        "/etc/serversync/keys/id_ed25519",
+        "-o",
+        "UserKnownHostsFile=/etc/serversync/pairings/hq.known_hosts",
+        "-o",
+        "HostKeyAlias=serversync-hq",
+        "-o",
+        "BatchMode=yes",
+        "-tt",
+        "serversync@hq",
+        *command,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", [(), ("id",), ("cat", "/etc/passwd"), ("sh", "-c", "id"), ("rsync", "--version")])
+def test_the_paired_key_gives_no_shell(site: Server, command: tuple[str, ...]) -> None:
+    code, text = ssh_as_runner(site, *command)
+    assert code != 0
+    assert "uid=" not in text
+    assert "root:" not in text
+    assert "rsync  version" not in text
+
+
+def test_keys_are_private_and_their_owners_right(site: Server, hq: Server) -> None:
+    for server in (site, hq):
+        facts = server.run(
+            "stat",
+            "--format=%A %U %G %n",
+            "/etc/serversync",
+            "/etc/serversync/jobs",
+            "/etc/serversync/keys",
+            "/etc/serversync/keys/id_ed25519",
+            "/etc/serversync/authorized_keys",
+            "/var/lib/serversync",
+            "/var/lib/serversync/public",
+        ).splitlines()
+        assert facts == [
+            "drwxr-x--- root serversync /etc/serversync",
+            "drwxr-x--- root serversync /etc/serversync/jobs",
+            "drwxr-x--- root serversync /etc/serversync/keys",
+            "-rw------- serversync serversync /etc/serversync/keys/id_ed25519",
+            "-rw-r----- root serversync /etc/serversync/authorized_keys",
+            "drwx--x--x serversync serversync /var/lib/serversync",
+            "drwxr-s--- serversync serversync-readers /var/lib/serversync/public",
+        ]
+
+
+def test_a_reader_sees_the_status_and_no_more(site: Server) -> None:
+    site.run("serversync", "run", "line1-recipes")
+    reader = ["setpriv", "--reuid=65534", "--regid=65534", "--groups=serversync-readers"]
+    assert "line1-recipes" in site.run(*reader, "serversync", "status")
+    assert site.try_run(*reader, "cat", "/etc/serversync/jobs/line1-recipes.json").returncode != 0
+    stranger = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    assert site.try_run(*stranger, "ls", "/var/lib/serversync/public").returncode != 0

@@ -1,0 +1,85 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The running test servers, reached as an administrator reaches servers: by ssh, as root, host keys checked."""
+
+from __future__ import annotations
+
+import email
+import email.policy
+import json
+import os
+import shlex
+import subprocess
+from dataclasses import dataclass
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+STATE = Path(os.environ.get("SERVERS_STATE", ROOT / ".servers"))
+
+
+@dataclass(frozen=True)
+class Server:
+    """One test server; `name` is its name in the inventory, and the one under which the others find it."""
+
+    name: str
+
+    def try_run(self, *argv: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Runs a command there and returns what became of it."""
+        command = ["ssh", "-F", str(STATE / "ssh_config"), self.name, shlex.join(argv)]
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=300)
+
+    def run(self, *argv: str, stdin: str | None = None) -> str:
+        """Runs a command there, which must succeed, and returns what it prints."""
+        done = self.try_run(*argv, stdin=stdin)
+        assert done.returncode == 0, f"{self.name}: {shlex.join(argv)}: {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def python(self, script: str, *arguments: str) -> str:
+        return self.run("python3", "-", *arguments, stdin=script)
+
+    def read(self, path: str) -> str:
+        return self.run("cat", path)
+
+    def write(self, path: str, text: str) -> None:
+        self.run("tee", path, stdin=text)
+
+    def wait(self, condition: str, seconds: int) -> None:
+        """Waits there until the shell condition holds."""
+        # The condition is asked again and again on the server itself; nothing relies on a fixed delay.
+        script = f"for i in $(seq {seconds * 2}); do if {condition}; then exit 0; fi; sleep 0.5; done; exit 1"
+        done = self.try_run("sh", "-c", script)
+        assert done.returncode == 0, f"{self.name}: still not so after {seconds} s: {condition}\n{done.stderr}"
+
+    def tree(self, path: str) -> list[str]:
+        """What the oracle says about a tree, a line for each path."""
+        return self.python((HERE / "oracle.py").read_text(encoding="utf-8"), path).splitlines()
+
+    def published(self, job: str) -> dict[str, Any]:
+        """What the runner tells everybody about a job."""
+        told: dict[str, Any] = json.loads(self.read(f"/var/lib/serversync/public/{job}.json"))
+        return told
+
+    def serversync(self, *argv: str) -> tuple[int, Any]:
+        """Exit code and JSON of a command of the runner."""
+        done = self.try_run("serversync", *argv, "--json")
+        assert done.returncode in (0, 1, 3, 4), done.stdout + done.stderr
+        return done.returncode, json.loads(done.stdout)
+
+
+@dataclass(frozen=True)
+class MailServer(Server):
+    def mails(self) -> dict[str, EmailMessage]:
+        """The mails that came so far, by the name of their file."""
+        script = (
+            "import json, pathlib\n"
+            "found = pathlib.Path('/var/spool/sink/new').glob('*')\n"
+            "print(json.dumps({path.name: path.read_bytes().decode('latin-1') for path in found}))\n"
+        )
+        texts = json.loads(self.python(script))
+        return {
+            name: email.message_from_bytes(text.encode("latin-1"), policy=email.policy.default)
+            for name, text in texts.items()
+        }
