@@ -1,0 +1,840 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The grammar of a job: bad input, equal spellings, merging, normal form, schema."""
+# ruff: noqa: S105, S108  no file is made below the /tmp that these declarations name, and no secret is one
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+from ansible_collections.serversync.core.plugins.module_utils import _job, _schedule
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+ROOT = Path(__file__).resolve().parents[4]
+SCHEMA = _job.json_schema()
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+
+
+def key(kind: str = "ssh-ed25519", *strings: bytes) -> str:
+    parts = (kind.encode(),) + (strings or (b"k" * 32,))
+    blob = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+    return "%s %s" % (kind, base64.b64encode(blob).decode())
+
+
+KEY = key()
+OTHER_KEY = key("ssh-ed25519", b"o" * 32)
+
+
+def base(**more):
+    job = {"name": "demo", "partner": {"host": "hq"}, "elements": [{"path": "/srv/a"}]}
+    job.update(more)
+    return job
+
+
+def made(**more):
+    job, problems = _job.declare(base(**more))
+    assert [str(problem) for problem in problems] == []
+    return job
+
+
+def changed(current, **more):
+    job, problems = _job.declare(dict({"name": "demo"}, **more), current)
+    assert [str(problem) for problem in problems] == []
+    return job
+
+
+def errors(**more):
+    return [str(problem) for problem in _job.declare(base(**more))[1]]
+
+
+def test_the_normal_form_of_the_least_job():
+    assert made() == {
+        "version": 1,
+        "name": "demo",
+        "comment": "",
+        "enabled": True,
+        "scope": "system",
+        "partner": {"host": "hq", "port": 22, "connection": "ssh", "host_key": []},
+        "account": {"user": "serversync", "private_key_file": None},
+        "schedule": None,
+        "on_error": {"retries": 3, "delay": "5m"},
+        "notification": {"email": [], "events": ["failure"]},
+        "settings": {"direction": "to_partner", "exclude": [], "delete": "never"},
+        "elements": [{"path": "/srv/a", "partner_path": "/srv/a"}],
+    }
+
+
+def test_the_order_of_the_document():
+    assert list(made(schedule={"at": "02:30"})) == [
+        "version",
+        "name",
+        "comment",
+        "enabled",
+        "scope",
+        "partner",
+        "account",
+        "schedule",
+        "on_error",
+        "notification",
+        "settings",
+        "elements",
+    ]
+    assert list(made(schedule={"at": "02:30"})["schedule"]) == [
+        "every",
+        "at",
+        "days",
+        "calendar",
+        "timezone",
+        "jitter",
+        "catch_up",
+    ]
+
+
+HOST = "write a host name, an IPv4 address, an IPv6 address without brackets, or the name of a pairing"
+DURATION = "is not a duration; write a number and a unit, e.g. 90s, 15m, 2h or 7d"
+DAYS = "mon, tue, wed, thu, fri, sat, sun"
+PUB = "write TYPE BASE64 as in /etc/ssh/ssh_host_ed25519_key.pub of the partner"
+KINDS = ", ".join(_job.KEY_TYPES)
+NAME = "is not a job name; use a-z, 0-9, '_', '.' and '-', and begin with a letter or a digit"
+USER = "is not a user name; use letters, digits, '_', '.', '+' and '-', and no dash at the beginning"
+OVERLAP = "elements must not overlap, remove one or name another path"
+TIME = 'is not a time of day; write HH:MM between 00:00 and 23:59, e.g. "02:30"'
+CALENDAR = 'is not a calendar expression; see "man systemd.time", e.g. "Mon..Fri *-*-* 02:30"'
+
+BAD = [
+    # unknown options
+    ({"scheduel": {}}, "scheduel: is not an option; did you mean schedule?"),
+    ({"port": 22}, "port: is not an option; did you mean partner.port?"),
+    ({"path": "/srv"}, "path: is not an option; did you mean elements[].path?"),
+    ({"partner": {"host": "hq", "conection": "ssh"}}, "partner.conection: is not an option; did you mean connection?"),
+    ({"account": {"password": "x"}}, "account.password: is not an option; use one of user, private_key_file"),
+    (
+        {"elements": [{"path": "/a", "exclude": []}]},
+        "elements[0].exclude: is not an option; did you mean settings.exclude?",
+    ),
+    # wrong types
+    (
+        {"partner": "hq"},
+        "partner: 'hq' is text, not a mapping; write it with the keys host, port, connection, host_key",
+    ),
+    ({"partner": {"host": ["hq"]}}, "partner.host: ['hq'] is a list, not text; quote it"),
+    ({"partner": {"host": True}}, "partner.host: True is a boolean, not text; quote it"),
+    ({"comment": 1.5}, "comment: 1.5 is a number, not text; quote it"),
+    ({"elements": {"path": "/a"}}, "elements: {'path': '/a'} is a mapping, not a list; begin each entry with a dash"),
+    ({"elements": ["/a"]}, "elements[0]: '/a' is text, not a mapping; write it with the keys path, partner_path"),
+    ({"elements": [None]}, "elements[0]: is empty; write a value or remove the entry"),
+    ({"enabled": "maybe"}, "enabled: 'maybe' is not a boolean; use true or false"),
+    ({"enabled": 2}, "enabled: 2 is not a boolean; use true or false"),
+    ({"on_error": {"retries": "three"}}, "on_error.retries: 'three' is not a whole number; use 0 to 100"),
+    ({"on_error": {"retries": 1.5}}, "on_error.retries: 1.5 is not a whole number; use 0 to 100"),
+    ({"on_error": {"retries": True}}, "on_error.retries: True is not a whole number; use 0 to 100"),
+    (
+        {"settings": {"exclude": {"a": 1}}},
+        "settings.exclude: {'a': 1} is a mapping, not a list; begin each entry with a dash",
+    ),
+    # name
+    ({"name": None}, "name: is missing; give the job a name"),
+    ({"name": "a/b"}, "name: 'a/b' " + NAME),
+    ({"name": "A"}, "name: 'A' " + NAME),
+    ({"name": ".a"}, "name: '.a' " + NAME),
+    ({"name": "a\n"}, "name: 'a\\n' " + NAME),
+    ({"name": ""}, "name: '' " + NAME),
+    ({"name": "a" * 65}, "name: '%s' has 65 characters; use at most 64" % ("a" * 65)),
+    # comment
+    ({"comment": "two\nlines"}, "comment: 'two\\nlines' contains the control character U+000A; remove it"),
+    ({"comment": "x" * 1001}, "comment: has 1001 characters; use at most 1000"),
+    ({"comment": "\udc80"}, "comment: '\\udc80' is not valid UTF-8; only names in UTF-8 can be declared"),
+    # choices
+    ({"scope": "root"}, "scope: 'root' is not one of system, user"),
+    ({"state": "gone"}, "state: 'gone' is not one of present, absent"),
+    ({"settings": {"direction": "up"}}, "settings.direction: 'up' is not one of to_partner, from_partner"),
+    (
+        {"settings": {"direction": "to_parter"}},
+        "settings.direction: 'to_parter' is not one of to_partner, from_partner; did you mean to_partner?",
+    ),
+    ({"settings": {"delete": "synced"}}, "settings.delete: 'synced' is not one of never"),
+    (
+        {"notification": {"events": ["failure", "late"]}},
+        "notification.events[1]: 'late' is not one of failure, success",
+    ),
+    # partner and account
+    ({"partner": None}, "partner.host: is missing; name the partner server"),
+    ({"partner": {}}, "partner.host: is missing; name the partner server"),
+    ({"partner": {"host": "-oProxyCommand=x"}}, "partner.host: '-oProxyCommand=x' is not a host; " + HOST),
+    ({"partner": {"host": "h q"}}, "partner.host: 'h q' is not a host; " + HOST),
+    ({"partner": {"host": "hq\n"}}, "partner.host: 'hq\\n' is not a host; " + HOST),
+    ({"partner": {"host": ""}}, "partner.host: '' is not a host; " + HOST),
+    ({"partner": {"host": "[::1]"}}, "partner.host: '[::1]' is not a host; %s, and the port in partner.port" % HOST),
+    ({"partner": {"host": "hq:22"}}, "partner.host: 'hq:22' is not a host; %s, and the port in partner.port" % HOST),
+    ({"partner": {"host": "fe80::1%e 0"}}, "partner.host: 'fe80::1%%e 0' has no valid interface after '%%'; %s" % HOST),
+    ({"partner": {"host": "300.1.1.1"}}, "partner.host: '300.1.1.1' is not an IPv4 address; " + HOST),
+    (
+        {"partner": {"host": "root@hq"}},
+        "partner.host: 'root@hq' contains '@'; write the host here and the user in account.user",
+    ),
+    ({"partner": {"host": "hq", "port": 0}}, "partner.port: 0 is out of range; use 1 to 65535"),
+    ({"partner": {"host": "hq", "port": 65536}}, "partner.port: 65536 is out of range; use 1 to 65535"),
+    ({"account": {"user": "-l"}}, "account.user: '-l' " + USER),
+    ({"account": {"user": "a b"}}, "account.user: 'a b' " + USER),
+    ({"account": {"user": "a@b"}}, "account.user: 'a@b' " + USER),
+    (
+        {"account": {"private_key_file": "~/.ssh/id"}},
+        "account.private_key_file: '~/.ssh/id' is not absolute; write the whole path from /",
+    ),
+    (
+        {"account": {"private_key_file": "-----BEGIN OPENSSH PRIVATE KEY-----"}},
+        "account.private_key_file: is a private key itself; write the path of the file that holds it",
+    ),
+    # host keys
+    (
+        {"partner": {"host": "hq", "host_key": "hq " + KEY}},
+        "partner.host_key[0]: has 'hq' before the key type; leave it out",
+    ),
+    (
+        {"partner": {"host": "hq", "host_key": "ssh-dss AAAA"}},
+        "partner.host_key[0]: 'ssh-dss' is not a key type; use one of " + KINDS,
+    ),
+    (
+        {"partner": {"host": "hq", "host_key": ["ssh-ed25519"]}},
+        "partner.host_key[0]: has no key after ssh-ed25519; " + PUB,
+    ),
+    ({"partner": {"host": "hq", "host_key": [" "]}}, "partner.host_key[0]: is empty; " + PUB),
+    (
+        {"partner": {"host": "hq", "host_key": ["ssh-ed25519 A*"]}},
+        "partner.host_key[0]: 'A*' is cut off or damaged; " + PUB,
+    ),
+    (
+        {"partner": {"host": "hq", "host_key": ["ssh-ed25519 AAAA"]}},
+        "partner.host_key[0]: 'AAAA' is cut off or damaged; " + PUB,
+    ),
+    (
+        {"partner": {"host": "hq", "host_key": [KEY, KEY.replace("ssh-ed25519", "ssh-rsa", 1)]}},
+        "partner.host_key[1]: says ssh-rsa, but the key itself is of type 'ssh-ed25519'; " + PUB,
+    ),
+    (
+        {"partner": {"host": "hq", "host_key": ["-----BEGIN OPENSSH PRIVATE KEY-----\nsecret"]}},
+        "partner.host_key[0]: is a private key; give the public key and take the private one as known to others",
+    ),
+    # schedule
+    ({"schedule": {}}, "schedule: has none of every, at, calendar; give one of them, or schedule: null for none"),
+    ({"schedule": {"every": "1h", "at": "02:30"}}, "schedule: has every and at; give one of every, at, calendar"),
+    (
+        {"schedule": {"at": "02:30", "calendar": "daily"}},
+        "schedule: has at and calendar; give one of every, at, calendar",
+    ),
+    ({"schedule": {"at": 750}}, 'schedule.at[0]: 750 is a number, not a time of day; quote times, e.g. "12:30"'),
+    (
+        {"schedule": {"at": ["02:30", 750]}},
+        'schedule.at[1]: 750 is a number, not a time of day; quote times, e.g. "12:30"',
+    ),
+    ({"schedule": {"at": "25:00"}}, "schedule.at[0]: '25:00' " + TIME),
+    ({"schedule": {"at": "24:00"}}, "schedule.at[0]: '24:00' " + TIME),
+    ({"schedule": {"at": "12:60"}}, "schedule.at[0]: '12:60' " + TIME),
+    ({"schedule": {"at": "noon"}}, "schedule.at[0]: 'noon' " + TIME),
+    ({"schedule": {"at": []}}, "schedule.at: is empty; give at least one entry"),
+    ({"schedule": {"at": "02:30", "days": ["mon", "funday"]}}, "schedule.days[1]: 'funday' is not a day; use " + DAYS),
+    ({"schedule": {"every": "1h", "days": ["mon"]}}, "schedule.days: goes with at only; give at, or leave days out"),
+    (
+        {"schedule": {"every": "7m"}},
+        "schedule.every: '7m' divides neither an hour nor a day; use 6m, the nearest that does, or at",
+    ),
+    (
+        {"schedule": {"every": "7h"}},
+        "schedule.every: '7h' divides neither an hour nor a day; use 6h, the nearest that does, or at",
+    ),
+    (
+        {"schedule": {"every": "61s"}},
+        "schedule.every: '61s' divides neither an hour nor a day; use 1m, the nearest that does, or at",
+    ),
+    ({"schedule": {"every": "30s"}}, "schedule.every: '30s' is out of range; use 1m to 1d"),
+    ({"schedule": {"every": "2d"}}, "schedule.every: '2d' is out of range; use 1m to 1d"),
+    ({"schedule": {"every": 60}}, "schedule.every: 60 has no unit; write e.g. 90s, 15m, 2h or 7d"),
+    ({"schedule": {"calendar": "%h"}}, "schedule.calendar: '%h' " + CALENDAR),
+    ({"schedule": {"calendar": ""}}, "schedule.calendar: '' " + CALENDAR),
+    ({"schedule": {"calendar": "-x"}}, "schedule.calendar: '-x' " + CALENDAR),
+    (
+        {"schedule": {"at": "02:30", "timezone": "a b"}},
+        "schedule.timezone: 'a b' is not a time zone; write its name, e.g. Europe/Berlin or UTC",
+    ),
+    (
+        {"schedule": {"at": "02:30", "timezone": "../etc/x"}},
+        "schedule.timezone: '../etc/x' is not a time zone; write its name, e.g. Europe/Berlin or UTC",
+    ),
+    (
+        {"schedule": {"calendar": "02:30 UTC", "timezone": "CET"}},
+        "schedule.timezone: 'CET' is not 'UTC' at the end of schedule.calendar; name the time zone in one of them",
+    ),
+    (
+        {"schedule": {"every": "5m", "jitter": "5m"}},
+        "schedule.jitter: 5m is not shorter than the period 5m; use less, or null for 30s",
+    ),
+    ({"schedule": {"every": "5m", "jitter": "2d"}}, "schedule.jitter: '2d' is out of range; use 0s to 1d"),
+    # on_error, notification, settings
+    ({"on_error": {"retries": -1}}, "on_error.retries: -1 is out of range; use 0 to 100"),
+    ({"on_error": {"delay": "soon"}}, "on_error.delay: 'soon' " + DURATION),
+    ({"on_error": {"delay": "5"}}, "on_error.delay: '5' " + DURATION),
+    ({"on_error": {"delay": "1w"}}, "on_error.delay: '1w' " + DURATION),
+    (
+        {"notification": {"email": "ops"}},
+        "notification.email[0]: 'ops' is not an e-mail address; write it as name@example.com",
+    ),
+    (
+        {"notification": {"email": ["a@b", "a@b\nBcc: c@d"]}},
+        "notification.email[1]: 'a@b\\nBcc: c@d' contains the control character U+000A; remove it",
+    ),
+    (
+        {"notification": {"email": ["-f@b"]}},
+        "notification.email[0]: '-f@b' is not an e-mail address; write it as name@example.com",
+    ),
+    (
+        {"settings": {"exclude": ["!keep"]}},
+        "settings.exclude[0]: '!keep' includes again what others exclude, which this version cannot do; remove it",
+    ),
+    ({"settings": {"exclude": ["a", ""]}}, "settings.exclude[1]: is empty; write a pattern or remove the entry"),
+    (
+        {"settings": {"exclude": ["#x"]}},
+        "settings.exclude[0]: '#x' is a comment; remove it, or write \\# for a name that begins with '#'",
+    ),
+    (
+        {"settings": {"exclude": ["a\0"]}},
+        "settings.exclude[0]: 'a\\x00' contains the control character U+0000; remove it",
+    ),
+    # elements
+    ({"elements": None}, "elements: is missing; give at least one element with its path"),
+    ({"elements": []}, "elements: is empty; give at least one entry"),
+    ({"elements": [{"path": "/a"}, {}]}, "elements[1].path: is missing; write the whole path from /"),
+    (
+        {"elements": [{"path": "/a"}, {"path": "srv/x"}]},
+        "elements[1].path: 'srv/x' is not absolute; write the whole path from /",
+    ),
+    ({"elements": [{"path": ""}]}, "elements[0].path: '' is not absolute; write the whole path from /"),
+    ({"elements": [{"path": "/a/../b"}]}, "elements[0].path: '/a/../b' contains '..'; write the path that it leads to"),
+    (
+        {"elements": [{"path": "//"}]},
+        "elements[0].path: '/' is the whole file system; name a directory or a file in it",
+    ),
+    ({"elements": [{"path": "/a\tb"}]}, "elements[0].path: '/a\\tb' contains the control character U+0009; remove it"),
+    (
+        {"elements": [{"path": "/a/.serversync/b"}]},
+        "elements[0].path: '/a/.serversync/b' is inside '.serversync', where the runner keeps its own files; name another path",
+    ),
+    (
+        {"elements": [{"path": "/proc"}]},
+        "elements[0].path: '/proc' is under /proc, which holds no files to keep; name another path",
+    ),
+    (
+        {"elements": [{"path": "/a", "partner_path": "/run/x"}]},
+        "elements[0].partner_path: '/run/x' is under /run, which holds no files to keep; name another path",
+    ),
+    (
+        {"elements": [{"path": "/tmp/x", "partner_path": "/x"}]},
+        "elements[0].path: '/tmp/x' is under /tmp, of which the job's service has its own; name another path",
+    ),
+    (
+        {"elements": [{"path": "/a"}, {"path": "/a/", "partner_path": "/b"}]},
+        "elements[1].path: '/a' is equal to elements[0].path; " + OVERLAP,
+    ),
+    (
+        {"elements": [{"path": "/a"}, {"path": "/a/b", "partner_path": "/c"}]},
+        "elements[1].path: '/a/b' is inside elements[0].path '/a'; " + OVERLAP,
+    ),
+    (
+        {"elements": [{"path": "/a/b"}, {"path": "/a", "partner_path": "/c"}]},
+        "elements[1].path: '/a' is around elements[0].path '/a/b'; " + OVERLAP,
+    ),
+    (
+        {"elements": [{"path": "/a"}, {"path": "/b", "partner_path": "/a/b"}]},
+        "elements[1].partner_path: '/a/b' is inside elements[0].partner_path '/a'; " + OVERLAP,
+    ),
+    # local
+    (
+        {"partner": {"host": "x", "connection": "local"}},
+        "elements[0].partner_path: is missing; with partner.connection local write the path of the other replica",
+    ),
+    (
+        {"partner": {"host": "x", "connection": "local"}, "elements": [{"path": "/a", "partner_path": "/a/b"}]},
+        "elements[0].partner_path: '/a/b' is inside elements[0].path '/a'; " + OVERLAP,
+    ),
+    (
+        {
+            "partner": {"host": "x", "connection": "local"},
+            "elements": [{"path": "/a", "partner_path": "/b"}, {"path": "/b", "partner_path": "/c"}],
+        },
+        "elements[1].path: '/b' is equal to elements[0].partner_path; " + OVERLAP,
+    ),
+    (
+        {
+            "partner": {"host": "x", "connection": "local", "port": 22},
+            "elements": [{"path": "/a", "partner_path": "/b"}],
+        },
+        "partner.port: has no use with partner.connection local; leave it out",
+    ),
+    (
+        {
+            "partner": {"host": "x", "connection": "local", "host_key": KEY},
+            "elements": [{"path": "/a", "partner_path": "/b"}],
+        },
+        "partner.host_key: has no use with partner.connection local; leave it out",
+    ),
+    (
+        {
+            "partner": {"host": "x", "connection": "local"},
+            "account": {"user": "a"},
+            "elements": [{"path": "/a", "partner_path": "/b"}],
+        },
+        "account: has no use with partner.connection local; leave it out",
+    ),
+]
+
+
+@pytest.mark.parametrize(("more", "message"), BAD, ids=[str(number) for number in range(len(BAD))])
+def test_bad_input_is_named_with_its_field_and_a_remedy(more, message):
+    assert errors(**more)[0] == message
+
+
+def test_every_problem_is_found_and_the_first_field_is_first():
+    found = errors(nme=1, name="A", on_error={"retries": -1, "delay": "soon"}, elements=[{"path": "a"}, {"path": "b"}])
+    assert [text.split(":")[0] for text in found] == [
+        "nme",
+        "name",
+        "on_error.retries",
+        "on_error.delay",
+        "elements[0].path",
+        "elements[1].path",
+    ]
+
+
+def test_a_private_key_is_never_repeated():
+    secret = "-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0"
+    for more in ({"partner": {"host": "hq", "host_key": secret}}, {"account": {"private_key_file": secret}}):
+        assert "c2VjcmV0" not in str(_job.declare(base(**more))[1])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"on_error": {"delay": "60m"}}, {"on_error": {"delay": "1h"}}),
+        ({"on_error": {"delay": "90S"}}, {"on_error": {"delay": " 90 s"}}),
+        ({"on_error": {"delay": "24H"}}, {"on_error": {"delay": "1d"}}),
+        ({"on_error": {"delay": 0}}, {"on_error": {"delay": "0m"}}),
+        ({"on_error": {"retries": "3"}}, {"on_error": {"retries": 3.0}}),
+        ({"partner": {"host": "hq", "port": "22"}}, {}),
+        ({"partner": '{"host": "hq", "port": 22}'}, {}),
+        ({"partner": {"host": "hq", "connection": None, "host_key": None}}, {}),
+        ({"enabled": "yes"}, {"enabled": 1}),
+        ({"enabled": "Off"}, {"enabled": False}),
+        ({"comment": " a "}, {"comment": "a"}),
+        ({"comment": 7}, {"comment": "7"}),
+        ({"schedule": {"at": "2:30"}}, {"schedule": {"at": ["02:30:00", "02:30"]}}),
+        ({"schedule": {"at": "14:00, 2:30"}}, {"schedule": {"at": ["02:30", "14:00"]}}),
+        ({"schedule": {"at": "02:30", "days": "Tuesday,MON"}}, {"schedule": {"at": "02:30", "days": ["mon", "tue"]}}),
+        ({"schedule": {"at": "02:30", "days": list(_schedule.DAYS)}}, {"schedule": {"at": "02:30", "days": []}}),
+        ({"schedule": {"every": "60m"}}, {"schedule": {"every": "1h", "at": None, "jitter": "6m"}}),
+        (
+            {"schedule": {"calendar": "Mon  02:30 Europe/Berlin"}},
+            {"schedule": {"calendar": "Mon 02:30", "timezone": "Europe/Berlin"}},
+        ),
+        ({"schedule": None}, {}),
+        ({"notification": {"email": "a@b.c, d@e.f"}}, {"notification": {"email": ["a@b.c", "d@e.f", "a@b.c"]}}),
+        ({"notification": {"events": "success,failure"}}, {"notification": {"events": ["failure", "success"]}}),
+        ({"settings": {"exclude": "*.tmp"}}, {"settings": {"exclude": ["*.tmp", "*.tmp"]}}),
+        ({"settings": {"exclude": ""}}, {}),
+        ({"elements": [{"path": "//srv///a/./"}]}, {"elements": [{"path": "/srv/a", "partner_path": "/srv/a"}]}),
+        (
+            {"partner": {"host": "hq", "host_key": KEY + " root@hq, the new one"}},
+            {"partner": {"host": "hq", "host_key": [KEY, KEY]}},
+        ),
+        ({"account": {"user": None, "private_key_file": None}}, {"account": None}),
+        ({"state": "present"}, {"state": None}),
+    ],
+)
+def test_equal_spellings_are_the_same_job(one, other):
+    assert made(**one) == made(**other)
+
+
+@pytest.mark.parametrize(
+    "host", ["hq", "a_b", "HQ.example.com", "192.0.2.1", "2001:db8::1", "fe80::1%eth0", "xn--bcher-kva.example", "hq."]
+)
+def test_good_hosts(host):
+    assert made(partner={"host": host})["partner"]["host"] == host
+
+
+def test_all_key_types():
+    keys = [
+        KEY,
+        key("ssh-rsa", b"e", b"n"),
+        key("ecdsa-sha2-nistp256", b"nistp256", b"p"),
+        key("sk-ssh-ed25519@openssh.com", b"k", b"ssh:"),
+        key("sk-ecdsa-sha2-nistp256@openssh.com", b"nistp256", b"p", b"ssh:"),
+    ]
+    job = made(partner={"host": "hq", "host_key": keys})
+    assert job["partner"]["host_key"] == keys
+    VALIDATOR.validate(job)
+
+
+# --- omitted, null, value --------------------------------------------------------------------------------------
+
+
+def full():
+    return made(
+        comment="c",
+        enabled=False,
+        partner={"host": "hq", "port": 2222, "host_key": [KEY]},
+        account={"user": "u", "private_key_file": "/k"},
+        schedule={"at": ["02:30", "14:00"], "days": ["mon"], "timezone": "UTC", "jitter": "7m", "catch_up": False},
+        on_error={"retries": 1, "delay": "1m"},
+        notification={"email": ["a@b"], "events": ["success"]},
+        settings={"direction": "from_partner", "exclude": ["x"]},
+        elements=[{"path": "/srv/a", "partner_path": "/srv/b"}, {"path": "/srv/c"}],
+    )
+
+
+def test_omitted_leaves_everything():
+    assert changed(full()) == full()
+
+
+def leaves(value, path=()):
+    if isinstance(value, dict):
+        for name, one in value.items():
+            yield from leaves(one, (*path, name))
+    else:
+        yield path
+
+
+AT_DEFAULT = (("partner", "connection"), ("schedule", "every"), ("schedule", "calendar"), ("settings", "delete"))
+
+
+@pytest.mark.parametrize("path", [path for path in leaves(full()) if path[0] not in ("version", "name", "scope")])
+def test_null_sets_the_default_of_one_field_and_leaves_the_rest(path):
+    if path in (("partner", "host"), ("elements",), ("schedule", "at")):
+        return_path = "schedule" if path[0] == "schedule" else ".".join(path)
+        given = None
+        for name in reversed(path):
+            given = {name: given}
+        problems = _job.declare(dict({"name": "demo"}, **given), full())[1]
+        assert [problem.path for problem in problems] == [return_path]
+        return
+    fresh = made(schedule={"at": "00:00"})
+    expected = full()
+    given, into, default = None, expected, fresh
+    for name in path[:-1]:
+        into, default = into[name], default[name]
+    into[path[-1]] = default[path[-1]]
+    for name in reversed(path):
+        given = {name: given}
+    assert changed(full(), **given) == expected
+    assert (expected != full()) is (path not in AT_DEFAULT)
+
+
+def test_null_for_a_whole_mapping():
+    assert changed(full(), on_error=None) == dict(full(), on_error={"retries": 3, "delay": "5m"})
+    assert changed(full(), schedule=None) == dict(full(), schedule=None)
+    assert changed(full(), account=None) == dict(full(), account={"user": "serversync", "private_key_file": None})
+
+
+def test_lists_are_replaced_whole_and_entries_start_from_the_defaults():
+    job = changed(full(), elements=[{"path": "/srv/a"}])
+    assert job == dict(full(), elements=[{"path": "/srv/a", "partner_path": "/srv/a"}])
+    assert changed(full(), settings={"exclude": ["y"]})["settings"]["exclude"] == ["y"]
+
+
+def test_one_way_of_scheduling_clears_the_others():
+    job = changed(full(), schedule={"every": "1h"})
+    assert job["schedule"] == dict(full()["schedule"], every="1h", at=None, days=[])
+    job = changed(job, schedule={"calendar": "daily"})
+    assert (job["schedule"]["every"], job["schedule"]["calendar"]) == (None, "daily")
+    job = changed(job, schedule={"at": "03:00"})
+    assert (job["schedule"]["calendar"], job["schedule"]["at"]) == (None, ["03:00"])
+    assert job["schedule"]["timezone"] == "UTC"
+
+
+def test_a_default_jitter_follows_the_period_and_a_chosen_one_stays():
+    job = made(schedule={"at": "02:30"})
+    assert job["schedule"]["jitter"] == "15m"
+    assert changed(job, schedule={"every": "10m"})["schedule"]["jitter"] == "1m"
+    assert changed(job, schedule={"calendar": "daily"})["schedule"]["jitter"] == "0s"
+    chosen = changed(job, schedule={"jitter": "4m"})
+    assert changed(chosen, schedule={"every": "10m"})["schedule"]["jitter"] == "4m"
+    assert changed(chosen, schedule={"jitter": None})["schedule"]["jitter"] == "15m"
+
+
+def test_between_ssh_and_local_and_back():
+    local = changed(full(), partner={"connection": "local"}, elements=[{"path": "/a", "partner_path": "/b"}])
+    assert local["partner"] == {"host": "hq", "port": None, "connection": "local", "host_key": []}
+    assert local["account"] is None
+    back = changed(local, partner={"connection": "ssh"})
+    assert back["partner"]["port"] == 22
+    assert back["account"] == {"user": "serversync", "private_key_file": None}
+
+
+def test_tmp_is_for_user_jobs():
+    assert made(scope="user", elements=[{"path": "/tmp/a"}])["elements"][0]["path"] == "/tmp/a"
+
+
+def test_resolving_changes_neither_of_its_arguments():
+    current, given_job = full(), base(schedule={"every": "1h"})
+    kept = copy.deepcopy((current, given_job))
+    _job.declare(given_job, current)
+    assert (current, given_job) == kept
+
+
+# --- pairings --------------------------------------------------------------------------------------------------
+
+PAIRINGS = [
+    {"name": "other", "host": "hq", "keys": [OTHER_KEY]},
+    {"name": "hq", "host": "hq.example.com", "keys": [KEY]},
+]
+
+
+def test_a_key_must_be_the_pinned_one():
+    pinned = "SHA256:" + _job.fingerprint(KEY)[7:]
+    given_print = _job.fingerprint(OTHER_KEY)
+    problem = _job.pin_problem(made(partner={"host": "hq.example.com", "host_key": OTHER_KEY}), PAIRINGS)
+    assert str(problem) == (
+        "partner.host_key: is not the key pinned for pairing hq (%s pinned, %s given); "
+        "re-pair with the role if the server's key was changed on purpose" % (pinned, given_print)
+    )
+    assert problem.code == "host_key_mismatch"
+
+
+def test_the_name_of_a_pairing_goes_before_its_host():
+    assert _job.pin_problem(made(partner={"host": "hq", "host_key": KEY}), PAIRINGS) is None
+    assert _job.pin_problem(made(partner={"host": "hq", "host_key": OTHER_KEY}), PAIRINGS) is not None
+
+
+def test_no_pairing_or_no_key_is_no_contradiction():
+    assert _job.pin_problem(made(partner={"host": "elsewhere", "host_key": OTHER_KEY}), PAIRINGS) is None
+    assert _job.pin_problem(made(), PAIRINGS) is None
+
+
+def test_the_fingerprint_is_that_of_ssh_keygen():
+    known = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"  # github.com's
+    assert _job.fingerprint(known) == "SHA256:+DiY3wvvV6TuJJhbpZisF/zLDA0zPMSvHdkr4UvCOqU"
+
+
+# --- documents and schema --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", ": is no JSON: Expecting value: line 1 column 1 (char 0)"),
+        ("[]", ": holds a list, not a job"),
+        ("{}", "version: None is not 1; this version of the collection reads no other"),
+        ('{"version": true}', "version: True is not 1; this version of the collection reads no other"),
+        ('{"version": 2}', "version: 2 is not 1; this version of the collection reads no other"),
+        ('{"version": 1, "name": "a", "state": "absent"}', "state: is not part of a job document; remove it"),
+        ('{"version": 1, "name": "a"}', "partner.host: is missing; name the partner server"),
+    ],
+)
+def test_damaged_documents(text, message):
+    problems = _job.parse_document(text)[1]
+    assert str(problems[0]) == message
+
+
+def test_the_schema_file_is_up_to_date():
+    path = ROOT / "roles" / "runner" / "files" / "serversync" / "job.schema.json"
+    assert path.read_text(encoding="utf-8") == _job.schema_text(), "write it with: python tests/generate_schema.py"
+
+
+def test_the_schema_is_one_and_describes_every_field():
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+
+    def walk(schema):
+        for part in schema.get("properties", {}).values():
+            assert part["description"]
+            walk(part)
+            walk(part.get("items", {}))
+        if schema.get("type") == "object" or "properties" in schema:
+            assert schema["additionalProperties"] is False
+
+    walk(SCHEMA)
+
+
+def mutants(value, path=()):
+    """Every document that differs from this one by one key or one type."""
+    if isinstance(value, dict):
+        yield path, dict(value, surplus=1)
+        for name in value:
+            yield (*path, name), {key: one for key, one in value.items() if key != name}
+            for where, inner in mutants(value[name], (*path, name)):
+                yield where, dict(value, **{name: inner})
+    elif isinstance(value, list):
+        yield path, "text"
+        for number, entry in enumerate(value):
+            for where, inner in mutants(entry, (*path, number)):
+                yield where, [*value[:number], inner, *value[number + 1 :]]
+    else:
+        yield path, [value]
+        yield path, {"value": value}
+        if not isinstance(value, bool):
+            yield path, True
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            yield path, 12345678
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_the_schema_accepts_the_normal_form_and_no_mutant(number):
+    job = [made(), full(), made(scope="user", schedule={"every": "90s"})][number]
+    VALIDATOR.validate(job)
+    count = 0
+    for where, mutant in mutants(job):
+        assert not VALIDATOR.is_valid(mutant), (where, mutant)
+        count += 1
+    assert count > 60
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"name": "A"},
+        {"name": "a\n"},
+        {"comment": "a\nb"},
+        {"schedule": dict(full()["schedule"], every="1h")},
+        {"schedule": dict(full()["schedule"], at=None)},
+        {"schedule": dict(full()["schedule"], at=None, every="1h")},
+        {"schedule": dict(full()["schedule"], at=["2:30"])},
+        {"schedule": dict(full()["schedule"], at=["02:30:00"])},
+        {"schedule": dict(full()["schedule"], jitter="60")},
+        {"schedule": dict(full()["schedule"], days=["tue", "tue"])},
+        {"account": None},
+        {"partner": {"host": "hq", "port": None, "connection": "ssh", "host_key": []}},
+        {"partner": {"host": "hq", "port": 22, "connection": "local", "host_key": []}},
+        {"partner": {"host": "-x", "port": 22, "connection": "ssh", "host_key": []}},
+        {"on_error": {"retries": -1, "delay": "5m"}},
+        {"on_error": {"retries": 3, "delay": "5 m"}},
+        {"elements": []},
+        *(
+            {"elements": [{"path": path, "partner_path": "/b"}]}
+            for path in (
+                "a",
+                "/",
+                "/a/",
+                "//a",
+                "/a/../b",
+                "/a/./b",
+                "/a\nb",
+                "/a\n",
+                "/proc/x",
+                "/run",
+                "/tmp/x",
+                "/a/.serversync",
+            )
+        ),
+    ],
+)
+def test_the_schema_refuses_what_the_grammar_refuses(more):
+    assert not VALIDATOR.is_valid(dict(full(), **more))
+
+
+# --- properties ------------------------------------------------------------------------------------------------
+
+DURATIONS = st.builds("{}{}".format, st.integers(1, 48), st.sampled_from("smhSMH"))
+PERIODS = st.sampled_from([period for period in range(60, 86401) if _schedule.divides(period)]).map("{}s".format)
+TIMES = st.builds("{}:{:02}:{:02}".format, st.integers(0, 23), st.integers(0, 59), st.integers(0, 59))
+WORDS = st.text(
+    st.characters(blacklist_categories=("Cc", "Cs", "Zl", "Zp"), blacklist_characters="/"), min_size=1, max_size=20
+)
+PATHS = st.lists(WORDS.filter(lambda word: word not in (".", "..", ".serversync")), min_size=1, max_size=4).map(
+    lambda parts: "/" + "/".join(parts)
+)
+
+
+def maybe(**strategies):
+    """A mapping with any of these keys, each perhaps null."""
+    return st.fixed_dictionaries({}, optional={name: st.none() | one for name, one in strategies.items()})
+
+
+SCHEDULES = st.one_of(
+    st.none(),
+    st.builds(
+        dict,
+        st.one_of(
+            st.builds(lambda one: {"every": one}, PERIODS),
+            st.builds(
+                lambda at, days: {"at": at, "days": days},
+                st.lists(TIMES, min_size=1, max_size=4),
+                st.lists(st.sampled_from(_schedule.DAYS), max_size=9),
+            ),
+            st.builds(lambda one: {"calendar": one}, st.sampled_from(["daily", "Mon..Fri *-*-* 02:30", "*:0/7 UTC"])),
+        ),
+    ),
+)
+
+
+@st.composite
+def declarations(draw):
+    job = draw(
+        maybe(
+            comment=WORDS,
+            enabled=st.sampled_from(["yes", "no", True, False, 0, 1]),
+            scope=st.sampled_from(["system", "user"]),
+            account=maybe(user=st.sampled_from(["a", "b.c"]), private_key_file=PATHS),
+            schedule=SCHEDULES,
+            on_error=maybe(
+                retries=st.integers(0, 100) | st.just("7"),
+                delay=DURATIONS.filter(lambda d: _schedule.seconds_of(d) <= 86400),
+            ),
+            notification=maybe(
+                email=st.lists(st.sampled_from(["a@b", "c@d.e"])),
+                events=st.lists(st.sampled_from(["failure", "success"])),
+            ),
+            settings=maybe(direction=st.sampled_from(["to_partner", "from_partner"]), exclude=st.lists(WORDS)),
+        )
+    )
+    job["name"] = draw(st.from_regex(_job.NAME_PATTERN, fullmatch=True))
+    job["partner"] = dict(
+        draw(maybe(port=st.integers(1, 65535), host_key=st.lists(st.sampled_from([KEY, OTHER_KEY])))), host="hq"
+    )
+    job["elements"] = [{"path": path} for path in draw(st.lists(PATHS, min_size=1, max_size=3))]
+    return job
+
+
+@settings(deadline=None, max_examples=200)
+@given(declarations())
+def test_the_normal_form_is_a_fixed_point(declaration):
+    job, problems = _job.declare(declaration)
+    if problems:  # what the strategies cannot rule out: overlaps and patterns
+        assert {problem.path.split("[")[0] for problem in problems} <= {
+            "elements",
+            "settings.exclude",
+            "account.private_key_file",
+        }
+        return
+    assert _job.normalise(job) == (job, [])
+    assert _job.parse_document(_job.document_text(job)) == (job, [])
+    assert _job.declare(declaration, job) == (job, [])
+    assert _job.declare({"name": job["name"]}, job) == (job, [])
+    VALIDATOR.validate(job)
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def any_of(field):
+    """Anything in the place of a field, and now and then something that looks like it."""
+    parts = field.element.parts if field.element else field.parts
+    inner = st.fixed_dictionaries({}, optional={part.name: any_of(part) for part in parts}) if parts else ANYTHING
+    return ANYTHING | inner | st.lists(inner, max_size=3)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.fixed_dictionaries({}, optional={part.name: any_of(part) for part in _job.JOB.parts}))
+def test_no_input_breaks_the_grammar(declaration):
+    job, problems = _job.declare(declaration)
+    if problems:
+        for problem in problems:
+            assert problem.path
+            assert "; " in problem.text or "is not one of" in problem.text
+    else:
+        VALIDATOR.validate(json.loads(_job.document_text(job)))

@@ -1,0 +1,341 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The files of a job: where they are, what is read, and the way from what is to what shall be."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+from ansible_collections.serversync.core.plugins.module_utils import _job, _store
+
+SYSTEM = _store.layout("system", "demo", {"XDG_CONFIG_HOME": "/x"}, "/root")
+GID = 4242
+
+
+def job(**more):
+    declaration = {"name": "demo", "partner": {"host": "hq"}, "elements": [{"path": "/srv/a"}]}
+    declaration.update(more)
+    made, problems = _job.declare(declaration)
+    assert problems == []
+    return made
+
+
+TIMED = job(schedule={"at": "02:30"})
+
+
+def files_of(made, **changes):
+    """The files of a job as they are after it was applied."""
+    wanted = _store.wanted_files(SYSTEM, made, _job.document_text(made), GID)
+    files = {
+        path: _store.FileState() if file.text is None else _store.FileState(file.text.encode(), file.mode, 0, file.gid)
+        for path, file in wanted.items()
+    }
+    files.update(changes)
+    return files
+
+
+ON = _store.Units(enabled=True, active=True)
+OFF = _store.Units()
+
+
+def found(files, units=OFF, stamp=False, wanted=False, directory=True, neighbours=()):
+    return _store.Found(files, units, stamp, wanted, directory, neighbours)
+
+
+def way(there, made):
+    text = _job.document_text(made) if made else ""
+    return _store.plan(SYSTEM, there, _store.wanted_files(SYSTEM, made, text, GID), 0)
+
+
+def steps(plan):
+    return [" ".join(step.argv) if step.do == "run" else step.do + " " + step.path for step in plan.steps]
+
+
+NOTHING = found(dict.fromkeys((SYSTEM.document, SYSTEM.drop_in, SYSTEM.timer), _store.FileState()), directory=False)
+TIMER = "serversync@demo.timer"
+SERVICE = "serversync@demo.service"
+
+
+def test_layout_system():
+    assert SYSTEM.document == "/etc/serversync/jobs/demo.json"
+    assert SYSTEM.runner == "/etc/serversync/runner.json"
+    assert SYSTEM.pairings == "/etc/serversync/pairings"
+    assert SYSTEM.timer == "/etc/systemd/system/serversync@demo.timer"
+    assert SYSTEM.drop_in == "/etc/systemd/system/serversync@demo.service.d/job.conf"
+    assert SYSTEM.stamp == "/var/lib/systemd/timers/stamp-serversync@demo.timer"
+    assert SYSTEM.systemctl == ["systemctl"]
+
+
+def test_layout_user():
+    place = _store.layout("user", "demo", {}, "/home/u")
+    assert place.document == "/home/u/.config/serversync/jobs/demo.json"
+    assert place.timer == "/home/u/.config/systemd/user/serversync@demo.timer"
+    assert place.stamp == "/home/u/.local/share/systemd/timers/stamp-serversync@demo.timer"
+    assert place.systemctl == ["systemctl", "--user"]
+    place = _store.layout("user", "demo", {"XDG_CONFIG_HOME": "/c", "XDG_DATA_HOME": "relative"}, "/home/u")
+    assert place.document == "/c/serversync/jobs/demo.json"
+    assert place.stamp.startswith("/home/u/.local/share/")
+
+
+def test_the_user_manager_is_found_without_a_session(tmp_path):
+    assert _store.manager_environment("user", {}, 7) == {"XDG_RUNTIME_DIR": "/run/user/7"}
+    assert _store.manager_environment("user", {"XDG_RUNTIME_DIR": "/r"}, 7) == {}
+    assert _store.manager_environment("system", {}, 0) == {}
+    environ = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    assert not _store.systemd_runs("user", environ, 7)
+    (tmp_path / "systemd").mkdir()
+    (tmp_path / "systemd" / "private").touch()
+    assert _store.systemd_runs("user", environ, 7)
+
+
+def test_a_new_job():
+    plan = way(NOTHING, TIMED)
+    assert steps(plan) == [
+        "write " + SYSTEM.document,
+        "write " + SYSTEM.drop_in,
+        "write " + SYSTEM.timer,
+        "systemctl daemon-reload",
+        "systemctl enable " + TIMER,
+        "systemctl start " + TIMER,
+    ]
+    assert [entry["after_header"] for entry in plan.diff] == [
+        SYSTEM.document,
+        SYSTEM.drop_in,
+        SYSTEM.timer,
+        TIMER + " (systemd)",
+    ]
+    assert {entry["before_header"] for entry in plan.diff[:3]} == {"/dev/null"}
+    assert [step.file.mode for step in plan.steps[:3]] == [0o640, 0o644, 0o644]
+    assert [step.file.gid for step in plan.steps[:3]] == [GID, 0, 0]
+
+
+def test_nothing_to_do():
+    plan = way(found(files_of(TIMED), ON, stamp=True, wanted=True), TIMED)
+    assert (plan.changed, plan.diff, plan.steps) == (False, [], [])
+    plan = way(found(files_of(job())), job())
+    assert (plan.changed, plan.diff, plan.steps) == (False, [], [])
+    plan = way(NOTHING, None)
+    assert (plan.changed, plan.diff, plan.steps) == (False, [], [])
+
+
+def test_another_schedule_fires_no_run():
+    plan = way(found(files_of(TIMED), ON, stamp=True, wanted=True), job(schedule={"at": "03:00"}))
+    assert steps(plan) == [
+        "systemctl stop " + TIMER,
+        "remove " + SYSTEM.stamp,
+        "write " + SYSTEM.document,
+        "write " + SYSTEM.timer,
+        "systemctl daemon-reload",
+        "systemctl start " + TIMER,
+    ]
+
+
+def test_a_detail_that_concerns_no_unit_reloads_nothing():
+    plan = way(found(files_of(TIMED), ON, stamp=True, wanted=True), dict(TIMED, on_error={"retries": 1, "delay": "1m"}))
+    assert steps(plan) == ["write " + SYSTEM.document]
+
+
+def test_a_pause_and_its_end():
+    paused = dict(TIMED, enabled=False)
+    plan = way(found(files_of(TIMED), ON, stamp=True, wanted=True), paused)
+    assert steps(plan) == [
+        "systemctl disable --now " + TIMER,
+        "remove " + SYSTEM.wanted,
+        "remove " + SYSTEM.stamp,
+        "write " + SYSTEM.document,
+        "remove " + SYSTEM.timer,
+        "systemctl daemon-reload",
+    ]
+    plan = way(found(files_of(paused)), TIMED)
+    assert steps(plan)[-3:] == ["systemctl daemon-reload", "systemctl enable " + TIMER, "systemctl start " + TIMER]
+
+
+def test_removal_of_a_running_job():
+    units = _store.Units(enabled=True, active=True, running=True)
+    plan = way(found(files_of(TIMED), units, stamp=True, wanted=True), None)
+    assert steps(plan) == [
+        "systemctl disable --now " + TIMER,
+        "remove " + SYSTEM.wanted,
+        "remove " + SYSTEM.stamp,
+        "systemctl stop " + SERVICE,
+        "remove " + SYSTEM.timer,
+        "remove " + SYSTEM.drop_in,
+        "remove " + SYSTEM.document,
+        "rmdir " + os.path.dirname(SYSTEM.drop_in),
+        "systemctl daemon-reload",
+    ]
+
+
+def test_removal_leaves_the_files_of_others():
+    plan = way(found(files_of(job()), neighbours=("override.conf",)), None)
+    assert not any(step.startswith("rmdir") for step in steps(plan))
+
+
+def test_removal_clears_a_failed_service():
+    plan = way(found(files_of(job()), _store.Units(failed=True)), None)
+    assert steps(plan)[-1] == "systemctl reset-failed " + SERVICE
+
+
+def test_leftovers_of_a_removal_that_was_cut_off():
+    empty = NOTHING.files
+    plan = way(found(empty, stamp=True, wanted=True), None)
+    assert steps(plan) == [
+        "remove " + SYSTEM.wanted,
+        "remove " + SYSTEM.stamp,
+        "rmdir " + os.path.dirname(SYSTEM.drop_in),
+    ]
+    assert len(plan.diff) == 3
+    assert steps(way(found(empty, _store.Units(active=True), directory=False), None)) == ["systemctl stop " + TIMER]
+
+
+@pytest.mark.parametrize(
+    ("units", "expected"),
+    [
+        (_store.Units(enabled=False, active=True), ["systemctl enable " + TIMER]),
+        (_store.Units(enabled=True, active=False), ["remove " + SYSTEM.stamp, "systemctl start " + TIMER]),
+        (_store.Units(enabled=True, active=True, stale=True), ["systemctl daemon-reload"]),
+    ],
+)
+def test_a_drifted_timer_is_repaired(units, expected):
+    plan = way(found(files_of(TIMED), units, stamp=True), TIMED)
+    assert steps(plan) == expected
+    assert plan.changed
+    assert len(plan.diff) == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "before", "after"),
+    [
+        ({"mode": 0o666}, "mode: '0666'\nowner: 0\ngroup: 4242\n", "mode: '0640'\nowner: 0\ngroup: 4242\n"),
+        ({"uid": 9}, "mode: '0640'\nowner: 9\ngroup: 4242\n", "mode: '0640'\nowner: 0\ngroup: 4242\n"),
+        ({"gid": 9}, "mode: '0640'\nowner: 0\ngroup: 9\n", "mode: '0640'\nowner: 0\ngroup: 4242\n"),
+    ],
+)
+def test_drifted_owner_and_mode_are_repaired(state, before, after):
+    files = files_of(job())
+    files[SYSTEM.document] = files[SYSTEM.document]._replace(**state)
+    plan = way(found(files), job())
+    header = SYSTEM.document + " (owner and mode)"
+    assert plan.diff == [{"before": before, "after": after, "before_header": header, "after_header": header}]
+    assert steps(plan) == ["write " + SYSTEM.document]
+
+
+def test_a_link_is_replaced_by_the_file():
+    files = files_of(job())
+    files[SYSTEM.drop_in] = files[SYSTEM.drop_in]._replace(regular=False, data=b"")
+    plan = way(found(files), job())
+    assert steps(plan) == ["write " + SYSTEM.drop_in, "systemctl daemon-reload"]
+
+
+def test_without_systemd_nothing_is_called():
+    there = found(files_of(TIMED), None, wanted=True, stamp=True)
+    assert not way(there, job()).commands
+    assert not way(there, None).commands
+    assert "remove " + SYSTEM.wanted in steps(way(there, None))
+
+
+def test_what_systemctl_shows():
+    out = (
+        "Id=serversync@demo.timer\nLoadState=loaded\nActiveState=active\nUnitFileState=enabled\nNeedDaemonReload=no\n"
+        "\n"
+        "Id=serversync@demo.service\nLoadState=loaded\nActiveState=activating\nUnitFileState=static\nNeedDaemonReload=yes\n"
+    )
+    calls = []
+
+    def run(argv):
+        calls.append(argv)
+        return 0, out, ""
+
+    units = _store.read_units(SYSTEM, run)
+    assert units == _store.Units(enabled=True, active=True, running=True, failed=False, stale=True)
+    assert calls == [
+        [
+            "systemctl",
+            "show",
+            "--property=Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload",
+            "serversync@demo.timer",
+            "serversync@demo.service",
+        ]
+    ]
+
+
+def test_a_failed_command_says_which_and_why():
+    with pytest.raises(_store.StoreError) as raised:
+        _store.read_units(SYSTEM, lambda argv: (1, "", "Failed to connect to bus\n"))
+    assert str(raised.value) == (
+        "systemctl show --property=Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload "
+        "serversync@demo.timer serversync@demo.service: failed with exit code 1: Failed to connect to bus; "
+        "repair that and apply the job again"
+    )
+    assert raised.value.code == "command_failed"
+
+
+# --- what is read ----------------------------------------------------------------------------------------------
+
+
+def test_reading_files(tmp_path):
+    assert _store.read_file(str(tmp_path / "none")) == _store.FileState()
+    assert _store.read_file(str(tmp_path / "none" / "below")) == _store.FileState()
+    path = tmp_path / "file"
+    path.write_bytes(b"\xff")
+    path.chmod(0o640)
+    state = _store.read_file(str(path))
+    assert (state.data, state.mode, state.regular) == (b"\xff", 0o640, True)
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    assert not _store.read_file(str(link)).regular
+    with pytest.raises(_store.StoreError, match="is a directory where a file belongs; remove it"):
+        _store.read_file(str(tmp_path))
+
+
+def test_reading_pairings(tmp_path):
+    place = SYSTEM._replace(config=str(tmp_path))
+    assert _store.read_pairings(place) == []
+    pairings = tmp_path / "pairings"
+    pairings.mkdir()
+    (pairings / "P.json").write_text(json.dumps({"name": "P", "host": "hq", "port": 22, "user": "u", "alias": "a"}))
+    assert _store.read_pairings(place) == [{"name": "P", "host": "hq", "keys": []}]
+    (pairings / "P.known_hosts").write_text("# by the role\nserversync-P ssh-ed25519 AAAA comment\n\n@revoked * x y\n")
+    assert _store.read_pairings(place) == [{"name": "P", "host": "hq", "keys": ["ssh-ed25519 AAAA"]}]
+    (pairings / "P.json").write_text("{")
+    with pytest.raises(_store.StoreError, match=r"P\.json: is damaged; apply the role serversync\.core\.runner again"):
+        _store.read_pairings(place)
+
+
+def test_time_zones(tmp_path):
+    for zone in ("Europe/Berlin", "UTC", "America/Argentina/Buenos_Aires", "posix/Nowhere"):
+        path = tmp_path / zone
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"TZif2")
+    (tmp_path / "zone.tab").write_text("no zone")
+    where = str(tmp_path)
+    assert _store.zone_text("Europe/Berlin", where) is None
+    assert _store.zone_text("Europe/Berlin", where + "/none") is None
+    for zone, hint in (
+        ("Europe/Berln", "did you mean Europe/Berlin?"),
+        ("europe/berlin", "did you mean Europe/Berlin?"),
+        ("Berlin", "did you mean Europe/Berlin?"),
+        ("Buenos_Aires", "did you mean America/Argentina/Buenos_Aires?"),
+        ("Mars/Olympus", "write its name, e.g. Europe/Berlin or UTC"),
+        ("zone.tab", "write its name, e.g. Europe/Berlin or UTC"),
+        ("Europe", None),
+    ):
+        text = _store.zone_text(zone, where)
+        assert text.startswith("%r is not a time zone of this server; " % zone)
+        assert hint is None or text.endswith(hint)
+
+
+def test_directories_are_made_closed_where_the_document_is(tmp_path):
+    place = _store.layout("user", "demo", {"XDG_CONFIG_HOME": str(tmp_path / "config")}, "/none")
+    before = os.umask(0o077)
+    try:
+        _store.make_directory(os.path.dirname(place.document), place, None)
+        _store.make_directory(os.path.dirname(place.drop_in), place, None)
+    finally:
+        os.umask(before)
+    modes = {path: path.stat().st_mode & 0o7777 for path in tmp_path.rglob("*")}
+    config = tmp_path / "config"
+    assert modes[config / "serversync" / "jobs"] == modes[config / "serversync"] == 0o700
+    assert modes[config / "systemd" / "user"] == 0o755

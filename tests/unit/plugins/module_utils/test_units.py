@@ -1,0 +1,117 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A job as systemd units, byte for byte."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.serversync.core.plugins.module_utils import _job, _units
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def job(**more):
+    declaration = {"name": "demo", "partner": {"host": "hq"}, "elements": [{"path": "/srv/a"}, {"path": "/srv/b c"}]}
+    declaration.update(more)
+    made, problems = _job.declare(declaration)
+    assert problems == []
+    return made
+
+
+def test_the_timer():
+    schedule = {"at": ["02:30", "14:00"], "days": "mon", "timezone": "Europe/Berlin", "jitter": "5m"}
+    assert _units.timer_text(job(schedule=schedule)) == (
+        "# Written by serversync.core.sync_job; changes made here are lost.\n"
+        "[Unit]\n"
+        "Description=Schedule of synchronization job demo\n"
+        "\n"
+        "[Timer]\n"
+        "OnCalendar=Mon *-*-* 02:30:00 Europe/Berlin\n"
+        "OnCalendar=Mon *-*-* 14:00:00 Europe/Berlin\n"
+        "Persistent=true\n"
+        "RandomizedDelaySec=300s\n"
+        "FixedRandomDelay=true\n"
+        "AccuracySec=1s\n"
+        "\n"
+        "[Install]\n"
+        "WantedBy=timers.target\n"
+    )
+    assert "Persistent=false\n" in _units.timer_text(job(schedule={"every": "1h", "catch_up": False}))
+
+
+@pytest.mark.parametrize("more", [{}, {"schedule": {"every": "1h"}, "enabled": False}])
+def test_no_timer_without_a_schedule_or_when_paused(more):
+    assert _units.timer_text(job(**more)) is None
+
+
+def test_the_drop_in():
+    assert _units.drop_in_text(job(comment="100% of it")) == (
+        "# Written by serversync.core.sync_job; changes made here are lost.\n"
+        "[Unit]\n"
+        "Description=Synchronization job demo: 100%% of it\n"
+        "\n"
+        "[Service]\n"
+        "ReadOnlyPaths=-/srv/a\n"
+        'ReadOnlyPaths="-/srv/b c"\n'
+    )
+
+
+def services(made, files=()):
+    return _units.drop_in_text(made, files).split("[Service]\n")[1].splitlines()
+
+
+def test_who_may_write_where():
+    from_partner = job(settings={"direction": "from_partner"})
+    assert services(from_partner) == ["ReadWritePaths=-/srv/a", 'ReadWritePaths="-/srv/b c"']
+    assert services(from_partner, ["/srv/a", "/srv/b c"]) == ["ReadWritePaths=-/srv"]
+    local = {"partner": {"host": "x", "connection": "local"}, "elements": [{"path": "/a", "partner_path": "/b"}]}
+    assert services(job(**local)) == ["ReadOnlyPaths=-/a", "ReadWritePaths=-/b"]
+    local["settings"] = {"direction": "from_partner"}
+    assert services(job(**local)) == ["ReadOnlyPaths=-/b", "ReadWritePaths=-/a"]
+
+
+def test_one_file_never_opens_the_whole_file_system():
+    made = job(settings={"direction": "from_partner"}, elements=[{"path": "/file"}])
+    assert services(made, ["/file"]) == ["ReadWritePaths=-/file"]
+
+
+def test_user_jobs_have_no_sandbox():
+    assert "[Service]" not in _units.drop_in_text(job(scope="user"))
+
+
+def split_words(value: str) -> list[str]:
+    """How systemd reads a list of paths: words, quotes, a backslash takes the next character, then % specifiers."""
+    words, word, quote, started = [], "", "", False
+    characters = iter(value)
+    for char in characters:
+        if char == "\\":
+            word, started = word + next(characters), True
+        elif quote:
+            word, quote = (word, "") if char == quote else (word + char, quote)
+        elif char in "\"'":
+            quote, started = char, True
+        elif char in " \t\n\r":
+            words, word, started = ([*words, word] if started else words), "", False
+        else:
+            word, started = word + char, True
+    assert not quote
+    words = [*words, word] if started else words
+    assert all("%" not in one.replace("%%", "") for one in words)
+    return [one.replace("%%", "%") for one in words]
+
+
+@pytest.mark.parametrize("path", ["/a b", "/a'b", '/a"b', "/a\\b", "/a%h", "/a\\", "/$HOME", "/;x", "/a\u00e9"])
+def test_odd_paths_come_out_as_they_went_in(path):
+    assert split_words(_units.path_value(path)) == ["-" + path]
+
+
+@given(st.text(st.characters(blacklist_categories=("Cc", "Cs")), min_size=1))
+def test_any_path_comes_out_as_it_went_in(text):
+    assert split_words(_units.path_value("/" + text)) == ["-/" + text]
+
+
+@given(st.text(st.characters(blacklist_categories=("Cc", "Cs"))))
+def test_a_comment_never_leaves_its_line(text):
+    value = _units.description_value(text)
+    assert (len(value) - len(value.rstrip("\\"))) % 2 == 0
+    assert "%" not in value.replace("%%", "")
