@@ -26,12 +26,16 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, str) else value
 
 
-def _hide(value: Any) -> Any:
-    """Parameters fit for a log: who gives a private key as host key shall not find it there."""
+def _for_ansible(value: Any) -> Any:
+    """Parameters as Ansible's own validation and its logs shall see them.
+
+    Without nulls, which Ansible refuses where there are choices; and without a private key, should somebody
+    have given one as host key.
+    """
     if isinstance(value, dict):
-        return {key: _hide(one) for key, one in value.items()}
+        return {key: _for_ansible(one) for key, one in value.items() if one is not None}
     if isinstance(value, list):
-        return [_hide(one) for one in value]
+        return [_for_ansible(one) for one in value]
     return _HIDDEN if isinstance(value, str) and "PRIVATE KEY" in value else value
 
 
@@ -58,7 +62,9 @@ class JobModule(AnsibleModule):  # type: ignore[misc]
     def _load_params(self) -> None:
         super()._load_params()
         self.given = {key: _plain(one) for key, one in self.params.items() if not key.startswith("_ansible_")}
-        self.params = _hide(self.params)
+        given = _for_ansible({key: self.params[key] for key in self.given})
+        self.params = {key: one for key, one in self.params.items() if key not in self.given}
+        self.params.update(given)
 
     def fail_json(self, msg: Any, **kwargs: Any) -> NoReturn:
         if not self._accepted and self.given is not None:

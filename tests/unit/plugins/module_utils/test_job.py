@@ -322,7 +322,8 @@ BAD = [
     ({"elements": [{"path": "/a\tb"}]}, "elements[0].path: '/a\\tb' contains the control character U+0009; remove it"),
     (
         {"elements": [{"path": "/a/.serversync/b"}]},
-        "elements[0].path: '/a/.serversync/b' is inside '.serversync', where the runner keeps its own files; name another path",
+        "elements[0].path: '/a/.serversync/b' is inside '.serversync', "
+        "where the runner keeps its own files; name another path",
     ),
     (
         {"elements": [{"path": "/proc"}]},

@@ -1,0 +1,819 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The module as it really runs: a process of its own, a home of its own, and a systemd that keeps its state in files.
+
+Every transition takes four steps: check, run, run again, check again.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from ansible_collections.serversync.core.plugins.module_utils import _job
+
+PROGRAM = """
+import contextlib, json, runpy, sys
+from ansible.module_utils import basic
+arguments = json.load(sys.stdin)
+try:
+    from ansible.module_utils.testing import patch_module_args
+    context = patch_module_args(arguments)
+except ImportError:  # ansible-core 2.18
+    basic._ANSIBLE_ARGS = json.dumps({"ANSIBLE_MODULE_ARGS": arguments}).encode()
+    context = contextlib.nullcontext()
+with context:
+    runpy.run_module("ansible_collections.serversync.core.plugins.modules.sync_job", run_name="__main__")
+"""
+
+# A user's systemd manager, as far as a job needs one: what it has loaded, what runs, and every call.
+SYSTEMCTL = """\
+#!%(python)s -IS
+import json, os, sys
+root, units, stamps = %(root)r, %(units)r, %(stamps)r
+memory = json.load(open(root + "/memory.json"))
+words = sys.argv[1:]
+with open(root + "/calls", "a") as calls:
+    calls.write(json.dumps(["systemctl"] + words) + "\\n")
+def fail(text):
+    sys.stderr.write(text + "\\n")
+    sys.exit(1)
+def files(unit):
+    found = {}
+    for path in (units + "/" + unit, units + "/" + unit + ".d/job.conf"):
+        if os.path.isfile(path):
+            found[path] = open(path).read()
+    return found
+if os.environ.get("LC_ALL") != "C":
+    fail("not in the C locale")
+if words.pop(0) != "--user":
+    fail("the system's manager has no business in these tests")
+if os.path.exists(root + "/broken-" + words[0]):
+    fail("Failed to " + words[0] + " unit: Connection timed out")
+verb, names = words[0], [word for word in words[1:] if not word.startswith("--")]
+timers = [name for name in names if name.endswith(".timer")]
+link = units + "/timers.target.wants/" + (timers[0] if timers else "")
+if verb == "show":
+    blocks = []
+    for unit in names:
+        loaded = memory["loaded"].get(unit)
+        on = unit.endswith(".timer") and os.path.lexists(units + "/timers.target.wants/" + unit)
+        blocks.append("Id=%%s\\nLoadState=%%s\\nActiveState=%%s\\nUnitFileState=%%s\\nNeedDaemonReload=%%s\\n" %% (
+            unit, "loaded" if files(unit) else "not-found", memory["active"].get(unit, "inactive"),
+            "enabled" if on else "disabled" if files(unit) else "",
+            "yes" if loaded is not None and loaded != files(unit) else "no"))
+    print("\\n".join(blocks), end="")
+elif verb == "daemon-reload":
+    names = [name[:-2] if name.endswith(".d") else name for name in os.listdir(units)]
+    memory["loaded"] = {name: files(name) for name in names if "@" in name}
+elif verb == "enable":
+    if not files(timers[0]):
+        fail("Unit file %%s does not exist." %% timers[0])
+    os.makedirs(os.path.dirname(link), exist_ok=True)
+    os.symlink(units + "/" + timers[0], link)
+elif verb == "start":
+    unit = names[0]
+    if memory["loaded"].get(unit) != files(unit) or not files(unit):
+        fail("the unit file on disk is not the one loaded")
+    stamp = stamps + "/stamp-" + unit
+    if os.path.exists(stamp):
+        fail("a run would be made up for")
+    os.makedirs(stamps, exist_ok=True)
+    open(stamp, "w").close()
+    memory["active"][unit] = "active"
+elif verb in ("stop", "disable"):
+    unit = names[0]
+    if verb == "disable":
+        if not files(unit):
+            fail("Unit file %%s does not exist." %% unit)
+        if os.path.lexists(link):
+            os.unlink(link)
+    if verb == "stop" or "--now" in words:
+        memory["active"].pop(unit, None)
+elif verb == "reset-failed":
+    memory["active"].pop(names[0], None)
+else:
+    fail("unknown verb " + verb)
+json.dump(memory, open(root + "/memory.json", "w"))
+"""
+
+ANALYZE = """\
+#!%(python)s -IS
+import json, sys
+with open(%(root)r + "/calls", "a") as calls:
+    calls.write(json.dumps(["systemd-analyze"] + sys.argv[1:2]) + "\\n")
+for word in sys.argv[2:]:
+    if sys.argv[1] == "calendar":
+        if "nonsense" in word:
+            sys.stderr.write("Failed to parse calendar specification '%%s': Invalid argument\\n" %% word)
+            sys.exit(1)
+        print("    Next elapse: " + ("never" if "2001" in word else "Mon 2031-11-23 01:30:00 UTC"))
+    else:
+        lines = open(word).read().splitlines()
+        sys.stderr.write("/lib/systemd/system/other.service:1: not ours\\n")
+        sys.stderr.write(word + ":6: Unknown key 'FixedRandomDelay' in section [Timer], ignoring.\\n")
+        if "RandomizedDelaySec=777s" in lines:
+            sys.stderr.write(word + ":7: Failed to parse RandomizedDelaySec= value, ignoring: 777s\\n")
+"""
+
+MUTATING = ("daemon-reload", "enable", "disable", "start", "stop", "reset-failed")
+
+
+class Server:
+    """A home directory with a runner deployed, and systemd where asked for."""
+
+    def __init__(self, path: Path, systemd: bool = True) -> None:
+        self.program = PROGRAM
+        self.root = path / "systemd-of-the-test"
+        self.home = path / "home"
+        self.config = self.home / "config"
+        self.units = self.config / "systemd" / "user"
+        self.stamps = self.home / "data" / "systemd" / "timers"
+        self.document = self.config / "serversync" / "jobs" / "demo.json"
+        self.timer = self.units / "serversync@demo.timer"
+        self.drop_in = self.units / "serversync@demo.service.d" / "job.conf"
+        self.stamp = self.stamps / "stamp-serversync@demo.timer"
+        self.here = self.home / "here"
+        for directory in (self.root / "bin", self.units, self.here, self.config / "serversync", path / "tmp"):
+            directory.mkdir(parents=True)
+        (self.config / "serversync" / "runner.json").write_text("{}")
+        (self.root / "memory.json").write_text('{"loaded": {}, "active": {}}')
+        (self.root / "calls").touch()
+        names = {
+            "python": sys.executable,
+            "root": str(self.root),
+            "units": str(self.units),
+            "stamps": str(self.stamps),
+        }
+        for name, text in (("systemctl", SYSTEMCTL), ("systemd-analyze", ANALYZE)):
+            program = self.root / "bin" / name
+            program.write_text(text % names)
+            program.chmod(0o755)
+        if systemd:
+            (self.root / "systemd").mkdir()
+            (self.root / "systemd" / "private").touch()
+        self.tmp = path / "tmp"
+        self.environment = {
+            "PATH": "%s:%s" % (self.root / "bin", os.environ["PATH"]),
+            "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
+            "HOME": str(self.home),
+            "XDG_CONFIG_HOME": str(self.config),
+            "XDG_DATA_HOME": str(self.home / "data"),
+            "XDG_RUNTIME_DIR": str(self.root),
+        }
+
+    def module(self, check: bool, parameters: dict) -> dict:
+        arguments = dict({"name": "demo", "scope": "user"}, **parameters)
+        arguments.update(
+            _ansible_check_mode=check, _ansible_diff=True, _ansible_remote_tmp=str(self.tmp), _ansible_no_log=False
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", self.program],
+            input=json.dumps(arguments),
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert not done.stderr, done.stderr
+        result = json.loads(done.stdout)
+        assert "exception" not in result or result["exception"].startswith("(traceback unavailable)"), result
+        assert {"changed", "job", "diff", "commands", "failure"} <= set(result)
+        assert done.returncode == (1 if result.get("failed") else 0)
+        assert list(self.tmp.iterdir()) == []
+        if "warnings" in result:  # text, or from ansible-core 2.19 on an event
+            texts = [one if isinstance(one, str) else one["event"]["msg"] for one in result["warnings"]]
+            result["warnings"] = texts
+        return result
+
+    def check(self, **parameters) -> dict:
+        return self.module(True, parameters)
+
+    def apply(self, **parameters) -> dict:
+        return self.module(False, parameters)
+
+    def calls(self, start: int = 0) -> list:
+        return [json.loads(line) for line in (self.root / "calls").read_text().splitlines()[start:]]
+
+    def memory(self) -> dict:
+        return json.loads((self.root / "memory.json").read_text())
+
+    def tell(self, **active: str) -> None:
+        memory = self.memory()
+        memory["active"].update({"serversync@demo." + unit: state for unit, state in active.items()})
+        (self.root / "memory.json").write_text(json.dumps(memory))
+
+    def snapshot(self) -> dict:
+        """Everything below the home: type, mode, content, identity, time of the last write."""
+        found = {}
+        for path in sorted(self.home.rglob("*")):
+            info = path.lstat()
+            content = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
+            found[str(path.relative_to(self.home))] = (info.st_mode, info.st_ino, info.st_mtime_ns, content)
+        return found
+
+    def state(self) -> tuple:
+        """What people see: the files' texts and modes, and the timer."""
+        files = {name: (mode, content) for name, (mode, _ino, _time, content) in self.snapshot().items()}
+        return files, self.memory()["active"]
+
+
+@pytest.fixture
+def server(tmp_path):
+    return Server(tmp_path)
+
+
+def job(server, **more):
+    parameters = {
+        "partner": {"host": "hq"},
+        "elements": [{"path": str(server.here)}],
+        "schedule": {"at": "02:30", "timezone": "UTC"},
+    }
+    parameters.update(more)
+    return parameters
+
+
+def four_steps(server, **parameters):
+    """check -> run -> run -> check; the result of the run."""
+    before, calls = server.snapshot(), len(server.calls())
+    check = server.check(**parameters)
+    assert check.get("msg") is None
+    assert check["changed"]
+    assert server.snapshot() == before, "check mode has written"
+    assert [call for call in server.calls(calls) if set(call) & set(MUTATING)] == []
+
+    calls = len(server.calls())
+    run = server.apply(**parameters)
+    assert run["changed"]
+    for name in ("diff", "job", "commands"):
+        assert run[name] == check[name], name
+    assert run["diff"]
+    assert [call for call in server.calls(calls) if set(call) & set(MUTATING)] == run["commands"]
+    for entry in run["diff"]:  # an oracle: what the diff says is on the disk
+        path = Path(entry["after_header"])
+        if path.is_absolute() and path != Path("/dev/null") and " (" not in str(path):
+            assert path.read_text() == entry["after"]
+        elif path == Path("/dev/null"):
+            assert not os.path.lexists(entry["before_header"])
+
+    after = server.snapshot()
+    for again in (server.apply, server.check):
+        calls = len(server.calls())
+        result = again(**parameters)
+        assert (result["changed"], result["diff"], result["commands"]) == (False, [], [])
+        assert result["job"] == run["job"]
+        assert server.snapshot() == after, "an unchanged declaration has written"
+        assert [call[2] for call in server.calls(calls)] == ["show"]
+    return run
+
+
+def test_create(server):
+    run = four_steps(server, **job(server, comment="Nightly"))
+    expected = {
+        "version": 1,
+        "name": "demo",
+        "comment": "Nightly",
+        "enabled": True,
+        "scope": "user",
+        "partner": {"host": "hq", "port": 22, "connection": "ssh", "host_key": []},
+        "account": {"user": "serversync", "private_key_file": None},
+        "schedule": {
+            "every": None,
+            "at": ["02:30"],
+            "days": [],
+            "calendar": None,
+            "timezone": "UTC",
+            "jitter": "15m",
+            "catch_up": True,
+        },
+        "on_error": {"retries": 3, "delay": "5m"},
+        "notification": {"email": [], "events": ["failure"]},
+        "settings": {"direction": "to_partner", "exclude": [], "delete": "never"},
+        "elements": [{"path": str(server.here), "partner_path": str(server.here)}],
+    }
+    assert run["job"] == expected
+    assert server.document.read_text() == json.dumps(expected, indent=2, ensure_ascii=False) + "\n"
+    assert server.document.stat().st_mode & 0o7777 == 0o600
+    assert server.document.parent.stat().st_mode & 0o7777 == 0o700
+    assert server.timer.stat().st_mode & 0o7777 == 0o644
+    assert "OnCalendar=*-*-* 02:30:00 UTC\n" in server.timer.read_text()
+    assert server.drop_in.read_text().endswith("Description=Synchronization job demo: Nightly\n")
+    assert server.memory()["active"] == {"serversync@demo.timer": "active"}
+    assert os.readlink(server.units / "timers.target.wants" / server.timer.name) == str(server.timer)
+    assert run["commands"] == [
+        ["systemctl", "--user", "daemon-reload"],
+        ["systemctl", "--user", "enable", "serversync@demo.timer"],
+        ["systemctl", "--user", "start", "serversync@demo.timer"],
+    ]
+
+
+EDITS = [
+    {"comment": "Another"},
+    {"partner": {"host": "hq2"}},
+    {"partner": {"port": 2222}},
+    {"account": {"user": "other", "private_key_file": "/keys/id"}},
+    {"schedule": {"every": "15m"}},
+    {"schedule": {"calendar": "Mon 02:30"}},
+    {"schedule": {"days": ["mon", "fri"]}},
+    {"schedule": {"jitter": "0s", "catch_up": False}},
+    {"on_error": {"retries": 0}},
+    {"notification": {"email": "ops@example.com", "events": ["failure", "success"]}},
+    {"settings": {"direction": "from_partner", "exclude": ["*.tmp"]}},
+    {"elements": [{"path": "HERE", "partner_path": "/srv/b"}]},
+]
+
+
+@pytest.mark.parametrize("edit", EDITS, ids=["-".join(edit) + str(number) for number, edit in enumerate(EDITS)])
+def test_edit_one_detail_and_leave_the_rest(server, edit):
+    edit = json.loads(json.dumps(edit).replace("HERE", str(server.here)))
+    created = server.apply(**job(server))["job"]
+    run = four_steps(server, **edit)
+    expected, problems = _job.declare(dict(edit, name="demo", scope="user"), created)
+    assert problems == []
+    assert run["job"] == json.loads(server.document.read_text()) == expected != created
+    for name in created:
+        assert name in edit or run["job"][name] == created[name]
+    assert server.memory()["active"] == {"serversync@demo.timer": "active"}
+    reloads = [command for command in run["commands"] if command[-1] == "daemon-reload"]
+    assert len(reloads) == (1 if set(edit) & {"schedule", "comment"} else 0)
+
+
+def test_an_edited_schedule_fires_no_run(server):
+    server.apply(**job(server))
+    assert server.stamp.exists()
+    run = four_steps(server, schedule={"at": "03:00"})
+    assert run["commands"] == [
+        ["systemctl", "--user", "stop", "serversync@demo.timer"],
+        ["systemctl", "--user", "daemon-reload"],
+        ["systemctl", "--user", "start", "serversync@demo.timer"],
+    ]
+
+
+@pytest.mark.parametrize("more", [{"schedule": None}, {"enabled": False}], ids=["clear", "pause"])
+def test_clear_and_pause_take_the_timer_away(server, more):
+    server.apply(**job(server))
+    four_steps(server, **more)
+    assert server.document.exists()
+    assert server.drop_in.exists()
+    assert not server.timer.exists()
+    assert not server.stamp.exists()
+    assert list((server.units / "timers.target.wants").iterdir()) == []
+    assert server.memory()["active"] == {}
+    back = {"schedule": {"at": "02:30", "timezone": "UTC"}} if "schedule" in more else {"enabled": True}
+    assert four_steps(server, **back)["job"] == server.check(**job(server))["job"]
+    assert server.memory()["active"] == {"serversync@demo.timer": "active"}
+
+
+def test_null_sets_the_default(server):
+    server.apply(**job(server, comment="c", on_error={"retries": 1, "delay": "1m"}))
+    run = four_steps(server, comment=None, on_error={"retries": None})
+    assert (run["job"]["comment"], run["job"]["on_error"]) == ("", {"retries": 3, "delay": "1m"})
+
+
+def test_null_where_there_are_choices(server):
+    parameters = job(server, settings={"direction": "from_partner"}, notification={"events": ["success"]})
+    server.apply(**parameters)
+    run = four_steps(server, state=None, settings={"direction": None, "delete": None}, partner={"connection": None})
+    assert run["job"]["settings"]["direction"] == "to_partner"
+    assert run["job"]["notification"]["events"] == ["success"]
+
+
+def test_remove(server):
+    empty = server.state()
+    server.apply(**job(server))
+    run = four_steps(server, state="absent")
+    assert run["job"] is None
+    files, active = server.state()
+    for name in ("config/serversync/jobs", "config/systemd/user/timers.target.wants", "data", "data/systemd"):
+        files.pop(name)
+    files.pop("data/systemd/timers")
+    assert (files, active) == empty
+
+
+def test_remove_stops_a_run_and_clears_a_failure(server):
+    server.apply(**job(server))
+    server.tell(service="activating")
+    run = four_steps(server, state="absent")
+    assert ["systemctl", "--user", "stop", "serversync@demo.service"] in run["commands"]
+    server.apply(**job(server))
+    server.tell(service="failed")
+    run = four_steps(server, state="absent")
+    assert run["commands"][-1] == ["systemctl", "--user", "reset-failed", "serversync@demo.service"]
+
+
+def test_remove_what_is_damaged_and_needs_no_runner(server):
+    server.apply(**job(server))
+    server.document.write_text("{damaged")
+    (server.config / "serversync" / "runner.json").unlink()
+    four_steps(server, state="absent")
+    assert not server.document.exists()
+
+
+def test_remove_leaves_what_others_have_put_there(server):
+    server.apply(**job(server))
+    other = server.drop_in.parent / "override.conf"
+    other.write_text("[Service]\n")
+    run = four_steps(server, state="absent")
+    assert other.read_text() == "[Service]\n"
+    assert run["warnings"] == ["%s holds files of others; it stays" % other.parent]
+
+
+def test_a_job_leaves_its_neighbours_alone(server):
+    server.apply(**job(server))
+    before = server.snapshot()
+    server.apply(**job(server, name="demo2"))
+    server.apply(name="demo2", state="absent")
+    after = server.snapshot()
+    assert {name: after[name][1:] for name in before if before[name][3]} == {
+        name: before[name][1:] for name in before if before[name][3]
+    }
+
+
+DRIFTS = {
+    "document edited": lambda server: server.document.write_text(server.document.read_text().replace(" ", "")),
+    "document's mode": lambda server: server.document.chmod(0o644),
+    "timer edited": lambda server: server.timer.write_text("[Timer]\nOnCalendar=hourly\n"),
+    "timer gone": lambda server: server.timer.unlink(),
+    "timer's mode": lambda server: server.timer.chmod(0o600),
+    "drop-in edited": lambda server: server.drop_in.write_text(""),
+    "drop-in a link": lambda server: (server.drop_in.unlink(), server.drop_in.symlink_to("/etc/passwd")),
+    "timer masked": lambda server: (server.timer.unlink(), server.timer.symlink_to("/dev/null")),
+    "timer stopped": lambda server: server.tell(timer="inactive"),
+    "timer failed": lambda server: server.tell(timer="failed"),
+    "timer disabled": lambda server: (server.units / "timers.target.wants" / server.timer.name).unlink(),
+}
+
+
+@pytest.mark.parametrize("drift", DRIFTS.values(), ids=DRIFTS)
+def test_drift_is_repaired(server, drift):
+    server.apply(**job(server))
+    good = server.state()
+    drift(server)
+    assert server.state() != good
+    four_steps(server, **job(server))
+    assert server.state() == good
+    assert Path("/etc/passwd").read_text().startswith("root:")
+
+
+def test_a_crash_before_the_reload_is_repaired(server):
+    server.apply(**job(server))
+    memory = server.memory()
+    memory["loaded"] = {name: {} for name in memory["loaded"]}
+    (server.root / "memory.json").write_text(json.dumps(memory))
+    assert four_steps(server, **job(server))["commands"] == [["systemctl", "--user", "daemon-reload"]]
+
+
+def test_a_failing_command_is_told_and_the_next_apply_finishes(server):
+    (server.root / "broken-start").touch()
+    result = server.apply(**job(server))
+    assert result["msg"] == (
+        "systemctl --user start serversync@demo.timer: failed with exit code 1: "
+        "Failed to start unit: Connection timed out; repair that and apply the job again"
+    )
+    assert result["failure"]["code"] == "command_failed"
+    assert result["changed"]
+    assert [command[2] for command in result["commands"]] == ["daemon-reload", "enable"]
+    (server.root / "broken-start").unlink()
+    run = four_steps(server, **job(server))
+    assert run["commands"] == [["systemctl", "--user", "start", "serversync@demo.timer"]]
+
+
+def test_systemd_that_does_not_answer(server):
+    (server.root / "broken-show").touch()
+    for run in (server.check, server.apply):
+        result = run(**job(server))
+        assert result["failure"]["code"] == "command_failed"
+        assert "Failed to show unit: Connection timed out; repair that" in result["msg"]
+    assert not server.document.exists()
+
+
+# --- refusals: the same in both modes, and nothing written -----------------------------------------------------
+
+
+def refused(server, message, code, path, **parameters):
+    before, calls = server.snapshot(), len(server.calls())
+    for run in (server.check, server.apply):
+        result = run(**parameters)
+        assert result["msg"] == message
+        assert result["failed"]
+        assert (result["changed"], result["job"], result["diff"], result["commands"]) == (False, None, [], [])
+        assert (result["failure"]["code"], result["failure"]["path"]) == (code, path)
+    assert server.snapshot() == before
+    assert [call for call in server.calls(calls) if set(call) & set(MUTATING)] == []
+    return result
+
+
+@pytest.mark.parametrize(
+    ("more", "message", "code", "path"),
+    [
+        ({"scheduel": {}}, "scheduel: is not an option; did you mean schedule?", "unknown_option", "scheduel"),
+        (
+            {"elements": "/a"},
+            "elements: '/a' is text, not a list; begin each entry with a dash",
+            "wrong_type",
+            "elements",
+        ),
+        ({"name": None}, "name: is missing; give the job a name", "missing", "name"),
+        (
+            {"name": "a/b"},
+            "name: 'a/b' is not a job name; use a-z, 0-9, '_', '.' and '-', and begin with a letter or a digit",
+            "invalid_value",
+            "name",
+        ),
+        ({"elements": None}, "elements: is missing; give at least one element with its path", "missing", "elements"),
+        (
+            {"elements": [{"path": "/a"}, {"partner_path": "/b"}]},
+            "elements[1].path: is missing; write the whole path from /",
+            "missing",
+            "elements[1].path",
+        ),
+        (
+            {"on_error": {"retries": "x"}},
+            "on_error.retries: 'x' is not a whole number; use 0 to 100",
+            "wrong_type",
+            "on_error.retries",
+        ),
+        (
+            {"on_error": {"retries": -1}},
+            "on_error.retries: -1 is out of range; use 0 to 100",
+            "out_of_range",
+            "on_error.retries",
+        ),
+        (
+            {"settings": {"direction": "up"}},
+            "settings.direction: 'up' is not one of to_partner, from_partner",
+            "not_a_choice",
+            "settings.direction",
+        ),
+        (
+            {"schedule": {"at": 750}},
+            'schedule.at[0]: 750 is a number, not a time of day; quote times, e.g. "12:30"',
+            "wrong_type",
+            "schedule.at[0]",
+        ),
+        (
+            {"schedule": {"at": "02:30", "every": "1h"}},
+            "schedule: has every and at; give one of every, at, calendar",
+            "conflict",
+            "schedule",
+        ),
+        ({"state": "gone"}, "state: 'gone' is not one of present, absent", "not_a_choice", "state"),
+        (
+            {"schedule": {"calendar": "nonsense"}},
+            "schedule.calendar: 'nonsense' is refused by systemd (Failed to parse calendar specification 'nonsense': "
+            'Invalid argument); see "man systemd.time", e.g. "Mon..Fri *-*-* 02:30"',
+            "invalid_value",
+            "schedule.calendar",
+        ),
+    ],
+)
+def test_bad_input(server, more, message, code, path):
+    result = refused(server, message, code, path, **job(server, **more))
+    assert result["failure"]["details"][0]["msg"] == message
+
+
+def test_all_problems_are_in_the_details(server):
+    result = server.check(**job(server, nme=1, enabled="maybe", on_error={"retries": -1}))
+    assert [problem["path"] for problem in result["failure"]["details"]] == ["nme", "enabled", "on_error.retries"]
+    assert result["msg"] == "nme: is not an option; did you mean name?"
+
+
+def test_an_unknown_time_zone(server):
+    message = "schedule.timezone: 'Europe/Berln' is not a time zone of this server; did you mean Europe/Berlin?"
+    schedule = {"at": "02:30", "timezone": "Europe/Berln"}
+    refused(server, message, "invalid_value", "schedule.timezone", **job(server, schedule=schedule))
+    message = message.replace("timezone", "calendar", 1)
+    schedule = {"calendar": "02:30 Europe/Berln"}
+    refused(server, message, "invalid_value", "schedule.calendar", **job(server, schedule=schedule))
+
+
+PINNED = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
+GIVEN = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAfuCHKVTjquxvt6CM6tdG4SLp1Btn/nOeHHE5UOzRdf"
+
+
+def test_the_host_key_of_another_server(server):
+    pairings = server.config / "serversync" / "pairings"
+    pairings.mkdir()
+    (pairings / "headquarters.json").write_text('{"name": "headquarters", "host": "hq"}')
+    (pairings / "headquarters.known_hosts").write_text("serversync-headquarters %s\n" % PINNED)
+    message = (
+        "partner.host_key: is not the key pinned for pairing headquarters "
+        "(SHA256:+DiY3wvvV6TuJJhbpZisF/zLDA0zPMSvHdkr4UvCOqU pinned, %s given); "
+        "re-pair with the role if the server's key was changed on purpose" % _job.fingerprint(GIVEN)
+    )
+    partner = {"host": "hq", "host_key": [GIVEN]}
+    refused(server, message, "host_key_mismatch", "partner.host_key", **job(server, partner=partner))
+    four_steps(server, **job(server, partner={"host": "hq", "host_key": [PINNED + " root@hq"]}))
+
+
+def test_a_private_key_appears_nowhere(server):
+    partner = {"host": "hq", "host_key": ["-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0\n"]}
+    for run in (server.check, server.apply):
+        result = run(_ansible_inject_invocation=True, **job(server, partner=partner))
+        assert result["failure"]["code"] == "private_key"
+        assert "invocation" in result
+        assert "c2VjcmV0" not in json.dumps(result)
+
+
+def test_a_damaged_document(server):
+    server.apply(**job(server))
+    text = server.document.read_text()
+    remedy = "restore the file, or remove the job with state: absent and declare it whole"
+    for damage, said in (
+        ("", "is no JSON: Expecting value: line 1 column 1 (char 0)"),
+        (text.replace('"retries": 3', '"retries": -3'), "on_error.retries: -3 is out of range; use 0 to 100"),
+        (text.replace('"retries"', '"retires"'), "on_error.retires: is not an option; did you mean retries?"),
+        (b"\xff", "is not UTF-8"),
+    ):
+        server.document.write_bytes(damage if isinstance(damage, bytes) else damage.encode())
+        message = "%s: is damaged (%s); %s" % (server.document, said, remedy)
+        refused(server, message, "damaged_document", str(server.document), **job(server))
+
+
+def test_a_document_edited_by_hand_is_what_omitted_options_leave(server):
+    server.apply(**job(server))
+    server.document.write_text(server.document.read_text().replace('"retries": 3', '"retries": 7'))
+    result = server.apply(**job(server))
+    assert not result["changed"]
+    assert result["job"]["on_error"]["retries"] == 7
+
+
+def test_system_scope_needs_root(server):
+    server.program = "import os; os.geteuid = lambda: 1000" + PROGRAM
+    message = "scope: system needs root; set become: true, or scope: user for a job of your own"
+    refused(server, message, "not_root", "scope", **job(server, scope=None))
+
+
+def test_a_timer_that_systemd_cannot_read_is_not_written(server):
+    parameters = job(server, schedule={"at": "02:30", "jitter": "777s"})
+    assert server.check(**parameters)["changed"]
+    before = server.snapshot()
+    result = server.apply(**parameters)
+    assert result["msg"] == (
+        "%s: systemd refuses the timer (7: Failed to parse RandomizedDelaySec= value, ignoring: 777s); "
+        "nothing was written" % server.timer
+    )
+    assert (result["changed"], result["failure"]["code"]) == (False, "unit_verify_failed")
+    assert server.snapshot() == before
+
+
+# --- what this server has and has not --------------------------------------------------------------------------
+
+
+def test_before_the_runner_is_deployed(server):
+    runner = server.config / "serversync" / "runner.json"
+    runner.unlink()
+    missing = "the runner is not deployed on this server (%s is missing)" % runner
+    check = server.check(**job(server))
+    assert check["changed"]
+    assert (
+        missing + "; without check mode this task fails until the role serversync.core.runner is applied"
+        in (check["warnings"])
+    )
+    before = server.snapshot()
+    result = server.apply(**job(server))
+    assert result["msg"] == missing + "; apply the role serversync.core.runner first"
+    assert (result["failure"]["code"], result["failure"]["path"]) == ("runner_missing", str(runner))
+    assert server.snapshot() == before
+
+
+def test_without_systemd(tmp_path):
+    server = Server(tmp_path, systemd=False)
+    result = server.check(**job(server))
+    assert result["failure"]["code"] == "no_systemd"
+    assert result["failure"]["path"] == "schedule"
+    assert result["msg"].startswith("schedule: no systemd ")
+    assert "set schedule: null" in result["msg"]
+    assert server.apply(**job(server))["msg"] == result["msg"]
+    run = four_steps_without_systemd(server, **job(server, schedule=None))
+    assert run["job"]["schedule"] is None
+    assert server.document.exists()
+    four_steps_without_systemd(server, state="absent")
+    assert not server.document.exists()
+    assert server.calls() == []
+
+
+def four_steps_without_systemd(server, **parameters):
+    check = server.check(**parameters)
+    run = server.apply(**parameters)
+    assert run["changed"]
+    assert (run["diff"], run["job"], run["commands"]) == (check["diff"], check["job"], [])
+    after = server.snapshot()
+    for again in (server.apply, server.check):
+        assert not again(**parameters)["changed"]
+        assert server.snapshot() == after
+    return run
+
+
+def test_a_path_that_is_not_there_is_a_warning(server):
+    missing = server.home / "none"
+    run = server.apply(**job(server, elements=[{"path": str(server.here)}, {"path": str(missing)}]))
+    assert run["warnings"] == ["elements[1].path: %s does not exist on this server" % missing]
+    local = {"partner": {"host": "x", "connection": "local"}}
+    elements = [{"path": str(server.here), "partner_path": str(missing)}]
+    run = server.apply(**job(server, elements=elements, **local))
+    assert run["warnings"] == ["elements[0].partner_path: %s does not exist on this server" % missing]
+
+
+def test_a_time_that_is_over_is_a_warning(server):
+    run = server.apply(**job(server, schedule={"calendar": "2001-01-01"}))
+    assert run["warnings"] == ["schedule.calendar: '2001-01-01' is over and will never come again"]
+
+
+def test_odd_names_arrive_as_they_are(server):
+    odd = server.home / 'it\'s 100% "$HOME" ~\\é'
+    odd.mkdir()
+    run = four_steps(server, **job(server, elements=[{"path": str(odd)}], comment="50% \\"))
+    assert run["job"]["elements"][0]["path"] == str(odd)
+    assert json.loads(server.document.read_text(encoding="utf-8")) == run["job"]
+
+
+# --- documentation ---------------------------------------------------------------------------------------------
+
+MODULE = importlib.import_module("ansible_collections.serversync.core.plugins.modules.sync_job")
+
+
+def test_every_option_is_documented_as_it_is():
+    def compare(options, spec, where):
+        assert list(options) and set(options) == set(spec), where
+        for name, option in options.items():
+            one = spec[name]
+            assert "default" not in option, name
+            for key in ("type", "choices", "elements", "required"):
+                assert option.get(key) == one.get(key), (where, name, key)
+            if "suboptions" in option or "options" in one:
+                compare(option["suboptions"], one["options"], where + name + ".")
+
+    compare(yaml.safe_load(MODULE.DOCUMENTATION)["options"], _job.argument_spec(), "")
+
+
+def test_every_default_is_documented_as_it_is():
+    """'On creation V(x)' says what the grammar does."""
+
+    def walk(field, options):
+        for part in field.parts:
+            option = options[part.name]
+            text = " ".join(option["description"])
+            said = re.search(r"(?:On creation|Omitted means) V\(((?:[^()]|\\\))*)\)", text)
+            default = part.default()
+            if part.parts and part.name != "schedule":
+                assert not said, part.name
+                walk(part, option["suboptions"])
+                continue
+            if part.name == "schedule":
+                walk(part, option["suboptions"])
+            if said:
+                assert yaml.safe_load(said.group(1)) == default, part.name
+            else:
+                assert default is None, part.name
+
+    walk(_job.JOB, yaml.safe_load(MODULE.DOCUMENTATION)["options"])
+
+
+def test_the_examples_are_valid_declarations():
+    tasks = yaml.safe_load(MODULE.EXAMPLES)
+    existing = _job.declare({"name": "x", "partner": {"host": "hq"}, "elements": [{"path": "/a"}]})[0]
+    for task in tasks:
+        parameters = task["serversync.core.sync_job"]
+        if isinstance(parameters, str):
+            continue
+        text = json.dumps(parameters).replace("{{ item }}", "line1")
+        new = "elements" in parameters
+        problems = _job.declare(json.loads(text), None if new else existing)[1]
+        assert [str(problem) for problem in problems] == [], task["name"]
+    first = MODULE.EXAMPLES.strip().split("\n\n")[0]
+    assert len(first.splitlines()) <= 15
+
+
+def test_the_return_values_are_documented():
+    returned = yaml.safe_load(MODULE.RETURN)
+    assert set(returned) == {"job", "diff", "commands", "failure"}
+    job_sample = returned["job"]["sample"]
+    assert _job.normalise(job_sample) == (job_sample, [])
+
+
+def test_options_named_in_errors_exist():
+    """Every dotted name in the error texts is an option."""
+    names = set()
+
+    def walk(field, path):
+        for part in field.parts or (field.element.parts if field.element else ()):
+            where = "%s.%s" % (path, part.name) if path else part.name
+            names.add(where)
+            walk(part, where + ("[]" if part.element else ""))
+
+    walk(_job.JOB, "")
+    source = Path(_job.__file__).read_text(encoding="utf-8")
+    tops = "|".join(part.name for part in _job.JOB.parts)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            for word in re.findall(r"\b(?:%s)\.[a-z_]+" % tops, node.value):
+                assert word in names, word
