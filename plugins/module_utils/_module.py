@@ -74,7 +74,7 @@ class JobModule(AnsibleModule):  # type: ignore[misc]
                 self.fail(problems)
         for key, value in (("changed", False), ("job", None), ("diff", []), ("commands", [])):
             kwargs.setdefault(key, value)
-        kwargs.setdefault("failure", {"code": "invalid_option", "path": "", "details": [str(msg)]})
+        kwargs.setdefault("failure", {"code": "invalid_option", "path": "", "details": [{"msg": str(msg)}]})
         super().fail_json(msg=msg, **kwargs)
         raise AssertionError("fail_json() has not ended the module")
 

@@ -439,9 +439,11 @@ def plan(place: Layout, found: Found, wanted: Mapping[str, Wanted], uid: int) ->
         after.insert(0, command("daemon-reload"))
         if units.stale and not any(diffs[path] for path in (place.drop_in, place.timer)):
             diff.append(_entry("systemd", _flags(reloaded=False), _flags(reloaded=True)))
-    if not present and units.failed and not units.running:
-        after.append(command("reset-failed", service))
-        diff.append(_entry(service + " (systemd)", _flags(failed=True), _flags(failed=False)))
+    if not present and (units.failed or units.running):
+        # A stopped run counts as failed, or it does not and systemd has forgotten it: then only a pattern is no error.
+        after.append(command("reset-failed", service[:-1] + "[%s]" % service[-1]))
+        if not units.running:
+            diff.append(_entry(service + " (systemd)", _flags(failed=True), _flags(failed=False)))
     return Plan(diff, before + files + after)
 
 

@@ -165,6 +165,7 @@ def test_removal_of_a_running_job():
         "remove " + SYSTEM.document,
         "rmdir " + os.path.dirname(SYSTEM.drop_in),
         "systemctl daemon-reload",
+        "systemctl reset-failed serversync@demo.servic[e]",
     ]
 
 
@@ -175,7 +176,7 @@ def test_removal_leaves_the_files_of_others():
 
 def test_removal_clears_a_failed_service():
     plan = way(found(files_of(job()), _store.Units(failed=True)), None)
-    assert steps(plan)[-1] == "systemctl reset-failed " + SERVICE
+    assert steps(plan)[-1] == "systemctl reset-failed serversync@demo.servic[e]"
 
 
 def test_leftovers_of_a_removal_that_was_cut_off():

@@ -97,9 +97,14 @@ elif verb in ("stop", "disable"):
         if os.path.lexists(link):
             os.unlink(link)
     if verb == "stop" or "--now" in words:
-        memory["active"].pop(unit, None)
+        state = memory["active"].pop(unit, None)
+        if unit.endswith(".service") and state:
+            memory["active"][unit] = "failed"
 elif verb == "reset-failed":
-    memory["active"].pop(names[0], None)
+    unit = names[0].replace("[", "").replace("]", "")
+    if memory["active"].get(unit) != "failed" and unit == names[0]:
+        fail("Unit %%s not loaded." %% unit)
+    memory["active"].pop(unit, None)
 else:
     fail("unknown verb " + verb)
 json.dump(memory, open(root + "/memory.json", "w"))
@@ -403,10 +408,11 @@ def test_remove_stops_a_run_and_clears_a_failure(server):
     server.tell(service="activating")
     run = four_steps(server, state="absent")
     assert ["systemctl", "--user", "stop", "serversync@demo.service"] in run["commands"]
+    assert server.memory()["active"] == {}
     server.apply(**job(server))
     server.tell(service="failed")
     run = four_steps(server, state="absent")
-    assert run["commands"][-1] == ["systemctl", "--user", "reset-failed", "serversync@demo.service"]
+    assert run["commands"][-1] == ["systemctl", "--user", "reset-failed", "serversync@demo.servic[e]"]
 
 
 def test_remove_what_is_damaged_and_needs_no_runner(server):
