@@ -70,7 +70,7 @@ def day_of(text: str) -> str:
 
 def divides(period: int) -> bool:
     """Whether runs with this period fall on the same times every hour or every day."""
-    return HOUR % period == 0 or DAY % period == 0
+    return DAY % period == 0  # as every divisor of an hour does
 
 
 def nearest_period(period: int) -> int:

@@ -11,7 +11,7 @@ from ansible_collections.serversync.core.plugins.module_utils import _schedule
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-PERIODS = [period for period in range(60, 86401) if _schedule.divides(period)]
+PERIODS = [period for period in range(60, 86401) if 3600 % period == 0 or 86400 % period == 0]
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,10 @@ def seconds_of_day(expression: str) -> set[int]:
             start, _slash, step = text.partition("/")
             fields.append(range(int(start), size, int(step)) if step else [int(start)])
     return {hour * 3600 + minute * 60 + second for hour in fields[0] for minute in fields[1] for second in fields[2]}
+
+
+def test_which_periods_divide():
+    assert [period for period in range(60, 86401) if _schedule.divides(period)] == PERIODS
 
 
 @pytest.mark.parametrize("period", PERIODS)
