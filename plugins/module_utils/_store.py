@@ -46,6 +46,7 @@ class Layout(NamedTuple):
     config: str
     units: str
     stamps: str
+    state: str
 
     @property
     def document(self) -> str:
@@ -70,6 +71,11 @@ class Layout(NamedTuple):
         return os.path.join(self.stamps, "stamp-" + timer_name(self.name))
 
     @property
+    def published(self) -> str:
+        """The records that the runner publishes of this job."""
+        return os.path.join(self.state, "public", self.name + ".json")
+
+    @property
     def runner(self) -> str:
         """Exists where the runner is deployed."""
         return os.path.join(self.config, "runner.json")
@@ -85,7 +91,8 @@ class Layout(NamedTuple):
 
 def layout(scope: str, name: str, environ: Mapping[str, str], home: str) -> Layout:
     if scope == "system":
-        return Layout(scope, name, "/etc/serversync", "/etc/systemd/system", "/var/lib/systemd/timers")
+        units, stamps = "/etc/systemd/system", "/var/lib/systemd/timers"
+        return Layout(scope, name, "/etc/serversync", units, stamps, "/var/lib/serversync")
 
     def xdg(variable: str, default: str) -> str:
         value = environ.get(variable, "")
@@ -99,6 +106,7 @@ def layout(scope: str, name: str, environ: Mapping[str, str], home: str) -> Layo
         os.path.join(config, "serversync"),
         os.path.join(config, "systemd", "user"),
         os.path.join(xdg("XDG_DATA_HOME", ".local/share"), "systemd", "timers"),
+        os.path.join(xdg("XDG_STATE_HOME", ".local/state"), "serversync"),
     )
 
 
@@ -201,6 +209,7 @@ class Found(NamedTuple):
     files: dict[str, FileState]
     units: Units | None
     stamp: bool
+    published: bool
     wanted: bool
     directory: bool
     neighbours: tuple[str, ...]
@@ -215,7 +224,7 @@ def find(place: Layout, units: Units | None) -> Found:
         exists = True
     except (FileNotFoundError, NotADirectoryError):
         others, exists = (), False
-    return Found(files, units, os.path.lexists(place.stamp), os.path.lexists(place.wanted), exists, others)
+    return Found(files, units, *map(os.path.lexists, (place.stamp, place.published, place.wanted)), exists, others)
 
 
 def read_pairings(place: Layout) -> list[dict[str, Any]]:
@@ -421,6 +430,11 @@ def plan(place: Layout, found: Found, wanted: Mapping[str, Wanted], uid: int) ->
     if not present and units.running:
         before.append(command("stop", service))
         diff.append(_entry(service + " (systemd)", _flags(active=True), _flags(active=False)))
+
+    if not present and found.published:
+        # what ran stays in the runner's own records; a status of jobs that are no more would mislead
+        before.append(Step("remove", place.published))
+        diff.append(_entry(place.published, "(records of the last runs)\n", "", will=False))
 
     # removed in the other order: while the document is there, the job can be seen and removed again
     order = list(wanted) if present else list(reversed(list(wanted)))

@@ -252,7 +252,7 @@ notes:
 seealso:
   - name: The role serversync.core.runner
     description: Deploys what runs the jobs and pairs servers.
-    link: https://github.com/serversync-core/serversync.core
+    link: https://github.com/serversync/serversync.core
 """
 
 EXAMPLES = r"""
@@ -288,7 +288,16 @@ EXAMPLES = r"""
   become: true
 
 - name: Jobs that differ in a detail from a common one
-  serversync.core.sync_job: "{{ common | combine(item, recursive=True) }}"
+  serversync.core.sync_job:
+    name: "{{ item.name }}"
+    partner:
+      host: hq.example.com
+    schedule: "{{ item.schedule | default(omit) }}"
+    on_error:
+      retries: 5
+      delay: 10m
+    settings: "{{ common | combine(item.settings | default({})) }}"
+    elements: "{{ item.elements }}"
   loop:
     - name: recipes-hourly
       schedule: {every: 1h}
@@ -298,8 +307,7 @@ EXAMPLES = r"""
       elements: [{path: /srv/reports}]
   vars:
     common:
-      partner: {host: hq.example.com}
-      on_error: {retries: 5, delay: 10m}
+      exclude: ["*.tmp"]
   become: true
 
 - name: Change one detail and leave the rest as it is

@@ -41,7 +41,7 @@ OFF = _store.Units()
 
 
 def found(files, units=OFF, stamp=False, wanted=False, directory=True, neighbours=()):
-    return _store.Found(files, units, stamp, wanted, directory, neighbours)
+    return _store.Found(files, units, stamp, False, wanted, directory, neighbours)
 
 
 def way(there, made):

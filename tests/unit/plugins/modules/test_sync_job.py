@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import yaml
 from ansible_collections.serversync.core.plugins.module_utils import _job
+from jinja2.nativetypes import NativeEnvironment
 
 PROGRAM = """
 import contextlib, json, runpy, sys
@@ -132,6 +133,9 @@ for word in sys.argv[2:]:
 MUTATING = ("daemon-reload", "enable", "disable", "start", "stop", "reset-failed")
 
 
+OMIT = object()
+
+
 class Server:
     """A home directory with a runner deployed, and systemd where asked for."""
 
@@ -146,6 +150,7 @@ class Server:
         self.timer = self.units / "serversync@demo.timer"
         self.drop_in = self.units / "serversync@demo.service.d" / "job.conf"
         self.stamp = self.stamps / "stamp-serversync@demo.timer"
+        self.published = self.home / "state" / "serversync" / "public" / "demo.json"
         self.here = self.home / "here"
         for directory in (self.root / "bin", self.units, self.here, self.config / "serversync", path / "tmp"):
             directory.mkdir(parents=True)
@@ -172,6 +177,7 @@ class Server:
             "HOME": str(self.home),
             "XDG_CONFIG_HOME": str(self.config),
             "XDG_DATA_HOME": str(self.home / "data"),
+            "XDG_STATE_HOME": str(self.home / "state"),
             "XDG_RUNTIME_DIR": str(self.root),
         }
 
@@ -392,8 +398,10 @@ def test_null_where_there_are_choices(server):
 
 
 def test_remove(server):
+    server.published.parent.mkdir(parents=True)
     empty = server.state()
     server.apply(**job(server))
+    server.published.write_text("{}")
     run = four_steps(server, state="absent")
     assert run["job"] is None
     files, active = server.state()
@@ -784,17 +792,36 @@ def test_every_default_is_documented_as_it_is():
     walk(_job.JOB, yaml.safe_load(MODULE.DOCUMENTATION)["options"])
 
 
+def templated(value, variables):
+    """A value of a task as Ansible hands it to the module; an omitted option is left out."""
+    if isinstance(value, dict):
+        parts = {name: templated(one, variables) for name, one in value.items()}
+        return {name: one for name, one in parts.items() if one is not OMIT}
+    if isinstance(value, list):
+        return [templated(one, variables) for one in value]
+    if isinstance(value, str) and "{{" in value:
+        environment = NativeEnvironment()
+        environment.filters["combine"] = lambda one, other: dict(one, **other)
+        return environment.from_string(value).render(variables)
+    return value
+
+
 def test_the_examples_are_valid_declarations():
     tasks = yaml.safe_load(MODULE.EXAMPLES)
     existing = _job.declare({"name": "x", "partner": {"host": "hq"}, "elements": [{"path": "/a"}]})[0]
+    declared = []
     for task in tasks:
-        parameters = task["serversync.core.sync_job"]
-        if isinstance(parameters, str):
-            continue
-        text = json.dumps(parameters).replace("{{ item }}", "line1")
-        new = "elements" in parameters
-        problems = _job.declare(json.loads(text), None if new else existing)[1]
-        assert [str(problem) for problem in problems] == [], task["name"]
+        for item in task.get("loop", [None]):
+            variables = dict(task.get("vars", {}), item=item, omit=OMIT)
+            parameters = templated(task["serversync.core.sync_job"], variables)
+            job, problems = _job.declare(parameters, None if "elements" in parameters else existing)
+            assert [str(problem) for problem in problems] == [], task["name"]
+            declared.append(job)
+    names = [job["name"] for job in declared]
+    assert names[1:4] == ["line1-programs", "line2-programs", "line3-programs"]
+    back = declared[names.index("reports-back")]
+    assert back["settings"] == {"direction": "from_partner", "exclude": ["*.tmp"], "delete": "never"}
+    assert (declared[names.index("recipes-hourly")]["schedule"]["every"], back["schedule"]) == ("1h", None)
     first = MODULE.EXAMPLES.strip().split("\n\n")[0]
     assert len(first.splitlines()) <= 15
 
