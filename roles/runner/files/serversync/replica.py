@@ -16,6 +16,8 @@ class Replica(Protocol):
     """One server's side of a job. Paths are absolute there; what fails raises Failure."""
 
     remote_shell: str | None
+    # Whether its process may give files to other owners.
+    privileged: bool
 
     def look(self, path: str) -> dict[str, Any]:
         """What is at the path; see place.look."""
@@ -31,6 +33,9 @@ class LocalReplica:
     """A directory or file of this server."""
 
     remote_shell: str | None = None
+
+    def __init__(self, privileged: bool) -> None:
+        self.privileged = privileged
 
     def look(self, path: str) -> dict[str, Any]:
         return place.look("/", os.path.realpath(path))
@@ -51,6 +56,7 @@ class SshReplica:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.remote_shell: str | None = connection.remote_shell
+        self.privileged = bool(connection.about.get("privileged"))
         self.addresses: dict[str, str] = {}
 
     def look(self, path: str) -> dict[str, Any]:

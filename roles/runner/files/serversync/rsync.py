@@ -86,6 +86,7 @@ def command(
 ) -> list[str]:
     """The argv that makes target as source is.
 
+    ``privileged``: the target's process may change owners.
     ``versions``: directory, relative to the target, for what is overwritten; None in a dry run.
     ``remote_shell``: rsync's -e, split by rsync on blanks.
     """

@@ -73,9 +73,9 @@ class Sides:
     """The two replicas of a job's elements; the connection behind them is opened once and used by all."""
 
     def __init__(self, layout: Layout, job: Job) -> None:
-        self.local = LocalReplica()
+        self.local = LocalReplica(layout.privileged)
         self.held = ExitStack()
-        self.partner: Replica = LocalReplica()
+        self.partner: Replica = self.local
         self.connection: Connection | None = None
         if not job.local:
             self.connection = self.held.enter_context(Connection(layout, job))
@@ -163,7 +163,7 @@ class Transfer:
                 self.target.address(self.target_path) + tail,
                 exclude_from=rules.name,
                 versions=versions,
-                privileged=self.layout.privileged,
+                privileged=self.target.privileged,
                 remote_shell=self.remote_shell,
                 dry_run=dry_run,
             )
