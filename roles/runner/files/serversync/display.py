@@ -36,8 +36,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str |
     for column in columns:
         grid.add_column(column, overflow="fold", justify="right" if column in NUMBERS else "left")
     for row in rows:
-        grid.add_row(*(Text(safe(cell), style=COLOURS.get(str(cell), "")) for cell in row))
+        grid.add_row(*(Text(lines(cell), style=COLOURS.get(str(cell), "")) for cell in row))
     Console(width=None if sys.stdout.isatty() else 100, highlight=False).print(grid)
+
+
+def lines(cell: object) -> str:
+    """A cell's text; only a tuple has several lines."""
+    return "\n".join(map(safe, cell)) if isinstance(cell, tuple) else safe(cell)
 
 
 NUMBERS = {"copied", "updated", "bytes", "files", "attempts", "duration"}
@@ -84,7 +89,7 @@ def show_record(record: dict[str, Any]) -> None:
             ("element", "before", "after", "files", "copied", "updated", "bytes"),
             (
                 (
-                    f"{entry['path']} {arrow[entry['direction']]} {entry['partner_path']}",
+                    (entry["path"], f"{arrow[entry['direction']]} {entry['partner_path']}"),
                     entry["state_before"] or "-",
                     entry["state_after"] or "-",
                     entry["files"],
