@@ -89,7 +89,8 @@ class Layout(NamedTuple):
         return ["systemctl"] if self.scope == "system" else ["systemctl", "--user"]
 
 
-def layout(scope: str, name: str, environ: Mapping[str, str], home: str) -> Layout:
+def layout(scope: str, name: str, environ: Mapping[str, str]) -> Layout:
+    home = environ.get("HOME") or os.path.expanduser("~")
     if scope == "system":
         units, stamps = "/etc/systemd/system", "/var/lib/systemd/timers"
         return Layout(scope, name, "/etc/serversync", units, stamps, "/var/lib/serversync")
@@ -224,7 +225,8 @@ def find(place: Layout, units: Units | None) -> Found:
         exists = True
     except (FileNotFoundError, NotADirectoryError):
         others, exists = (), False
-    return Found(files, units, *map(os.path.lexists, (place.stamp, place.published, place.wanted)), exists, others)
+    stamp, published, wanted = map(os.path.lexists, (place.stamp, place.published, place.wanted))
+    return Found(files, units, stamp, published, wanted, exists, others)
 
 
 def read_pairings(place: Layout) -> list[dict[str, Any]]:
@@ -265,9 +267,9 @@ def zone_text(zone: str, directory: str = ZONES) -> str | None:
         names += [file if base == "." else os.path.join(base, file) for file in files]
     folded = {name.lower(): name for name in names if _is_zone(os.path.join(directory, name))}
     # the part after the last slash is what people remember: 'Berlin' for 'Europe/Berlin'
-    cities = {name.rsplit("/", 1)[-1]: full for name, full in folded.items()}
+    cities = {os.path.basename(name): full for name, full in folded.items()}
     close = [folded[name] for name in difflib.get_close_matches(zone.lower(), folded, 1)]
-    close = close or [cities[name] for name in difflib.get_close_matches(zone.lower().rsplit("/", 1)[-1], cities, 1)]
+    close = close or [cities[name] for name in difflib.get_close_matches(os.path.basename(zone.lower()), cities, 1)]
     hint = "did you mean %s?" % close[0] if close else "write its name, e.g. Europe/Berlin or UTC"
     return "%r is not a time zone of this server; %s" % (zone, hint)
 

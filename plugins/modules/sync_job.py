@@ -564,7 +564,7 @@ def apply(module: JobModule) -> None:
     if scope == "system" and os.geteuid() != 0:
         text = "system needs root; set become: true, or scope: user for a job of your own"
         module.fail([Problem("not_root", "scope", text)])
-    place = layout(scope, given["name"], os.environ, os.path.expanduser("~"))
+    place = layout(scope, given["name"], os.environ)
     systemd = systemd_runs(scope, os.environ, os.geteuid())
     module.run_command_environ_update = manager_environment(scope, os.environ, os.geteuid())
 

@@ -73,6 +73,7 @@ class Server:
             [str(self.launcher), *arguments],
             env=self.environment,
             capture_output=True,
+            check=False,
             text=True,
             errors="surrogateescape",
         )
@@ -124,10 +125,10 @@ class Partner(Server):
             for number, (path, access) in enumerate(roots, 1)
         ]
         (self.config / "serve" / "site-a.json").write_text(json.dumps({"name": "site-a", "roots": entries}))
-        user = getpass.getuser()
         lines = ["use chroot = yes", "munge symlinks = no", "numeric ids = yes", "list = no", "reverse lookup = no"]
-        # Only a daemon that runs as root heeds them.
-        lines += [f"uid = {user}", f"gid = {os.getgid()}"]
+        if os.geteuid() == 0:
+            # A daemon that is root would else become nobody.
+            lines += ["uid = 0", "gid = 0"]
         for entry in entries:
             lines += [f"[{entry['module']}]", f"path = {entry['path']}"]
             lines += [f"read only = {'yes' if entry['access'] == 'read' else 'no'}"]
@@ -205,7 +206,10 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
 
 
 def tree(root: Path) -> dict[bytes, tuple[Any, ...]]:
-    """What is below a directory, by the standard library alone; what the runner keeps for itself is left out."""
+    """What is below a directory, by the standard library alone; what the runner keeps for itself is left out.
+
+    Owners only for root: no one else can give files away.
+    """
     found: dict[bytes, tuple[Any, ...]] = {}
     for directory, names, files in os.walk(os.fsencode(root)):
         if b".serversync" in names:
@@ -218,6 +222,7 @@ def tree(root: Path) -> dict[bytes, tuple[Any, ...]]:
                 content = os.readlink(path)
             elif stat.S_ISREG(info.st_mode):
                 content = Path(os.fsdecode(path)).read_bytes()
+            owner = (info.st_uid, info.st_gid) if os.geteuid() == 0 else None
             when = None if stat.S_ISDIR(info.st_mode) or stat.S_ISLNK(info.st_mode) else info.st_mtime_ns
-            found[os.path.relpath(path, os.fsencode(root))] = (info.st_mode, info.st_uid, info.st_gid, when, content)
+            found[os.path.relpath(path, os.fsencode(root))] = (info.st_mode, owner, when, content)
     return found

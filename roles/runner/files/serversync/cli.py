@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
 def main(scope: str, argv: Sequence[str] | None = None) -> int:
     """Entry of the launcher, which knows its scope; returns the exit code."""
     arguments = parser().parse_args(argv)
-    layout = Layout.of(scope)
+    layout = Layout.of(scope, os.environ)
     # Directories made on a target are as open as any; what is private is created so.
     os.umask(0o022)
     sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ class Layout:
     runtime: Path
 
     @classmethod
-    def of(cls, scope: str, environ: Mapping[str, str] = os.environ) -> Layout:
+    def of(cls, scope: str, environ: Mapping[str, str]) -> Layout:
         if scope == "system":
             return cls(scope, Path("/etc/serversync"), Path("/var/lib/serversync"), Path("/run/serversync"))
         home = Path(environ.get("HOME") or Path.home())

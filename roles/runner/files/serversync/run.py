@@ -189,19 +189,16 @@ def plan(layout: Layout, job: Job, only: str | None = None) -> dict[str, Any]:
     elements = []
     with Sides(layout, job) as sides:
         for element in select(job, only):
-            changes: list[dict[str, Any]] = []
-
-            def note(change: rsync.Change, changes: list[dict[str, Any]] = changes) -> None:
-                changes.append({"what": change.what, "path": change.name, "bytes": change.size})
-
+            changes: list[rsync.Change] = []
             found = describe(job, element)
             try:
                 transfer = Transfer(layout, job, element, sides)
-                outcome = transfer.move("plan", True, note)
+                outcome = transfer.move("plan", True, changes.append)
                 failure = rsync.failure(outcome, element.field("this_server"))
             except Failure as error:
                 failure = error
-            elements.append(found | {"changes": changes, "error": failure.as_dict() if failure else None})
+            told = [{"what": change.what, "path": change.name, "bytes": change.size} for change in changes]
+            elements.append(found | {"changes": told, "error": failure.as_dict() if failure else None})
     failed = any(entry["error"] for entry in elements)
     return {"job": job.name, "partner": job.partner, "failed": failed, "elements": elements}
 

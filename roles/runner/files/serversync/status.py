@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from typing import Any
 
@@ -11,6 +12,8 @@ from serversync import job
 from serversync.failure import InvalidDocument
 from serversync.history import published, published_names
 from serversync.layout import Layout
+
+MICROSECONDS = 1_000_000
 
 
 def status(layout: Layout, name: str | None) -> list[dict[str, Any]]:
@@ -58,26 +61,19 @@ def row(layout: Layout, name: str, elapse: int | None) -> dict[str, Any]:
 
 def next_runs(layout: Layout) -> dict[str, int]:
     """When each job's timer elapses next; nothing where no systemd runs."""
-    argv = [
-        "systemctl",
-        *([] if layout.privileged else ["--user"]),
-        "show",
-        "--timestamp=unix",
-        "serversync@*.timer",
-    ]
+    argv = ["systemctl", *([] if layout.privileged else ["--user"]), "list-timers", "--all", "--output=json"]
     try:
-        answer = subprocess.run(
-            [*argv, "--property=Id", "--property=NextElapseUSecRealtime"], capture_output=True, text=True
-        )
+        answer = subprocess.run([*argv, "serversync@*.timer"], capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return {}
-    elapses = {}
-    for block in answer.stdout.split("\n\n"):
-        facts = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-        when = facts.get("NextElapseUSecRealtime", "").lstrip("@")
-        if when.isdigit():
-            elapses[facts["Id"][len("serversync@") : -len(".timer")]] = int(when)
-    return elapses
+    if answer.returncode:
+        return {}
+    # A timer whose service is running has no next time; systemd then says 0 or null.
+    return {
+        timer["unit"][len("serversync@") : -len(".timer")]: timer["next"] // MICROSECONDS
+        for timer in json.loads(answer.stdout)
+        if timer.get("next")
+    }
 
 
 def record(layout: Layout, name: str, run: str | None) -> dict[str, Any]:

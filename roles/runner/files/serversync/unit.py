@@ -30,10 +30,10 @@ def service(name: str) -> str:
     return f"serversync@{name}.service"
 
 
-def show(unit: str, *properties: str, user: bool = False) -> dict[str, str]:
-    """systemd's properties of a unit; times as seconds since the epoch (``@1700000000``)."""
-    argv = ["systemctl", *(["--user"] if user else []), "show", "--timestamp=unix", unit]
-    output = subprocess.run([*argv, *(f"--property={name}" for name in properties)], capture_output=True, text=True)
+def show(unit: str, *properties: str) -> dict[str, str]:
+    """systemd's properties of a unit, as it prints them."""
+    argv = ["systemctl", "show", unit, *(f"--property={name}" for name in properties)]
+    output = subprocess.run(argv, capture_output=True, text=True, check=False)
     if output.returncode:
         raise Failure("systemd", f"systemctl show {unit}: {output.stderr.strip()}")
     return dict(line.split("=", 1) for line in output.stdout.splitlines() if "=" in line)
@@ -57,7 +57,7 @@ def ask(layout: Layout, name: str, verb: str, **request: Any) -> dict[str, Any]:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         os.fchown(descriptor, 0, grp.getgrnam(GROUP).gr_gid)
         os.write(descriptor, json.dumps({"id": identity, "verb": verb, **request}).encode("ascii"))
-        started = subprocess.run(["systemctl", "start", service(name)], capture_output=True, text=True)
+        started = subprocess.run(["systemctl", "start", service(name)], capture_output=True, text=True, check=False)
         answer = read_answer(layout, name)
     finally:
         path.unlink()

@@ -10,7 +10,7 @@ import os
 import pytest
 from ansible_collections.serversync.core.plugins.module_utils import _job, _store
 
-SYSTEM = _store.layout("system", "demo", {"XDG_CONFIG_HOME": "/x"}, "/root")
+SYSTEM = _store.layout("system", "demo", {"HOME": "/root", "XDG_CONFIG_HOME": "/x"})
 GID = 4242
 
 
@@ -69,12 +69,12 @@ def test_layout_system():
 
 
 def test_layout_user():
-    place = _store.layout("user", "demo", {}, "/home/u")
+    place = _store.layout("user", "demo", {"HOME": "/home/u"})
     assert place.document == "/home/u/.config/serversync/jobs/demo.json"
     assert place.timer == "/home/u/.config/systemd/user/serversync@demo.timer"
     assert place.stamp == "/home/u/.local/share/systemd/timers/stamp-serversync@demo.timer"
     assert place.systemctl == ["systemctl", "--user"]
-    place = _store.layout("user", "demo", {"XDG_CONFIG_HOME": "/c", "XDG_DATA_HOME": "relative"}, "/home/u")
+    place = _store.layout("user", "demo", {"HOME": "/home/u", "XDG_CONFIG_HOME": "/c", "XDG_DATA_HOME": "relative"})
     assert place.document == "/c/serversync/jobs/demo.json"
     assert place.stamp.startswith("/home/u/.local/share/")
 
@@ -329,7 +329,7 @@ def test_time_zones(tmp_path):
 
 
 def test_directories_are_made_closed_where_the_document_is(tmp_path):
-    place = _store.layout("user", "demo", {"XDG_CONFIG_HOME": str(tmp_path / "config")}, "/none")
+    place = _store.layout("user", "demo", {"XDG_CONFIG_HOME": str(tmp_path / "config")})
     before = os.umask(0o077)
     try:
         _store.make_directory(os.path.dirname(place.document), place, None)
