@@ -262,7 +262,7 @@ def zone_text(zone: str, directory: str = ZONES) -> str | None:
     names = []
     for where, _directories, files in os.walk(directory):
         base = os.path.relpath(where, directory)
-        if base.split(os.sep)[0] in ("posix", "right"):
+        if (base + os.sep).startswith(("posix/", "right/")):
             continue
         names += [file if base == "." else os.path.join(base, file) for file in files]
     folded = {name.lower(): name for name in names if _is_zone(os.path.join(directory, name))}
