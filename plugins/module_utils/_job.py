@@ -37,6 +37,9 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _NO_CONTROL_PATTERN = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$(?!\n)"
 _KERNEL_ROOTS = ("/proc", "/sys", "/dev", "/run")
 _PRIVATE_ROOTS = ("/tmp", "/var/tmp")  # noqa: S108  nothing is made there
+#: An rsync daemon expands these in a path that a client names, so that the path could lead elsewhere.
+_WILD = "*?[\\"
+_NO_WILD_PATTERN = r"^[^*?\[\\]*$"
 _KEY_PATTERN = r"^[a-z0-9@.-]+ [A-Za-z0-9+/]+={0,2}$(?!\n)"
 _PATH_PATTERN = (
     r"^(?!/(?:proc|sys|dev|run)(?:/|$))(?!.*/\.serversync(?:/|$))"
@@ -634,7 +637,7 @@ JOB = Field(
                     Field(
                         "partner_path",
                         "text",
-                        "The path on the partner.",
+                        "The path on the partner, with connection ssh without * ? [ and backslash.",
                         check=_check_element_path,
                         schema=_plain(_PATH_PATTERN),
                     ),
@@ -975,6 +978,16 @@ def _resolve_elements(job: dict[str, Any], problems: list[Problem]) -> None:
                 text = "is missing; with partner.connection local write the path of the other replica"
                 problems.append(Problem("missing", at + "partner_path", text))
                 continue
+        wild = "" if local else next((char for char in element["partner_path"] if char in _WILD), "")
+        if wild:
+            text = "%s contains %s, which rsync on the partner takes for a pattern; name a path without %s"
+            problems.append(
+                Problem(
+                    "invalid_value",
+                    at + "partner_path",
+                    text % (show(element["partner_path"]), show(wild), " ".join(_WILD)),
+                )
+            )
         for name in ("path", "partner_path"):
             path = element[name]
             if job["scope"] == "system":
@@ -1136,7 +1149,11 @@ def _rules() -> list[dict[str, Any]]:
         {
             "if": _properties(partner=_properties(connection={"const": "local"})),
             "then": _properties(partner=_properties(port=null, host_key=none), account=null),
-            "else": _properties(partner=_properties(port={"type": "integer"}), account={"type": "object"}),
+            "else": _properties(
+                partner=_properties(port={"type": "integer"}),
+                account={"type": "object"},
+                elements={"items": _properties(partner_path={"pattern": _NO_WILD_PATTERN})},
+            ),
         },
         {
             "if": _properties(scope={"const": "system"}),

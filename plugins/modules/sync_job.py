@@ -242,6 +242,8 @@ options:
         description:
           - The absolute path on the partner.
           - The default is the same as O(elements[].path). With O(partner.connection=local) it must be given.
+          - With O(partner.connection=ssh) it must not contain C(*), C(?), C([) or a backslash, also where it is the
+            default, because rsync on the partner takes them for a pattern.
         type: str
 notes:
   - An option that is omitted differs from one that is V(null). In roles and templates use the C(omit) variable

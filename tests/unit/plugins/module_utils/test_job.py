@@ -353,6 +353,20 @@ BAD = [
         {"elements": [{"path": "/a"}, {"path": "/b", "partner_path": "/a/b"}]},
         "elements[1].partner_path: '/a/b' is inside elements[0].partner_path '/a'; " + OVERLAP,
     ),
+    # rsync's daemon expands what a client names
+    *(
+        (
+            {"elements": [{"path": "/b", "partner_path": "/srv/a%s1" % char}]},
+            "elements[0].partner_path: %r contains %r, which rsync on the partner takes for a pattern; "
+            "name a path without * ? [ \\" % ("/srv/a%s1" % char, char),
+        )
+        for char in "*?[\\"
+    ),
+    (
+        {"elements": [{"path": "/a"}, {"path": "/srv/a[1]"}]},
+        "elements[1].partner_path: '/srv/a[1]' contains '[', which rsync on the partner takes for a pattern; "
+        "name a path without * ? [ \\",
+    ),
     # local
     (
         {"partner": {"host": "x", "connection": "local"}},
@@ -578,6 +592,16 @@ def test_tmp_is_for_user_jobs():
     assert made(scope="user", elements=[{"path": "/tmp/a"}])["elements"][0]["path"] == "/tmp/a"
 
 
+def test_a_path_of_this_server_may_look_like_a_pattern():
+    odd = {"path": "/srv/a[1]*?\\", "partner_path": "/srv/b"}
+    assert made(elements=[odd])["elements"] == [odd]
+    local = {"partner": {"host": "hq", "connection": "local"}, "elements": [{"path": "/a", "partner_path": "/b[*?\\"}]}
+    job = made(**local)
+    assert job["elements"] == local["elements"]
+    VALIDATOR.validate(job)
+    VALIDATOR.validate(made(elements=[odd]))
+
+
 def test_resolving_changes_neither_of_its_arguments():
     current, given_job = full(), base(schedule={"every": "1h"})
     kept = copy.deepcopy((current, given_job))
@@ -711,6 +735,7 @@ def test_the_schema_accepts_the_normal_form_and_no_mutant(number):
         {"on_error": {"retries": -1, "delay": "5m"}},
         {"on_error": {"retries": 3, "delay": "5 m"}},
         {"elements": []},
+        *({"elements": [{"path": "/a", "partner_path": "/srv/a%s1" % char}]} for char in "*?[\\"),
         *(
             {"elements": [{"path": path, "partner_path": "/b"}]}
             for path in (
