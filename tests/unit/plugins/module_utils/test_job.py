@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import copy
 import json
+from email.message import EmailMessage
 from pathlib import Path
 
 import jsonschema
@@ -757,6 +758,66 @@ def test_the_schema_accepts_the_normal_form_and_no_mutant(number):
 )
 def test_the_schema_refuses_what_the_grammar_refuses(more):
     assert not VALIDATOR.is_valid(dict(full(), **more))
+
+
+EMAIL = SCHEMA["properties"]["notification"]["properties"]["email"]["items"]
+GOOD_EMAILS = ("a@b", "ops@example.com", "a.b+c@d.e.f", "%s@b" % ("a" * 64), "a'b@x-y.example")
+BAD_EMAILS = (
+    "a",
+    "a@",
+    "@b",
+    "a@[",
+    "a@[::1]",
+    "a@b@c",
+    "a,b@c",
+    "a@b,c",
+    "a@b..c",
+    "a@.b",
+    "a@-b",
+    "a@b-",
+    "a@b.",
+    "a@b_c",
+    "a..b@c",
+    ".a@b",
+    "a.@b",
+    "-f@b",
+    "a b@c",
+    "a@b c",
+    "<a@b>",
+    '"a"@b',
+    "a@b;c",
+    "(a)@b",
+    "a\u00e9@b",
+    "a@b\n",
+    "%s@b" % ("a" * 65),
+    "a@%s" % ("b" * 64),
+    "a@%s" % ".".join(["b" * 60] * 5),
+)
+
+
+@pytest.mark.parametrize("address", GOOD_EMAILS + BAD_EMAILS)
+def test_the_schema_takes_the_addresses_that_the_grammar_takes(address):
+    good = address in GOOD_EMAILS
+    job = dict(full(), notification={"email": [address], "events": ["failure"]})
+    assert VALIDATOR.is_valid(job) is good
+    if address == address.strip():  # around an address of a task spaces do no harm
+        assert (not errors(notification={"email": [address]})) is good
+
+
+@settings(deadline=None)
+@given(
+    st.builds(
+        "{}@{}".format,
+        st.text("abAB01.-!#$%&'*+/=?^_`{|}~", min_size=1, max_size=9),
+        st.text("abAB01.-", min_size=1, max_size=9),
+    ).filter(VALIDATOR.evolve(schema=EMAIL).is_valid)
+)
+def test_the_mail_library_takes_every_address_of_the_schema(address):
+    assert not errors(notification={"email": [address]})
+    mail = EmailMessage()
+    mail["To"] = address
+    assert [one.addr_spec for one in mail["To"].addresses] == [address]
+    assert not mail["To"].defects
 
 
 # --- properties ------------------------------------------------------------------------------------------------

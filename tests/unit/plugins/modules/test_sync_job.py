@@ -745,7 +745,9 @@ def test_a_time_that_is_over_is_a_warning(server):
 def test_odd_names_arrive_as_they_are(server):
     odd = server.home / 'it\'s 100% "$HOME" ~\\é'
     odd.mkdir()
-    run = four_steps(server, **job(server, elements=[{"path": str(odd), "partner_path": "/srv/it's"}], comment="50% \\"))
+    run = four_steps(
+        server, **job(server, elements=[{"path": str(odd), "partner_path": "/srv/it's"}], comment="50% \\")
+    )
     assert run["job"]["elements"][0]["path"] == str(odd)
     assert json.loads(server.document.read_text(encoding="utf-8")) == run["job"]
 
