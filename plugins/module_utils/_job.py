@@ -1070,6 +1070,28 @@ def parse_document(text: str) -> tuple[dict[str, Any], list[Problem]]:
     return normalise(document)
 
 
+def own_problems(job: Mapping[str, Any], directories: Mapping[str, str]) -> list[Problem]:
+    """The elements that would carry the runner's own files to the partner, or overwrite them.
+
+    `directories`: those of the runner on this server, and what each holds. The partner guards its own by its roots.
+    """
+    names = ("path", "partner_path") if job["partner"]["connection"] == "local" else ("path",)
+    problems = []
+    for number, element in enumerate(job["elements"]):
+        for name in names:
+            path = element[name]
+            for directory, what in directories.items():
+                if not (_inside(path, directory) or _inside(directory, path)):
+                    continue
+                around = not _inside(path, directory)
+                how = "is" if path == directory else "is around" if around else "is inside"
+                remedy = "name the subdirectories that are meant instead" if around else "name another path"
+                text = "%s %s %s, which holds the runner's %s; %s" % (show(path), how, directory, what, remedy)
+                problems.append(Problem("invalid_value", "elements[%d].%s" % (number, name), text))
+                break
+    return problems
+
+
 def pin_problem(job: Mapping[str, Any], pairings: Sequence[Mapping[str, Any]]) -> Problem | None:
     """Whether partner.host_key contradicts the pairing that the job belongs to.
 

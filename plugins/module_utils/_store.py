@@ -47,6 +47,7 @@ class Layout(NamedTuple):
     units: str
     stamps: str
     state: str
+    home: str
 
     @property
     def document(self) -> str:
@@ -85,6 +86,18 @@ class Layout(NamedTuple):
         return os.path.join(self.config, "pairings")
 
     @property
+    def own(self) -> dict[str, str]:
+        """The runner's directories and what each holds; where a link leads to one, also the directory itself."""
+        named = (
+            (self.config, "settings, jobs and private key"),
+            (self.state, "records"),
+            (self.home, "program"),
+        )
+        directories = {os.path.normpath(path): what for path, what in named}
+        directories.update({os.path.realpath(path): what for path, what in named})
+        return directories
+
+    @property
     def systemctl(self) -> list[str]:
         return ["systemctl"] if self.scope == "system" else ["systemctl", "--user"]
 
@@ -93,7 +106,7 @@ def layout(scope: str, name: str, environ: Mapping[str, str]) -> Layout:
     home = environ.get("HOME") or os.path.expanduser("~")
     if scope == "system":
         units, stamps = "/etc/systemd/system", "/var/lib/systemd/timers"
-        return Layout(scope, name, "/etc/serversync", units, stamps, "/var/lib/serversync")
+        return Layout(scope, name, "/etc/serversync", units, stamps, "/var/lib/serversync", "/usr/lib/serversync")
 
     def xdg(variable: str, default: str) -> str:
         value = environ.get(variable, "")
@@ -108,6 +121,7 @@ def layout(scope: str, name: str, environ: Mapping[str, str]) -> Layout:
         os.path.join(config, "systemd", "user"),
         os.path.join(xdg("XDG_DATA_HOME", ".local/share"), "systemd", "timers"),
         os.path.join(xdg("XDG_STATE_HOME", ".local/state"), "serversync"),
+        os.path.join(xdg("XDG_DATA_HOME", ".local/share"), "serversync"),
     )
 
 

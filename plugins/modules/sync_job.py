@@ -229,6 +229,8 @@ options:
   elements:
     description:
       - The directory trees and files that are kept in sync. They must not overlap.
+      - On this server none may be equal to, inside or around a directory of the runner's own, which in system scope are
+        C(/etc/serversync), C(/var/lib/serversync) and C(/usr/lib/serversync).
       - Needed for a new job.
     type: list
     elements: dict
@@ -451,6 +453,7 @@ from typing import Any
 from ansible_collections.serversync.core.plugins.module_utils._job import (
     Problem,
     document_text,
+    own_problems,
     parse_document,
     pin_problem,
     resolve,
@@ -491,8 +494,8 @@ def read_current(place: Layout) -> dict[str, Any] | None:
 
 
 def check_server(module: JobModule, job: dict[str, Any], place: Layout, systemd: bool) -> list[Problem]:
-    """What only this server can tell: its time zones, its pairings, its systemd."""
-    problems = []
+    """What only this server can tell: the runner's directories, its time zones, its pairings, its systemd."""
+    problems = own_problems(job, place.own)
     schedule = job["schedule"]
     if schedule and not systemd:
         text = (

@@ -610,6 +610,39 @@ def test_resolving_changes_neither_of_its_arguments():
     assert (current, given_job) == kept
 
 
+# --- the runner's own directories ------------------------------------------------------------------------------
+
+RUNNERS = {"/etc/serversync": "jobs and the private key", "/home/a/.local/share/serversync": "program"}
+
+
+def own(local=False, **element):
+    partner = {"host": "hq", "connection": "local" if local else "ssh"}
+    job = made(scope="user", partner=partner, elements=[{"path": "/srv/x", "partner_path": "/srv/y"}, element])
+    return [str(problem) for problem in _job.own_problems(job, RUNNERS)]
+
+
+@pytest.mark.parametrize("path", ["/srv", "/etc/serversync2", "/etc/ssh", "/home/a/.local/share/x", "/home/b", "/et"])
+def test_paths_beside_the_runners_directories_are_fine(path):
+    job = made(elements=[{"path": path}])
+    assert _job.own_problems(job, RUNNERS) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "how", "directory", "remedy"),
+    [
+        ("/etc/serversync", "is", "/etc/serversync", "name another path"),
+        ("/etc/serversync/keys", "is inside", "/etc/serversync", "name another path"),
+        ("/etc", "is around", "/etc/serversync", "name the subdirectories that are meant instead"),
+        ("/home", "is around", "/home/a/.local/share/serversync", "name the subdirectories that are meant instead"),
+    ],
+)
+def test_the_runners_directories_are_refused(path, how, directory, remedy):
+    text = "%r %s %s, which holds the runner's %s; %s" % (path, how, directory, RUNNERS[directory], remedy)
+    assert own(path=path, partner_path="/b") == ["elements[1].path: " + text]
+    assert own(local=True, path="/a", partner_path=path) == ["elements[1].partner_path: " + text]
+    assert own(path="/a", partner_path=path) == []  # the partner guards its own
+
+
 # --- pairings --------------------------------------------------------------------------------------------------
 
 PAIRINGS = [

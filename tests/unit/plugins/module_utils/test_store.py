@@ -291,12 +291,18 @@ def test_reading_files(tmp_path):
         _store.read_file(str(tmp_path))
 
 
+def test_what_is_the_runners_own():
+    assert list(SYSTEM.own) == ["/etc/serversync", "/var/lib/serversync", "/usr/lib/serversync"]
+    user = _store.layout("user", "demo", {"HOME": "/home/a", "XDG_STATE_HOME": "/s/./state/"})
+    assert list(user.own) == ["/home/a/.config/serversync", "/s/state/serversync", "/home/a/.local/share/serversync"]
+
+
 def test_reading_pairings(tmp_path):
     place = SYSTEM._replace(config=str(tmp_path))
     assert _store.read_pairings(place) == []
     pairings = tmp_path / "pairings"
     pairings.mkdir()
-    (pairings / "P.json").write_text(json.dumps({"name": "P", "host": "hq", "port": 22, "user": "u", "alias": "a"}))
+    (pairings / "P.json").write_text(json.dumps({"name": "P", "host": "hq", "alias": "a"}))
     assert _store.read_pairings(place) == [{"name": "P", "host": "hq", "keys": []}]
     (pairings / "P.known_hosts").write_text("# by the role\nserversync-P ssh-ed25519 AAAA comment\n\n@revoked * x y\n")
     assert _store.read_pairings(place) == [{"name": "P", "host": "hq", "keys": ["ssh-ed25519 AAAA"]}]

@@ -752,6 +752,26 @@ def test_odd_names_arrive_as_they_are(server):
     assert json.loads(server.document.read_text(encoding="utf-8")) == run["job"]
 
 
+@pytest.mark.parametrize(
+    ("directory", "what"),
+    [
+        ("config", "settings, jobs and private key"),
+        ("state", "records"),
+        ("data", "program"),
+    ],
+)
+def test_what_is_the_runners_own_is_no_element(server, directory, what):
+    parent = server.home / directory
+    own = parent / "serversync"
+    result = server.check(**job(server, elements=[{"path": str(server.here)}, {"path": str(parent)}]))
+    assert result["msg"] == (
+        "elements[1].path: %r is around %s, which holds the runner's %s; name the subdirectories that are meant instead"
+        % (str(parent), own, what)
+    )
+    assert result["failure"]["code"] == "invalid_value"
+    assert "is inside" in server.check(**job(server, elements=[{"path": str(own / "x")}]))["msg"]
+
+
 # --- documentation ---------------------------------------------------------------------------------------------
 
 MODULE = importlib.import_module("ansible_collections.serversync.core.plugins.modules.sync_job")
