@@ -7,7 +7,7 @@
 .PHONY: help demo test servers lint sanity schema clean
 
 help:
-	@echo "make demo     a job declared, run, duplicated and removed, here and without root (2 minutes)"
+	@echo "make demo     a job declared, run, duplicated and removed, here and without root (1 minute)"
 	@echo "make test     unit and integration tests; no root, no container"
 	@echo "make servers  two Debian servers with systemd in containers, end to end (root, podman)"
 	@echo "make lint     formatting, types, documentation, licences"
