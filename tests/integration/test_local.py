@@ -269,7 +269,7 @@ def test_a_damaged_document_is_refused_before_anything_is_touched(
     for command in ("run", "plan", "check"):
         done = server.serversync(command, "hurt", code=2)
         assert said in done.stderr
-        assert "apply the playbook that declares the job again" in done.stderr
+        assert "restore it, or remove the job with state: absent and declare it again" in done.stderr
     assert said in server.serversync("status").stdout
     assert not (tmp_path / "b").exists()
 
@@ -281,7 +281,7 @@ def test_a_damaged_document_is_refused_before_anything_is_touched(
         (("run", "../x"), 2, "'../x' is not a job's name"),
         (("run",), 2, "the following arguments are required: JOB"),
         (("fly",), 2, "invalid choice: 'fly'"),
-        (("show", "none"), 2, "none has not run yet; start it with: serversync run none"),
+        (("show", "none"), 2, "there is no job 'none' on this server (jobs: none)"),
         (("check", "/nowhere.json"), 2, "/nowhere.json: No such file or directory"),
     ],
 )
@@ -289,3 +289,65 @@ def test_wrong_words_on_the_command_line(server: Server, arguments: tuple[str, .
     done = server.serversync(*arguments, code=code)
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_job_that_never_ran_says_how_to_run_it(server: Server, tmp_path: Path) -> None:
+    server.declare("new", [(tmp_path / "a", tmp_path / "b")])
+    done = server.serversync("show", "new", code=2)
+    assert "new has not run yet; start it with: serversync run new" in done.stderr
+    assert "never" in server.serversync("status").stdout
+
+
+def test_elements_that_overlap_in_a_document_edited_by_hand(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    server.declare("both", [(tmp_path / "a", tmp_path / "b"), (tmp_path / "c", tmp_path / "b" / "c")])
+    done = server.serversync("run", "both", code=2)
+    assert "elements[1].partner_path: " in done.stderr
+    assert "overlaps elements[0].partner_path" in done.stderr
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_document_of_another_version(server: Server, tmp_path: Path) -> None:
+    path = server.declare("next", [(tmp_path / "a", tmp_path / "b")])
+    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
+    assert "version: 2 is not 1, the only one that this runner reads" in server.serversync("run", "next", code=2).stderr
+
+
+def test_one_odd_document_does_not_hide_the_other_jobs(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    server.declare("good", [(tmp_path / "a", tmp_path / "b")])
+    server.run("good")
+    (server.config / "jobs" / "odd.json").mkdir()
+    (server.home / ".local/state/serversync/public/hurt.json").write_text("{")
+    server.declare("hurt", [(tmp_path / "a", tmp_path / "c")])
+    rows = {row["job"]: row for row in json.loads(server.serversync("status", "--json").stdout)}
+    assert {name: row["state"] for name, row in rows.items()} == {"good": "equal", "odd": "invalid", "hurt": "invalid"}
+    assert "is a directory where a file belongs" in server.serversync("run", "odd", code=2).stderr
+
+
+def test_records_that_cannot_be_kept_are_no_ordinary_failure(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    server.declare("told", [(tmp_path / "a", tmp_path / "b")])
+    server.run("told")
+    records = server.home / ".local/state/serversync/records.sqlite"
+    for path in records.parent.glob("records.sqlite*"):
+        path.unlink()
+    records.write_text("no database " * 1000)
+    done = server.serversync("run", "told", code=70)
+    assert f"the records cannot be kept in {records}: file is not a database" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_key_of_ones_own_that_is_missing(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(server.key)], check=True)
+    key = " ".join(Path(f"{server.key}.pub").read_text().split()[:2])
+    server.declare(
+        "keyless",
+        [(tmp_path / "a", tmp_path / "b")],
+        partner={"host": "127.0.0.1", "port": 9, "connection": "ssh", "host_key": [key]},
+        account={"user": "nobody", "private_key_file": "/nowhere/key"},
+    )
+    record = server.run("keyless", code=1)
+    assert record["error"]["field"] == "account.private_key_file"
+    assert "put the key there, correct the path, or set null for the runner's own key" in record["error"]["message"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import Pair, tree
+from tests.integration.conftest import Pair, module, tree
 
 
 def fill(path: Path) -> None:
@@ -207,7 +207,7 @@ def test_a_path_outside_the_roots_is_refused(pair: Pair, tmp_path: Path) -> None
 def test_a_root_that_is_open_for_reading_is_not_written(pair: Pair, tmp_path: Path) -> None:
     fill(pair.path)
     root = tmp_path / "roots"
-    entry = {"module": "root-1", "path": str(root), "access": "read"}
+    entry = {"module": module(root), "path": str(root), "access": "read"}
     (pair.there.config / "serve" / "site-a.json").write_text(json.dumps({"name": "site-a", "roots": [entry]}))
     pair.declare()
     record = pair.here.run("nightly", code=1)
@@ -235,3 +235,41 @@ def test_check_names_what_is_right_and_what_is_wrong(pair: Pair) -> None:
     assert issues["the mail server does not answer"] == "error"
     assert f"elements {pair.path}" not in issues
     assert sum(entry["level"] == "error" for entry in findings) == 1
+
+
+def test_a_root_that_became_a_link_is_not_entered(pair: Pair, tmp_path: Path) -> None:
+    root, victim = tmp_path / "roots", tmp_path / "victim"
+    victim.mkdir()
+    (victim / "file").write_text("precious")
+    (pair.path / "file").write_text("evil")
+    root.rmdir()
+    root.symlink_to(victim)
+    pair.declare()
+    record = pair.here.run("nightly", code=1)
+    assert record["error"]["code"] == "blocked"
+    assert (victim / "file").read_text() == "precious"
+    assert [path.name for path in victim.iterdir()] == ["file"]
+
+
+def test_a_link_on_this_side_is_not_followed(pair: Pair, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    pair.partner_path.mkdir()
+    (pair.partner_path / "file").write_text("evil")
+    pair.path.rmdir()
+    pair.path.symlink_to(victim)
+    pair.declare(direction="from_partner")
+    record = pair.here.run("nightly", code=1)
+    assert (record["error"]["code"], record["error"]["field"]) == ("kind", "elements[0].path")
+    assert "is a symbolic link; name what it points to" in record["error"]["message"]
+    assert list(victim.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["data*", "a[1]", "what?", "back\\slash"])
+def test_a_pattern_in_the_partners_path_is_refused(pair: Pair, name: str) -> None:
+    """rsync's daemon would expand it, and reach another directory."""
+    pair.partner_path = pair.partner_path.parent / name
+    pair.declare()
+    done = pair.here.serversync("run", "nightly", code=2)
+    assert "elements[0].partner_path" in done.stderr
+    assert tree(pair.partner_path.parent) == {}

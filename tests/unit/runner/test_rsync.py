@@ -26,7 +26,7 @@ def test_every_name_comes_back_as_it_is_on_disk(names: list[bytes]) -> None:
             (source / os.fsdecode(name)).touch()
         seen: list[str] = []
         argv = rsync.command(
-            f"{source}/", f"{directory}/b/", exclude_from="/dev/null", versions=None, privileged=False, dry_run=True
+            f"{source}/", f"{directory}/b/", exclude_from="/dev/null", scratch=None, privileged=False, dry_run=True
         )
         outcome = rsync.execute(argv, lambda change: seen.append(change.name))
     assert outcome.code == 0
@@ -66,10 +66,17 @@ def outcome(code: int, *problems: str) -> rsync.Outcome:
         (outcome(10, "connection refused"), "rsync_10", True),
         (outcome(12), "rsync_12", True),
         (outcome(23, 'send_files failed to open "/x": Permission denied (13)'), "permission", False),
+        (outcome(23, 'set_acl: "/x": Operation not permitted (1)'), "permission", False),
         (outcome(23, "Permission denied (13)", "Input/output error (5)"), "rsync_23", True),
+        (outcome(23, 'read errors mapping "/photo (13)": Input/output error (5)'), "rsync_23", True),
+        (outcome(23, 'mkstemp "/x" failed: Read-only file system (30)'), "rsync_23", False),
+        (outcome(23, "could not make way for new regular file: a"), "in_the_way", False),
+        (outcome(23, "could not make way for new regular file: a", "Input/output error (5)"), "in_the_way", True),
+        (outcome(23), "rsync_23", True),
         (outcome(24, "file has vanished"), "rsync_24", True),
         (outcome(11, "write failed: No space left on device (28)"), "no_space", True),
         (outcome(23, "Disk quota exceeded (122)"), "no_space", True),
+        (outcome(23, 'could not make way for new regular file: "scan (122).pdf"'), "in_the_way", False),
         (outcome(4), "rsync_4", False),
         (outcome(5, "@ERROR: Unknown module"), "rsync_5", False),
         (outcome(-9), "killed", True),

@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from serversync import rsync, run
+from serversync import place, rsync, run
 from serversync.failure import Failure
 from serversync.job import Element, Job
 from serversync.layout import Layout
@@ -25,8 +26,8 @@ class FakeReplica:
     def look(self, path: str) -> dict[str, Any]:
         return self.facts
 
-    def prepare(self, path: str, kind: str, element: str, run: str) -> str:
-        return ".serversync/x/versions/y"
+    def prepare(self, path: str, kind: str, element: str, run: str) -> dict[str, str]:
+        return {"versions": ".serversync/x/versions/y", "temporary": ".serversync/x/temporary"}
 
     def address(self, path: str) -> str:
         return path
@@ -102,3 +103,75 @@ def test_the_sandbox_cannot_make_a_missing_target_of_this_server() -> None:
     assert transfer(*sides, "from_partner", scope="user").check() == "file"
     with pytest.raises(Failure, match="create it empty, then apply the playbook again"):
         transfer(*sides, "from_partner", scope="system").check()
+
+
+def attempts(monkeypatch: pytest.MonkeyPatch, outcomes: list[Failure | None]) -> tuple[run.Record, list[str]]:
+    """A run whose element ends as told, attempt by attempt; its record and the names that the attempts had."""
+    names: list[str] = []
+
+    def move(_self: object, name: str, _dry_run: bool, _on_change: object) -> rsync.Outcome:
+        names.append(name)
+        failure = outcomes[len(names) - 1]
+        if failure:
+            raise failure
+        return rsync.Outcome()
+
+    document = {
+        "name": "nightly",
+        "comment": "",
+        "partner": {"host": "here", "connection": "local"},
+        "settings": {"direction": "to_partner", "exclude": []},
+        "on_error": {"retries": 2, "delay": "1h"},
+        "elements": [{"path": "/a", "partner_path": "/b"}],
+    }
+    waits: list[float] = []
+    monkeypatch.setattr(run.Transfer, "move", move)
+    layout = Layout("user", Path("/c"), Path("/s"), Path("/r"))
+    made = run.Run(layout, Job(document, ""), trigger="manual", only=None, log=lambda _line: None, wait=waits.append)
+    record = made.carry_out()
+    assert waits == [3600.0] * (len(names) - 1)
+    return record, names
+
+
+LOST = Failure("connection", "gone", transient=True)
+REFUSED = Failure("login", "no")
+
+
+def test_each_attempt_keeps_what_it_displaces_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    record, names = attempts(monkeypatch, [LOST, LOST, None])
+    assert names == [record["run"], f"{record['run']}.2", f"{record['run']}.3"]
+    assert all(place.WORD.fullmatch(name) and place.started(name) < float("inf") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "states", "state"),
+    [
+        ([None], ["equal"], "equal"),
+        ([LOST, None], ["failed", "equal"], "equal"),
+        ([LOST, REFUSED], ["failed", "failed"], "failed"),
+        ([REFUSED], ["failed"], "failed"),
+        ([LOST, LOST, LOST], ["failed", "failed", "failed"], "failed"),
+    ],
+)
+def test_attempts_go_on_as_long_as_another_one_can_help(
+    outcomes: list[Failure | None], states: list[str], state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, _names = attempts(monkeypatch, outcomes)
+    assert [attempt["state"] for attempt in record["attempts"]] == states
+    assert record["state"] == state
+    last = outcomes[-1]
+    assert record["error"] == (last.as_dict() if last else None)
+
+
+def test_the_lock_is_held_as_long_as_what_was_started_lives(tmp_path: Path) -> None:
+    layout = Layout("user", tmp_path, tmp_path, tmp_path)
+    job = Job({"name": "nightly"}, "")
+    with run.locked(layout, job) as free:
+        assert free
+        # In the place of an rsync whose runner is killed.
+        child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, close_fds=False)
+    with run.locked(layout, job) as free:
+        assert not free
+    child.communicate()
+    with run.locked(layout, job) as free:
+        assert free

@@ -98,8 +98,12 @@ def element_findings(transfer: Transfer) -> list[Finding]:
         kind = transfer.check()
         free = transfer.target.look(transfer.target_path)["free_bytes"]
     except Failure as failure:
-        return [from_failure(failure, f"{element.path} is not synchronised")]
-    found = [finding("ok", f"{element.path}: {kind}, readable on the source, writable on the target")]
+        return [from_failure(failure, f"{element.path} is not synchronized")]
+    found = [
+        finding(
+            "ok", f"{element.path} and {element.partner_path}: {kind}, readable on the source, writable on the target"
+        )
+    ]
     if free < LOW_SPACE:
         issue = f"{transfer.target_path} on {transfer.server(transfer.target_side)} has {free >> 20} MiB left"
         found.append(finding("warning", issue, "a run may end without space", "free some"))

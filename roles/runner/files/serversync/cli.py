@@ -10,31 +10,39 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 from serversync import __version__
-from serversync.failure import Failure, InvalidDocument
+from serversync.failure import Failure, InvalidDocument, Stopped
 from serversync.layout import Layout
 
 USAGE = 2
 FAILED = 1
 SKIPPED = 4
+INTERNAL = 70
 
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="serversync",
         description="Runs and shows the synchronization jobs that serversync.core.sync_job declares.",
-        epilog="Exit codes: 0 fine, 1 failed, 2 usage or invalid document, 3 different, 4 skipped.",
+        epilog="Exit codes: 0 fine, 1 failed, 2 usage or invalid document, 4 skipped.",
     )
     top.add_argument("--version", action="version", version=f"serversync {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, text: str, job: str | None = None) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        description = f"{text[0].upper()}{text[1:]}."
+        # Without a help text a command is not listed: keys and units call those two, people do not.
+        command = (
+            commands.add_parser(name, help=text, description=description)
+            if job
+            else commands.add_parser(name, description=description)
+        )
         if job:
             command.add_argument("job", metavar="JOB", nargs=None if job == "one" else "?")
             command.add_argument("--json", action="store_true", help="print JSON")
@@ -61,6 +69,9 @@ def main(scope: str, argv: Sequence[str] | None = None) -> int:
     # Directories made on a target are as open as any; what is private is created so.
     os.umask(0o022)
     sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # Like an interruption from the keyboard: what has to be written is, then the process goes.
+        signal.signal(number, stop)
     handler: Callable[[Layout, argparse.Namespace], int] = globals()[f"command_{arguments.command}"]
     try:
         return handler(layout, arguments)
@@ -70,9 +81,12 @@ def main(scope: str, argv: Sequence[str] | None = None) -> int:
         print(f"serversync: {safe(failure)}", file=sys.stderr)
         if isinstance(failure, InvalidDocument):
             return USAGE
+        if failure.code == "records":
+            return INTERNAL
         return SKIPPED if failure.code == "running" else FAILED
     except PermissionError as error:
-        print(f"serversync: {error.filename}: permission denied; try with sudo", file=sys.stderr)
+        remedy = "try with sudo" if layout.privileged else "give this account access to it"
+        print(f"serversync: {error.filename}: permission denied; {remedy}", file=sys.stderr)
         return FAILED
     except BrokenPipeError:
         # The reader of our output has seen enough.
@@ -80,16 +94,16 @@ def main(scope: str, argv: Sequence[str] | None = None) -> int:
         return FAILED
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except Stopped:
+        return 128 + signal.SIGTERM
+    except Exception:
+        # Not 1, which says that the runner has told of the failure itself: systemd shall see this one.
+        traceback.print_exc()
+        return INTERNAL
 
 
-def end_on_terminate() -> None:
-    """A SIGTERM ends a run like an interruption: the record is written, then the process goes."""
-    from serversync.run import Stopped
-
-    def stop(_number: int, _frame: FrameType | None) -> NoReturn:
-        raise Stopped
-
-    signal.signal(signal.SIGTERM, stop)
+def stop(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise Stopped
 
 
 def log(line: str) -> None:
@@ -101,7 +115,6 @@ def perform(layout: Layout, name: str, trigger: str, only: str | None, say: Call
     from serversync import job, notify, run
 
     document = job.load(layout, name)
-    end_on_terminate()
     return run.run(
         layout,
         document,
@@ -116,19 +129,17 @@ def perform(layout: Layout, name: str, trigger: str, only: str | None, say: Call
 def command_run(layout: Layout, arguments: argparse.Namespace) -> int:
     from serversync import job, unit
     from serversync.display import show_record
-    from serversync.run import EXIT, Stopped
+    from serversync.run import EXIT, select
 
     say: Callable[[str], None] = (lambda line: print(line, file=sys.stderr)) if arguments.json else log
+    document = job.load(layout, arguments.job)
+    select(document, arguments.element)
     if layout.privileged:
-        job.load(layout, arguments.job)
         if sys.stderr.isatty():
             print(f"running in {unit.service(arguments.job)}; journalctl -fu has it live", file=sys.stderr)
         record = unit.ask(layout, arguments.job, "run", element=arguments.element)
     else:
-        try:
-            record = perform(layout, arguments.job, "manual", arguments.element, say)
-        except Stopped:
-            return 128 + signal.SIGTERM
+        record = perform(layout, arguments.job, "manual", arguments.element, say)
     if arguments.json:
         print(json.dumps(record, indent=2))
     else:
@@ -139,9 +150,10 @@ def command_run(layout: Layout, arguments: argparse.Namespace) -> int:
 def command_plan(layout: Layout, arguments: argparse.Namespace) -> int:
     from serversync import job, unit
     from serversync.display import show_plan
-    from serversync.run import plan
+    from serversync.run import plan, select
 
     document = job.load(layout, arguments.job)
+    select(document, arguments.element)
     if layout.privileged:
         found = unit.ask(layout, arguments.job, "plan", element=arguments.element)
     else:
@@ -194,12 +206,12 @@ def command_unit(layout: Layout, arguments: argparse.Namespace) -> int:
                 unit.respond(layout, name, request, lambda: perform(layout, name, "manual", only, log))["state"]
             ]
         document = job.load(layout, name)
-        end_on_terminate()
         if verb == "plan":
             unit.respond(layout, name, request, lambda: run.plan(layout, document, only))
         else:
             unit.respond(layout, name, request, lambda: {"findings": check.check(layout, document)})
-    except run.Stopped:
+    except Stopped:
+        # What a run had to say of its end is on record.
         return FAILED
     return 0
 

@@ -45,12 +45,13 @@ def lines(cell: object) -> str:
     return "\n".join(map(safe, cell)) if isinstance(cell, tuple) else safe(cell)
 
 
-NUMBERS = {"copied", "updated", "bytes", "files", "attempts", "duration"}
+NUMBERS = {"bytes", "copied", "duration", "entries", "new", "updated"}
 COLOURS = {
     "equal": "green",
     "failed": "bold red",
     "different": "yellow",
     "skipped": "yellow",
+    "invalid": "bold red",
     "running": "cyan",
 }
 
@@ -81,12 +82,14 @@ def show_record(record: dict[str, Any]) -> None:
     """One run with its attempts, elements and errors."""
     arrow = {"to_partner": "->", "from_partner": "<-"}
     print(
-        f"{record['job']}: {record['state']} (run {record['run']}, {record['trigger']}, configuration "
-        f"{record['configuration']}, {local_time(record['started'])}, {duration(record)}, {safe(record['partner'])})"
+        safe(
+            f"{record['job']}: {record['state']} (run {record['run']}, {record['trigger']}, configuration "
+            f"{record['configuration']}, {local_time(record['started'])}, {duration(record)}, {record['partner']})"
+        )
     )
     if record["elements"]:
         table(
-            ("element", "before", "after", "files", "copied", "updated", "bytes"),
+            ("element", "before", "after", "entries", "new", "updated", "bytes"),
             (
                 (
                     (entry["path"], f"{arrow[entry['direction']]} {entry['partner_path']}"),
@@ -103,7 +106,7 @@ def show_record(record: dict[str, Any]) -> None:
     if len(record["attempts"]) > 1:
         for attempt in record["attempts"]:
             errors = "; ".join(safe(describe(error)) for error in attempt["errors"])
-            print(f"attempt {attempt['number']}, {local_time(attempt['started'])}: {attempt['state']} {errors}")
+            print(safe(f"attempt {attempt['number']}, {local_time(attempt['started'])}: {attempt['state']} {errors}"))
     told = set()
     for error in [record["error"], *(entry["error"] for entry in record["elements"])]:
         if error and describe(error) not in told:
@@ -149,12 +152,8 @@ def show_status(rows: list[dict[str, Any]]) -> None:
         last = row["last"]
         when = datetime.fromtimestamp(row["next"]).strftime("%Y-%m-%d %H:%M:%S") if row["next"] else "-"
         paused = row["enabled"] is False
-        outcome = (
-            (last["state"], local_time(last["started"]), duration(last), copied(last))
-            if last
-            else ("-", "never", "-", "-")
-        )
-        return (row["job"], row["partner"] or "-", *outcome, "paused" if paused else when)
+        outcome = (local_time(last["started"]), duration(last), copied(last)) if last else ("never", "-", "-")
+        return (row["job"], row["partner"] or "-", row["state"] or "-", *outcome, "paused" if paused else when)
 
     if not rows:
         print("no jobs on this server; declare one with serversync.core.sync_job")

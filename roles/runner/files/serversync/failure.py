@@ -37,5 +37,9 @@ class Failure(Exception):
         )
 
 
+class Stopped(BaseException):
+    """The process was told to end (SIGTERM, SIGHUP); raised wherever it is."""
+
+
 class InvalidDocument(Failure):
     """A job document or a name given on the command line that cannot be used; exit code 2."""

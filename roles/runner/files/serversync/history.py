@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from serversync.failure import InvalidDocument
+from serversync.failure import Failure, InvalidDocument
 from serversync.job import Job, check_name
 from serversync.layout import Layout
 
@@ -35,10 +35,14 @@ class History:
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         layout.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        layout.records.touch(mode=0o600)
-        self.database = sqlite3.connect(layout.records, timeout=60, isolation_level=None)
-        self.database.execute("PRAGMA journal_mode=WAL")
-        self.database.executescript(SCHEMA)
+        try:
+            layout.records.touch(mode=0o600)
+            self.database = sqlite3.connect(layout.records, timeout=60, isolation_level=None)
+            self.database.execute("PRAGMA journal_mode=WAL")
+            self.database.executescript(SCHEMA)
+        except (OSError, sqlite3.Error) as error:
+            message = f"the records cannot be kept in {layout.records}: {error}; free space, or move the file away"
+            raise Failure("records", message) from error
 
     def configuration(self, job: Job) -> int:
         """The running number of the job's configuration: one more whenever its document differs from the last."""
@@ -86,13 +90,14 @@ class History:
         replace(self.layout.public / f"{job.name}.json", json.dumps(published, indent=1) + "\n", 0o640)
 
 
-def replace(path: Path, text: str, mode: int) -> None:
+def replace(path: Path, text: str, mode: int, group: int = -1) -> None:
     """Writes the file so that a reader, or a crash, sees the old one or the new one whole."""
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
+            os.fchown(descriptor, -1, group)
             os.fchmod(descriptor, mode)
             os.fsync(descriptor)
         Path(temporary).replace(path)

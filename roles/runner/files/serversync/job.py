@@ -16,6 +16,7 @@ from serversync.failure import InvalidDocument
 from serversync.layout import Layout
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+VERSION = 1
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -109,7 +110,10 @@ def names(layout: Layout) -> list[str]:
 
 
 def load_file(path: Path) -> Job:
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except IsADirectoryError as error:
+        raise InvalidDocument("invalid_document", f"{path}: is a directory where a file belongs") from error
     try:
         document = json.loads(data)
     except ValueError as error:
@@ -120,23 +124,44 @@ def load_file(path: Path) -> Job:
     return Job(document, hashlib.sha256(data).hexdigest())
 
 
-REPAIR = "apply the playbook that declares the job again, or remove the file"
+REPAIR = "restore it, or remove the job with state: absent and declare it again"
 
 
 def first_problem(document: Any) -> str | None:
     """``FIELD: what is wrong`` of the first violation of the schema, or None."""
+    if isinstance(document, dict) and document.get("version", VERSION) != VERSION:
+        return f"version: {document['version']!r} is not {VERSION}, the only one that this runner reads"
     from jsonschema import Draft202012Validator  # a tenth of a second that --version and status need not pay
 
     schema = json.loads((Path(__file__).parent / "job.schema.json").read_text(encoding="utf-8"))
     errors = sorted(Draft202012Validator(schema).iter_errors(document), key=lambda error: list(map(str, error.path)))
     if not errors:
-        return None
+        return overlap(document)
     # Of alternatives ("null or an object") the innermost message says more than "matches none of them".
     error = errors[0]
     while error.context:
         error = max(error.context, key=lambda inner: len(inner.absolute_path))
     where = field_path(error.absolute_path)
     return f"{where}: {error.message}" if where else str(error.message)
+
+
+def overlap(document: dict[str, Any]) -> str | None:
+    """What JSON Schema cannot say: no replica of an element may be, or hold, that of another on the same server."""
+    local = document["partner"]["connection"] == "local"
+    seen: list[tuple[str, str, str]] = []
+    for index, element in enumerate(document["elements"]):
+        for side in ("path", "partner_path"):
+            server, where, path = "" if local else side, f"elements[{index}].{side}", element[side]
+            for other_server, other_where, other in seen:
+                if server == other_server and inside(path, other):
+                    return f"{where}: {path!r} overlaps {other_where} {other!r}"
+            seen.append((server, where, path))
+    return None
+
+
+def inside(path: str, other: str) -> bool:
+    """Whether one of two paths is the other or below it."""
+    return f"{path}/".startswith(f"{other}/") or f"{other}/".startswith(f"{path}/")
 
 
 def field_path(parts: Iterable[Any]) -> str:

@@ -77,6 +77,7 @@ def tell(layout: Layout, job: Job, record: dict[str, Any], log: Callable[[str], 
     if not recipients or event(record) not in job["notification"]["events"]:
         return None
     result: dict[str, Any] = {"event": event(record), "to": recipients, "error": None}
+    smtp: dict[str, Any] = {}
     try:
         smtp = json.loads(layout.settings.read_text(encoding="utf-8"))["smtp"]
         mail = compose(job, record, smtp["sender"], socket.gethostname())
@@ -84,7 +85,9 @@ def tell(layout: Layout, job: Job, record: dict[str, Any], log: Callable[[str], 
             refused = server.send_message(mail)
         if refused:
             result["error"] = f"refused for {', '.join(sorted(refused))}"
-    except (OSError, smtplib.SMTPException, KeyError, ValueError) as error:
-        result["error"] = f"{type(error).__name__}: {error}; check runner_smtp_host and runner_smtp_port of the role"
+    except Exception as error:  # whatever it is, it is told, and the run stands as it is
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        where = f"mail server {smtp['host']}:{smtp['port']}" if smtp else str(layout.settings)
+        result["error"] = f"{where}: {reason}; check runner_smtp_host and runner_smtp_port of the role"
     log(f"mail to {', '.join(recipients)}: {safe(result['error'] or 'sent')}")
     return result

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What one server says about, and does to, a path of its own before files move: looked at, made ready, pruned.
 
-Paths are walked from a root on held directory descriptors and no component may be a symbolic link, so nothing that is
-swapped while a run is on leads outside. Both the runner (for its own side) and ``serve`` (for the partner's) use it.
+Paths are walked from / on held directory descriptors, and none of their components may be a symbolic link. Both the
+runner (for its own side) and ``serve`` (for the partner's) use it. rsync opens the path again by its name: who may
+rename a directory above an element can still lead it elsewhere, within what the unit may write.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import os
 import re
 import shutil
 import stat
+import time
 from contextlib import ExitStack, suppress
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 from serversync.failure import Failure
@@ -37,8 +40,8 @@ def split(path: str) -> list[str]:
 WALK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def look(root: str, path: str) -> dict[str, Any]:
-    """What is at ``root + path``, links not followed.
+def look(path: str) -> dict[str, Any]:
+    """What is at the path, no link on the way or at its end followed.
 
     kind: directory, file, missing, link, other, or blocked (it cannot be reached; ``reason`` says why); readable and
     writable by this process, for a missing path whether it could be made; free bytes and inodes there.
@@ -46,10 +49,7 @@ def look(root: str, path: str) -> dict[str, Any]:
     parts = split(path)
     facts: dict[str, Any] = {"kind": "missing", "readable": False, "writable": False, "reason": ""}
     with ExitStack() as held:
-        try:
-            directory = hold(held, os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-        except OSError as error:
-            return facts | {"kind": "blocked", "reason": f"{root}: {error.strerror}"}
+        directory = hold(held, os.open("/", WALK))
         name = "."
         for index, name in enumerate(parts or ["."]):
             try:
@@ -91,40 +91,56 @@ def space(descriptor: int) -> dict[str, Any]:
     return {"free_bytes": free.f_bavail * free.f_frsize, "free_inodes": free.f_favail}
 
 
-def prepare(root: str, path: str, kind: str, element: str, run: str) -> str:
-    """Makes the target ready for a run and returns its versions directory as rsync's --backup-dir wants it.
+def prepare(path: str, kind: str, element: str, run: str) -> dict[str, str]:
+    """Makes the target ready for an attempt; where rsync puts what it displaces and what has not wholly arrived.
 
-    The element's directory (for a file the one above) is made where it is missing. What earlier runs of this element
-    put aside more than KEEP_VERSIONS ago is removed.
+    ``versions`` and ``temporary`` are relative to the element's directory (for a file the one above), which is made
+    where it is missing. What earlier runs of this element put aside more than KEEP_VERSIONS ago is removed, and what
+    a killed one left half arrived.
     """
     parts = split(path)
     for word in (element, run):
         if not WORD.fullmatch(word):
             raise Failure("bad_request", f"{word!r} is not a name for a directory")
     with ExitStack() as held:
-        directory = hold(held, os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        directory = hold(held, os.open("/", WALK))
         for name in parts if kind == "directory" else parts[:-1]:
             directory = enter(held, directory, name, 0o755)
-        for name in (RESERVED, element, "versions"):
+        for name in (RESERVED, element):
             directory = enter(held, directory, name, 0o700)
-        prune(directory, run)
-    return f"{RESERVED}/{element}/versions/{run}"
+        prune(enter(held, directory, "versions", 0o700), min(started(run), time.time()))
+        empty(enter(held, directory, "temporary", 0o700))
+    own = f"{RESERVED}/{element}"
+    return {"versions": f"{own}/versions/{run}", "temporary": f"{own}/temporary"}
 
 
 def enter(held: ExitStack, directory: int, name: str, mode: int) -> int:
     with suppress(FileExistsError):
         os.mkdir(name, mode, dir_fd=directory)
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    return hold(held, os.open(name, flags, dir_fd=directory))
+    return hold(held, os.open(name, WALK, dir_fd=directory))
 
 
-def prune(versions: int, run: str) -> None:
-    """Removes the runs that began KEEP_VERSIONS before this one; a run's name begins with its time."""
-    now = started(run)
-    for name in os.listdir(versions):
-        if WORD.fullmatch(name) and now - started(name) > KEEP_VERSIONS:
-            # rmtree holds descriptors itself and does not follow links.
-            shutil.rmtree(f"/proc/self/fd/{versions}/{name}")
+def prune(versions: int, now: float) -> None:
+    """Removes the runs that began KEEP_VERSIONS before ``now``; a run's name begins with its time.
+
+    The caller takes the earlier of both servers' clocks, so that one that is fast removes nothing too early.
+    """
+    for path in through(versions).iterdir():
+        if WORD.fullmatch(path.name) and now - started(path.name) > KEEP_VERSIONS:
+            shutil.rmtree(path)
+
+
+def empty(directory: int) -> None:
+    for path in through(directory).iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def through(descriptor: int) -> Path:
+    """A path to what the descriptor holds, wherever that has been moved; rmtree follows no link below it."""
+    return Path(f"/proc/self/fd/{descriptor}")
 
 
 def started(run: str) -> float:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 from typing import Any, Protocol
 
 from serversync import place
@@ -22,7 +22,7 @@ class Replica(Protocol):
     def look(self, path: str) -> dict[str, Any]:
         """What is at the path; see place.look."""
 
-    def prepare(self, path: str, kind: str, element: str, run: str) -> str:
+    def prepare(self, path: str, kind: str, element: str, run: str) -> dict[str, str]:
         """Makes a target ready; see place.prepare."""
 
     def address(self, path: str) -> str:
@@ -38,16 +38,16 @@ class LocalReplica:
         self.privileged = privileged
 
     def look(self, path: str) -> dict[str, Any]:
-        return place.look("/", os.path.realpath(path))
+        return place.look(path)
 
-    def prepare(self, path: str, kind: str, element: str, run: str) -> str:
+    def prepare(self, path: str, kind: str, element: str, run: str) -> dict[str, str]:
         try:
-            return place.prepare("/", os.path.realpath(path), kind, element, run)
+            return place.prepare(path, kind, element, run)
         except OSError as error:
             raise unprepared(path, error) from error
 
     def address(self, path: str) -> str:
-        return os.path.realpath(path)
+        return path
 
 
 class SshReplica:
@@ -64,14 +64,20 @@ class SshReplica:
         self.addresses[path] = str(reply["address"])
         return dict(reply["facts"])
 
-    def prepare(self, path: str, kind: str, element: str, run: str) -> str:
+    def prepare(self, path: str, kind: str, element: str, run: str) -> dict[str, str]:
         reply = self.connection.ask("prepare", path=path, kind=kind, element=element, run=run)
-        return str(reply["versions"])
+        return dict(reply["scratch"])
 
     def address(self, path: str) -> str:
         if path not in self.addresses:
             self.look(path)
-        return f"{self.connection.host}::{self.addresses[path]}"
+        address = self.addresses[path]
+        if re.search(r"[*?\[\\]", address):
+            message = (
+                f"{path} contains one of * ? [ \\, which rsync on the partner takes for a pattern; name another path"
+            )
+            raise Failure("pattern", message)
+        return f"{self.connection.host}::{address}"
 
 
 def unprepared(path: str, error: OSError) -> Failure:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import subprocess
@@ -16,6 +17,7 @@ from serversync.failure import Failure
 
 # The size of a record stays bounded however many paths an element has.
 NAMED_PATHS = 200
+LONGEST_LINE = 65536
 # Lines of ours among rsync's messages: itemised change, size, name.
 MARK = ">>"
 FORMAT = f"{MARK}%i|%l|%n"
@@ -79,7 +81,7 @@ def command(
     target: str,
     *,
     exclude_from: str,
-    versions: str | None,
+    scratch: dict[str, str] | None,
     privileged: bool,
     remote_shell: str | None = None,
     dry_run: bool = False,
@@ -87,7 +89,7 @@ def command(
     """The argv that makes target as source is.
 
     ``privileged``: the target's process may change owners.
-    ``versions``: directory, relative to the target, for what is overwritten; None in a dry run.
+    ``scratch``: what place.prepare returns; None in a dry run.
     ``remote_shell``: rsync's -e, split by rsync on blanks.
     """
     argv = ["rsync", "--recursive", "--links", "--perms", "--times", "--group", "--owner", "--specials"]
@@ -101,8 +103,8 @@ def command(
         argv.append("--super")
     if dry_run:
         argv += ["--dry-run", "--mkpath"]
-    if versions:
-        argv += ["--backup", f"--backup-dir={versions}"]
+    if scratch:
+        argv += ["--backup", f"--backup-dir={scratch['versions']}", f"--temp-dir={scratch['temporary']}"]
     if remote_shell:
         argv += ["-e", remote_shell]
     return [*argv, "--", source, target]
@@ -158,7 +160,7 @@ def read_output(lines: Iterator[str], outcome: Outcome, on_change: Callable[[Cha
                 on_change(change)
         elif line.startswith("skipping non-regular file "):
             name = line[len("skipping non-regular file ") :].strip('"')
-            outcome.add_problem(f"{unescape(name)}: is a device, which is not synchronised; exclude it")
+            outcome.add_problem(f"{unescape(name)}: is a device, which is not synchronized; exclude it")
         else:
             title, _colon, value = line.partition(":")
             number = re.match(r"\s*(\d+)", value)
@@ -171,7 +173,7 @@ SUMMARY = re.compile(r"^rsync error: ")
 
 
 def read_problems(stream: IO[str], outcome: Outcome) -> None:
-    for line in stream:
+    for line in iter(lambda: stream.readline(LONGEST_LINE), ""):
         line = line.rstrip("\n")
         if line and not SUMMARY.match(line):
             outcome.add_problem(unescape(line))
@@ -192,6 +194,7 @@ def execute(argv: list[str], on_change: Callable[[Change], None] | None = None) 
             encoding="utf-8",
             errors="surrogateescape",
             umask=0o022,
+            close_fds=False,
         )
     except FileNotFoundError:
         raise Failure("no_rsync", "rsync is not installed on this server; install the package rsync") from None
@@ -211,28 +214,54 @@ def execute(argv: list[str], on_change: Callable[[Change], None] | None = None) 
     return outcome
 
 
+# errno at the end of rsync's messages; names stand before it, so that none is taken for it.
+NUMBER = re.compile(r"\((\d+)\)$")
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+DENIED = {errno.EACCES, errno.EPERM}
+# What stays as it is until somebody changes something.
+FINAL = DENIED | {
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.EINVAL,
+    errno.EOPNOTSUPP,
+}
+IN_THE_WAY = ("could not make way for", "cannot delete non-empty directory")
+
+
+def number(problem: str) -> int | None:
+    """The errno that a message of rsync ends with."""
+    found = NUMBER.search(problem)
+    return int(found.group(1)) if found else None
+
+
 def failure(outcome: Outcome, where: str) -> Failure | None:
     """What the outcome means for the element, or None where everything was copied."""
     if outcome.code == 0 and not outcome.problem_count:
         return None
-    text = "\n".join(outcome.problems)
-    first = outcome.problems[0] if outcome.problems else ""
+    problems = outcome.problems
+    numbers = {number(problem) for problem in problems}
+    first = problems[0] if problems else ""
     count = f" ({outcome.problem_count} messages)" if outcome.problem_count > 1 else ""
     if outcome.code == 0:
         return Failure("not_copied", f"{first}{count}", field=where)
-    if "No space left on device" in text or "(122)" in text:
-        message = f"no space left on the target; free some and it goes on from there: {first}"
-        return Failure("no_space", message, field=where, transient=True)
-    meaning = MEANING.get(outcome.code, "rsync failed")
     if outcome.code < 0:
         return Failure("killed", f"rsync was ended by signal {-outcome.code}", field=where, transient=True)
-    # What the account may not read now it may not read in five minutes either.
-    denied = outcome.code == 23 and bool(outcome.problems) and all("(13)" in line for line in outcome.problems)
-    transient = outcome.code in TRANSIENT or (outcome.code == 23 and not denied)
-    remedy = "; give the account access or exclude the path" if denied else ""
-    return Failure(
-        "permission" if denied else f"rsync_{outcome.code}",
-        f"{meaning} (rsync exit code {outcome.code}){': ' + first if first else ''}{count}{remedy}",
-        field=where,
-        transient=transient,
-    )
+    if numbers & NO_SPACE:
+        first = next(problem for problem in problems if number(problem) in NO_SPACE)
+        message = f"no space left on the target; free some and it goes on from there: {first}"
+        return Failure("no_space", message, field=where, transient=True)
+    code, remedy, transient = f"rsync_{outcome.code}", "", outcome.code in TRANSIENT
+    if outcome.code == 23:
+        blocked = [problem for problem in problems if any(words in problem for words in IN_THE_WAY)]
+        transient = not problems or any(number(problem) not in FINAL for problem in problems if problem not in blocked)
+        if blocked:
+            code, remedy, first = "in_the_way", "; move what is there away on the target", blocked[0]
+        elif numbers and numbers <= DENIED:
+            code, remedy = "permission", "; give the account access or exclude the path"
+    meaning = MEANING.get(outcome.code, "rsync failed")
+    said = f": {first}" if first else ""
+    message = f"{meaning} (rsync exit code {outcome.code}){said}{count}{remedy}"
+    return Failure(code, message, field=where, transient=transient)

@@ -16,7 +16,7 @@ from typing import Any
 
 from serversync import __version__, filters, rsync
 from serversync.display import safe
-from serversync.failure import Failure, InvalidDocument
+from serversync.failure import Failure, InvalidDocument, Stopped
 from serversync.history import History
 from serversync.job import Element, Job, seconds
 from serversync.layout import Layout
@@ -26,10 +26,6 @@ from serversync.ssh import Connection
 
 Record = dict[str, Any]
 EXIT = {"equal": 0, "equal_with_warnings": 0, "failed": 1, "different": 3, "skipped": 4}
-
-
-class Stopped(BaseException):
-    """The run was told to end (SIGTERM); raised wherever it is."""
 
 
 def now() -> datetime:
@@ -47,11 +43,13 @@ def new_run() -> str:
 
 @contextmanager
 def locked(layout: Layout, job: Job) -> Iterator[bool]:
-    """Holds the job's lock; false where another run holds it. The kernel releases it however the process ends."""
+    """Holds the job's lock; false where another run holds it. The kernel releases it however the processes end."""
     layout.locks.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(layout.locks / f"{job.name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Inherited by rsync and ssh: should this process be killed, the lock is free only when they are done, too.
+        os.set_inheritable(descriptor, True)
     except BlockingIOError:
         yield False
     else:
@@ -111,7 +109,7 @@ class Transfer:
         return "this server" if side == "this_server" else self.job.partner
 
     def check(self) -> str:
-        """The element's kind (directory or file); Failure where the two replicas cannot be synchronised."""
+        """The element's kind (directory or file); Failure where the two replicas cannot be synchronized."""
         source = self.source.look(self.source_path)
         field, server = self.element.field(self.source_side), self.server(self.source_side)
         if source["kind"] == "missing":
@@ -150,10 +148,10 @@ class Transfer:
         """Lets rsync make the target as the source is; Failure where it could not begin."""
         kind = self.check()
         tail = "/" if kind == "directory" else ""
-        versions = None
+        scratch = None
         if not dry_run:
             digest = hashlib.sha256(os.fsencode(self.element.path)).hexdigest()[:8]
-            versions = self.target.prepare(self.target_path, kind, f"{self.job.name}.{digest}", run)
+            scratch = self.target.prepare(self.target_path, kind, f"{self.job.name}.{digest}", run)
         with tempfile.NamedTemporaryFile(prefix="serversync-") as rules:
             exclude = self.job["settings"]["exclude"] if kind == "directory" else []
             rules.write(filters.rules(exclude))
@@ -162,7 +160,7 @@ class Transfer:
                 self.source.address(self.source_path) + tail,
                 self.target.address(self.target_path) + tail,
                 exclude_from=rules.name,
-                versions=versions,
+                scratch=scratch,
                 privileged=self.target.privileged,
                 remote_shell=self.remote_shell,
                 dry_run=dry_run,
@@ -194,7 +192,7 @@ def plan(layout: Layout, job: Job, only: str | None = None) -> dict[str, Any]:
             try:
                 transfer = Transfer(layout, job, element, sides)
                 outcome = transfer.move("plan", True, changes.append)
-                failure = rsync.failure(outcome, element.field("this_server"))
+                failure = rsync.failure(outcome, element.field(transfer.source_side))
             except Failure as error:
                 failure = error
             told = [{"what": change.what, "path": change.name, "bytes": change.size} for change in changes]
@@ -284,7 +282,7 @@ class Run:
         try:
             with Sides(self.layout, self.job) as sides:
                 for index in todo:
-                    failure = self.synchronise(index, sides)
+                    failure = self.synchronize(index, sides)
                     if failure:
                         failures[index] = failure
         except Failure as failure:
@@ -295,12 +293,15 @@ class Run:
                     failures[index] = failure
         return failures
 
-    def synchronise(self, index: int, sides: Sides) -> Failure | None:
+    def synchronize(self, index: int, sides: Sides) -> Failure | None:
         element, entry = self.elements[index], self.record["elements"][index]
         failure: Failure | None
         try:
             transfer = Transfer(self.layout, self.job, element, sides)
-            outcome = transfer.move(self.record["run"], False, None)
+            # An attempt of its own directory: a second one must not replace what the first one put aside.
+            attempt = len(self.record["attempts"]) + 1
+            run = self.record["run"] + (f".{attempt}" if attempt > 1 else "")
+            outcome = transfer.move(run, False, None)
         except Failure as error:
             failure = error
         else:
@@ -308,7 +309,7 @@ class Run:
                 entry[counter] += getattr(outcome, counter)
             entry["bytes"] += outcome.sent
             entry["files"] = outcome.files
-            failure = rsync.failure(outcome, element.field("this_server"))
+            failure = rsync.failure(outcome, element.field(transfer.source_side))
             if entry["state_before"] is None:
                 entry["state_before"] = "different" if outcome.changed or failure else "equal"
             entry["problems"] = outcome.problems
@@ -375,7 +376,10 @@ def run(
         try:
             attempt.carry_out()
         finally:
-            record["notification"] = tell(record)
             history.keep(record)
             history.publish(job)
+            record["notification"] = tell(record)
+            if record["notification"]:
+                history.keep(record)
+                history.publish(job)
     return record

@@ -107,6 +107,13 @@ def rsync_daemon(layout: Layout, pairing: str) -> int:
     if not layout.privileged and os.geteuid() != 0:
         # A user may only chroot in a user namespace of its own; unchrooted, rsync would rewrite link texts.
         argv = ["unshare", "--user", "--map-current-user", "--keep-caps", "--", *argv]
+    door = Door(layout, pairing)
+    try:
+        for root in door.roots:
+            door.hold_to(root)
+    except Failure as failure:
+        print(f"serversync: {failure}", file=sys.stderr)
+        return 1
     program = shutil.which(argv[0])
     if program is None:
         print(f"serversync: {argv[0]} is not installed on this server; install it", file=sys.stderr)
@@ -139,6 +146,15 @@ class Door:
             )
         return best, "/" + "/".join(parts[len(place.split(best["path"])) :])
 
+    def hold_to(self, root: dict[str, str]) -> None:
+        """A root must be there as it was declared: a link in its place, or above it, would lead elsewhere."""
+        facts = place.look(root["path"])
+        if facts["kind"] != "directory":
+            reason = facts["reason"] or f"{root['path']}: is {facts['kind']}"
+            raise Failure(
+                "bad_root", f"the root {root['path']} of the pairing {self.pairing} is no directory ({reason})"
+            )
+
 
 def converse(frames: Frames, door: Door) -> None:
     """Answers requests until the other side closes; what a request asks wrongly is answered, never raised."""
@@ -149,12 +165,14 @@ def converse(frames: Frames, door: Door) -> None:
         except EOFError:
             return
         try:
-            frames.send({"ok": True, **handle(request, door)})
+            answer = {"ok": True, **handle(request, door)}
         except Failure as failure:
-            frames.send({"ok": False, "failure": failure.as_dict()})
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            print(f"serversync: request {request!r:.200}: {error}", file=sys.stderr)
-            frames.send({"ok": False, "failure": Failure("partner_error", f"{error}").as_dict()})
+            answer = {"ok": False, "failure": failure.as_dict()}
+        except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+            print(f"serversync: request {request!r:.200}: {error!r}", file=sys.stderr)
+            answer = {"ok": False, "failure": Failure("partner_error", f"{error!r}").as_dict()}
+        # The number lets the other side tell a late answer from the one that it waits for.
+        frames.send({"id": request.get("id"), **answer})
 
 
 def handle(request: dict[str, Any], door: Door) -> dict[str, Any]:
@@ -164,7 +182,7 @@ def handle(request: dict[str, Any], door: Door) -> dict[str, Any]:
     if verb == "look":
         root, below = door.find(request["path"])
         may_read, may_write = ACCESS[root["access"]]
-        facts = place.look(root["path"], below)
+        facts = place.look(root["path"] + below)
         facts["readable"] = facts["readable"] and may_read
         facts["writable"] = facts["writable"] and may_write
         return {"facts": facts, "access": root["access"], "address": f"{root['module']}{below}"}
@@ -175,7 +193,8 @@ def handle(request: dict[str, Any], door: Door) -> dict[str, Any]:
                 "read_only",
                 f"{root['path']} is open for reading only; change its access in runner_partners there",
             )
-        return {"versions": place.prepare(root["path"], below, request["kind"], request["element"], request["run"])}
+        door.hold_to(root)
+        return {"scratch": place.prepare(root["path"] + below, request["kind"], request["element"], request["run"])}
     raise Failure("unknown_verb", f"this runner ({__version__}) does not know the request {verb!r}; upgrade it")
 
 

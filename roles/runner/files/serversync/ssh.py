@@ -14,13 +14,14 @@ import shlex
 import subprocess
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from serversync import PROTOCOL, __version__
 from serversync.failure import Failure
-from serversync.frames import Frames
+from serversync.frames import PATIENCE, Frames
 from serversync.job import Job
 from serversync.layout import Layout
 from serversync.serve import CONTROL
@@ -77,15 +78,19 @@ class Pairing:
 
 def find_pairing(layout: Layout, host: str) -> dict[str, Any] | None:
     """The pairing of that name, else the one that reaches that host."""
-    by_host = None
+    reaching = []
     if layout.pairings.is_dir():
         for path in sorted(layout.pairings.glob("*.json")):
             pairing: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             if pairing["name"] == host:
                 return pairing
-            if pairing["host"] == host and by_host is None:
-                by_host = pairing
-    return by_host
+            if pairing["host"] == host:
+                reaching.append(pairing)
+    if len(reaching) > 1:
+        names = ", ".join(pairing["name"] for pairing in reaching)
+        message = f"{host} is the address of several pairings ({names}); name one of them"
+        raise Failure("ambiguous", message, field="partner.host")
+    return reaching[0] if reaching else None
 
 
 class Connection:
@@ -94,6 +99,7 @@ class Connection:
     def __init__(self, layout: Layout, job: Job) -> None:
         self.partner = job.partner
         self.pairing = Pairing(layout, job)
+        self.own_key = layout.key
         self.directory = tempfile.TemporaryDirectory(prefix="ss-", dir=socket_directory(layout))
         try:
             self.open()
@@ -104,11 +110,10 @@ class Connection:
     def open(self) -> None:
         pairing = self.pairing
         if not pairing.key.exists():
-            raise Failure(
-                "no_key",
-                f"{pairing.key} does not exist; apply the role serversync.core.runner, which makes it",
-                field="account.private_key_file",
-            )
+            remedy = "apply the role serversync.core.runner, which makes it"
+            if pairing.key != self.own_key:
+                remedy = "put the key there, correct the path, or set null for the runner's own key"
+            raise Failure("no_key", f"{pairing.key} does not exist; {remedy}", field="account.private_key_file")
         known_hosts = Path(self.directory.name) / "known_hosts"
         keys = pairing.known_keys()
         known_hosts.write_text("".join(f"{pairing.alias} {key}\n" for key in keys), encoding="utf-8")
@@ -148,10 +153,14 @@ class Connection:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            # The job's lock is held as long as anything that works for it lives.
+            close_fds=False,
         )
         assert self.process.stdin and self.process.stdout and self.process.stderr
         self.frames = Frames(self.process.stdout.fileno(), self.process.stdin.fileno())
         self.stderr = b""
+        self.questions = 0
+        self.lost: Failure | None = None
         self.drain = threading.Thread(target=self.keep_stderr, daemon=True)
         self.drain.start()
         self.about = self.ask("hello", patience=GREETING)
@@ -170,15 +179,27 @@ class Connection:
                 return
             self.stderr = (self.stderr + data)[-STDERR_LIMIT:]
 
-    def ask(self, verb: str, patience: float = 120.0, **request: Any) -> dict[str, Any]:
-        """The partner's answer; its refusals and a lost connection are raised as Failure."""
+    def ask(self, verb: str, patience: float = PATIENCE, **request: Any) -> dict[str, Any]:
+        """The partner's answer; its refusals and a lost connection are raised as Failure.
+
+        After anything but an answer to this very question the connection is given up: the next answer to come could
+        be that to an older question.
+        """
+        if self.lost:
+            raise self.lost
+        self.questions += 1
         try:
-            self.frames.send({"verb": verb, **request})
+            self.frames.send({"id": self.questions, "verb": verb, **request})
             reply = self.frames.receive(patience)
+            if reply.get("id") != self.questions:
+                raise Failure("protocol", f"{self.partner} answered another question", transient=True)
         except (EOFError, BrokenPipeError):
-            self.process.wait()
-            self.drain.join()
-            raise explain(self.stderr.decode("utf-8", "replace"), self.partner) from None
+            self.end()
+            self.lost = explain(self.stderr.decode("utf-8", "replace"), self.partner)
+            raise self.lost from None
+        except Failure as failure:
+            self.lost = failure
+            raise
         if not reply.get("ok"):
             raise Failure.from_dict(reply.get("failure", {}))
         return reply
@@ -200,16 +221,21 @@ class Connection:
         """What rsync calls the partner; the channel goes through the master, whatever its name."""
         return self.pairing.alias
 
+    def end(self) -> None:
+        """Waits for the master, which ends with its conversation; one that does not is ended."""
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.terminate()
+            self.process.wait()
+        self.drain.join()
+
     def close(self) -> None:
         process = getattr(self, "process", None)
         if process is not None:
-            process.stdin.close()
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.terminate()
-                process.wait()
-            self.drain.join()
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+            self.end()
             process.stdout.close()
             process.stderr.close()
         self.directory.cleanup()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from contextlib import suppress
 from typing import Any
 
 from serversync import job
@@ -17,46 +18,64 @@ MICROSECONDS = 1_000_000
 
 
 def status(layout: Layout, name: str | None) -> list[dict[str, Any]]:
-    """A row a job: name, partner, enabled, next (seconds since the epoch or None), last (its record or None)."""
-    try:
-        declared = job.names(layout)
-    except PermissionError:
-        # Who may only read the records sees the jobs that have run.
-        declared = published_names(layout)
+    """A row a job: name, partner, enabled, state, problem, last (its record), next (seconds since the epoch)."""
+    declared = known_jobs(layout)
     if name is not None:
-        job.check_name(name)
-        if name not in declared:
-            known = ", ".join(declared) or "none"
-            raise InvalidDocument("unknown_job", f"there is no job {name!r} on this server (jobs: {known})")
+        check_known(name, declared)
         declared = [name]
     elapses = next_runs(layout)
     return [row(layout, each, elapses.get(each)) for each in declared]
 
 
-def row(layout: Layout, name: str, elapse: int | None) -> dict[str, Any]:
-    """One job; a document that cannot be used is a row as well, with what is wrong with it."""
-    known = published(layout, name)
-    found: dict[str, Any] = {
-        "job": name,
-        "partner": None,
-        "enabled": None,
-        "problem": None,
-        "next": elapse,
-        "last": None,
-    }
-    if known:
-        found |= {
-            "partner": known["partner"],
-            "enabled": known["enabled"],
-            "last": next(iter(known["runs"]), None),
-        }
+def known_jobs(layout: Layout) -> list[str]:
     try:
-        document = job.load(layout, name)
+        return job.names(layout)
     except PermissionError:
-        return found
+        # Who may only read the records sees the jobs that have run.
+        return published_names(layout)
+
+
+def check_known(name: str, declared: list[str]) -> None:
+    if job.check_name(name) not in declared:
+        known = ", ".join(declared) or "none"
+        raise InvalidDocument("unknown_job", f"there is no job {name!r} on this server (jobs: {known})")
+
+
+def row(layout: Layout, name: str, elapse: int | None) -> dict[str, Any]:
+    """One job; a document or record that cannot be used is a row as well, with what is wrong with it."""
+    found: dict[str, Any] = {"job": name, "partner": None, "enabled": None, "state": None, "problem": None}
+    found |= {"next": elapse, "last": None}
+    try:
+        known = published(layout, name) or {"runs": []}
+        paths = None
+        with suppress(PermissionError):
+            document = job.load(layout, name)
+            known |= {"partner": document.partner, "enabled": document["enabled"]}
+            paths = [element.path for element in document.elements]
     except InvalidDocument as problem:
-        return found | {"problem": str(problem)}
-    return found | {"partner": document.partner, "enabled": document["enabled"]}
+        return found | {"state": "invalid", "problem": str(problem)}
+    runs = known["runs"]
+    found |= {"partner": known["partner"], "enabled": known["enabled"], "last": next(iter(runs), None)}
+    return found | {"state": state(runs, paths)}
+
+
+def state(runs: list[dict[str, Any]], paths: list[str] | None) -> str | None:
+    """The job's state: of the last run, or where that had not all of its elements, the worst of each one's last.
+
+    runs: the newest first; paths: of the declared elements, None where they are not known. None: one never ran.
+    """
+    if not runs:
+        return None
+    if runs[0]["state"] in ("running", "skipped"):
+        return str(runs[0]["state"])
+    last: dict[str, str] = {}
+    for run in reversed(runs):
+        if run["state"] not in ("running", "skipped"):
+            last |= {entry["path"]: entry["state_after"] for entry in run["elements"]}
+    states = [last.get(path) for path in paths] if paths is not None else [*last.values()]
+    if "failed" in states or not states:
+        return "failed"
+    return None if None in states else str(runs[0]["state"])
 
 
 def next_runs(layout: Layout) -> dict[str, int]:
@@ -78,6 +97,7 @@ def next_runs(layout: Layout) -> dict[str, int]:
 
 def record(layout: Layout, name: str, run: str | None) -> dict[str, Any]:
     """One published run of a job, the last where none is named."""
+    check_known(name, known_jobs(layout))
     known = published(layout, name)
     runs = known["runs"] if known else []
     if not runs:

@@ -13,8 +13,11 @@ import grp
 import json
 import os
 import secrets
+import stat
 import subprocess
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,9 @@ from serversync.layout import Layout
 
 REQUESTS = Path("/run/serversync-requests")
 GROUP = "serversync"
+ANSWER_LIMIT = 256 << 20
+# Seconds between a request and the start of the unit that it asks for, at the most.
+STALE = 60
 
 
 def service(name: str) -> str:
@@ -43,29 +49,32 @@ def ask(layout: Layout, name: str, verb: str, **request: Any) -> dict[str, Any]:
     """Starts the job's unit with a request and returns its answer; waits as long as the unit works."""
     if os.geteuid() != 0:
         raise Failure("not_root", f"only root may start the unit of a job; try: sudo serversync {verb} {name}")
-    if show(service(name), "ActiveState").get("ActiveState") not in ("inactive", "failed"):
-        raise Failure("running", f"{name} is running now ({service(name)}); see: serversync status {name}")
-    timer = f"serversync@{name}.timer"
-    triggered = show(timer, "LastTriggerUSec")
-    identity = secrets.token_hex(8)
+    group = grp.getgrnam(GROUP).gr_gid
     REQUESTS.mkdir(mode=0o750, exist_ok=True)
-    os.chown(REQUESTS, 0, grp.getgrnam(GROUP).gr_gid)
-    path = REQUESTS / f"{name}.json"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
-    try:
-        # Held as long as this process lives: a request that nobody waits for is void, and the unit runs the job.
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        os.fchown(descriptor, 0, grp.getgrnam(GROUP).gr_gid)
-        os.write(descriptor, json.dumps({"id": identity, "verb": verb, **request}).encode("ascii"))
-        started = subprocess.run(["systemctl", "start", service(name)], capture_output=True, text=True, check=False)
-        answer = read_answer(layout, name)
-    finally:
-        path.unlink()
-        os.close(descriptor)
-    if verb != "run" and show(timer, "LastTriggerUSec") != triggered:
-        # The schedule fell due while the unit answered us, and systemd does not start a unit twice.
-        subprocess.run(["systemctl", "start", "--no-block", service(name)], check=True)
-    if answer is None or answer.get("id") != identity:
+    os.chown(REQUESTS, 0, group)
+    with waiting(name, group):
+        if show(service(name), "ActiveState").get("ActiveState") not in ("inactive", "failed"):
+            raise Failure("running", f"{name} is running now ({service(name)}); see: serversync status {name}")
+        timer = f"serversync@{name}.timer"
+        triggered = show(timer, "LastTriggerUSec")
+        identity = secrets.token_hex(8)
+        asked = {"id": identity, "verb": verb, "at": time.clock_gettime(time.CLOCK_BOOTTIME), **request}
+        path = REQUESTS / f"{name}.json"
+        started = None
+        try:
+            replace(path, json.dumps(asked), 0o640, group)
+            argv = ["systemctl", "start", service(name)]
+            started = subprocess.run(argv, capture_output=True, text=True, check=False)
+            answer = read_answer(layout, name)
+        finally:
+            if started is None and verb != "run":
+                # Interrupted: the unit must not outlive its request, or it would take itself for the schedule's run.
+                subprocess.run(["systemctl", "stop", service(name)], check=False)
+            path.unlink(missing_ok=True)
+        if verb != "run" and show(timer, "LastTriggerUSec") != triggered:
+            # The schedule fell due while the unit answered us, and systemd does not start a unit twice.
+            subprocess.run(["systemctl", "start", "--no-block", service(name)], check=True)
+    if answer is None or answer.get("id") != identity or not {"result", "failure"} & answer.keys():
         said = started.stderr.strip() or f"see: journalctl -u {service(name)}"
         raise Failure("no_answer", f"{service(name)} gave no answer: {said}")
     if answer.get("failure"):
@@ -73,33 +82,62 @@ def ask(layout: Layout, name: str, verb: str, **request: Any) -> dict[str, Any]:
     return dict(answer["result"])
 
 
+@contextmanager
+def waiting(name: str, group: int) -> Iterator[None]:
+    """Held while a terminal waits for the job's unit: one at a time, and the unit can tell that somebody does."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(REQUESTS / f"{name}.lock", flags, 0o640)
+    try:
+        os.fchown(descriptor, 0, group)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Failure("running", f"another command waits for {service(name)}; try again when it is done") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def answers(layout: Layout) -> Path:
     return layout.runtime / "answers"
 
 
 def read_answer(layout: Layout, name: str) -> dict[str, Any] | None:
+    """The unit's answer. It lies in a directory of the account's: root takes a plain file of sane size or nothing."""
+    path = answers(layout) / f"{name}.json"
     try:
-        descriptor = os.open(answers(layout) / f"{name}.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
         return None
-    with os.fdopen(descriptor, encoding="utf-8") as stream:
-        answer: dict[str, Any] = json.load(stream)
-    return answer
+    with os.fdopen(descriptor, "rb") as stream:
+        info = os.fstat(descriptor)
+        if not stat.S_ISREG(info.st_mode) or info.st_size > ANSWER_LIMIT:
+            return None
+        try:
+            answer = json.loads(stream.read(ANSWER_LIMIT))
+        except ValueError:
+            return None
+    return answer if isinstance(answer, dict) else None
 
 
 def request_of(name: str) -> dict[str, Any] | None:
-    """The request that somebody waits for, or None: then the unit was started by its timer or by systemctl."""
+    """The request that somebody waits for; None where the unit is to run the job by schedule.
+
+    A plan or check whose terminal is gone raises Failure: the unit must then do nothing. A request from long ago (its
+    terminal was killed) says nothing of why the unit was started now.
+    """
     try:
-        descriptor = os.open(REQUESTS / f"{name}.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        request: dict[str, Any] = json.loads((REQUESTS / f"{name}.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    with os.fdopen(descriptor, encoding="utf-8") as stream:
+    with (REQUESTS / f"{name}.lock").open("rb") as lock:
         try:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            request: dict[str, Any] = json.load(stream)
             return request
-    return None
+    if request["verb"] == "run" or time.clock_gettime(time.CLOCK_BOOTTIME) - request["at"] > STALE:
+        return None
+    raise Failure("abandoned", f"the terminal that asked for {request['verb']} is gone; nothing was done")
 
 
 def respond(layout: Layout, name: str, request: dict[str, Any], work: Callable[[], dict[str, Any]]) -> dict[str, Any]:

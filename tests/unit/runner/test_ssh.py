@@ -1,0 +1,81 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from serversync import ssh
+from serversync.failure import Failure
+from serversync.frames import Frames
+from serversync.layout import Layout
+from serversync.replica import SshReplica
+
+
+class Talk(ssh.Connection):
+    """The conversation alone: what the partner says lies ready in a pipe."""
+
+    def __init__(self, *answers: dict[str, Any]) -> None:
+        source, target = os.pipe()
+        os.write(target, b"".join(json.dumps(answer).encode() + b"\n" for answer in answers))
+        self.frames = Frames(source, os.open(os.devnull, os.O_WRONLY))
+        self.partner = "hq:22"
+        self.questions = 0
+        self.lost = None
+        self.descriptors = (source, target, self.frames.target)
+
+    def __exit__(self, *_exception: object) -> None:
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+
+
+def test_an_answer_to_an_older_question_is_never_taken() -> None:
+    with Talk({"id": 1, "ok": True, "address": "root-1/one"}, {"id": 1, "ok": True, "address": "root-1/one"}) as talk:
+        assert talk.ask("look", path="/one")["address"] == "root-1/one"
+        with pytest.raises(Failure, match="answered another question"):
+            talk.ask("look", path="/two")
+
+
+def test_after_silence_the_connection_is_given_up() -> None:
+    with Talk() as talk:
+        with pytest.raises(Failure, match="did not answer") as first:
+            talk.ask("look", patience=0)
+        os.write(talk.descriptors[1], b'{"id": 2, "ok": true}\n')
+        with pytest.raises(Failure) as second:
+            talk.ask("look", path="/two")
+        assert second.value is first.value
+        assert second.value.transient
+
+
+def test_a_refusal_is_an_answer_and_the_conversation_goes_on() -> None:
+    refused = Failure("outside_roots", "no").as_dict()
+    with Talk({"id": 1, "ok": False, "failure": refused}, {"id": 2, "ok": True}) as talk:
+        with pytest.raises(Failure, match="no"):
+            talk.ask("look", path="/etc")
+        assert talk.ask("hello") == {"id": 2, "ok": True}
+
+
+@pytest.mark.parametrize("character", ["*", "?", "[", "\\"])
+def test_no_address_holds_a_pattern(character: str) -> None:
+    connection: Any = SimpleNamespace(remote_shell="ssh", about={}, host="serversync-hq")
+    replica = SshReplica(connection)
+    replica.addresses["/x"] = f"root-1/a{character}"
+    with pytest.raises(Failure, match="takes for a pattern"):
+        replica.address("/x")
+
+
+def test_two_pairings_with_one_address_have_to_be_named(tmp_path: Path) -> None:
+    layout = Layout("user", tmp_path, tmp_path, tmp_path)
+    layout.pairings.mkdir()
+    for name in ("hq", "lab"):
+        (layout.pairings / f"{name}.json").write_text(json.dumps({"name": name, "host": "192.0.2.1"}))
+    found = ssh.find_pairing(layout, "lab")
+    assert found is not None
+    assert found["name"] == "lab"
+    assert ssh.find_pairing(layout, "other") is None
+    with pytest.raises(Failure, match=r"several pairings \(hq, lab\); name one of them"):
+        ssh.find_pairing(layout, "192.0.2.1")

@@ -1,0 +1,32 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from serversync.status import state
+
+
+def run(job: str, **elements: str) -> dict[str, Any]:
+    return {"state": job, "elements": [{"path": path, "state_after": after} for path, after in elements.items()]}
+
+
+@pytest.mark.parametrize(
+    ("runs", "expected"),
+    [
+        ([], None),
+        ([run("equal", a="equal", b="equal")], "equal"),
+        ([run("failed", a="equal", b="failed")], "failed"),
+        # A run of one element says nothing of the other.
+        ([run("equal", a="equal"), run("failed", a="equal", b="failed")], "failed"),
+        ([run("equal", b="equal"), run("failed", a="equal", b="failed")], "equal"),
+        ([run("equal", a="equal")], None),
+        ([run("skipped"), run("equal", a="equal", b="equal")], "skipped"),
+        ([run("running", a="equal"), run("failed", a="failed")], "running"),
+        # An element that is no longer declared counts no more.
+        ([run("equal", a="equal", b="equal"), run("failed", c="failed")], "equal"),
+    ],
+)
+def test_the_state_is_that_of_all_declared_elements(runs: list[dict[str, Any]], expected: str | None) -> None:
+    assert state(runs, ["a", "b"]) == expected
