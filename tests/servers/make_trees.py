@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 import sys
 from pathlib import Path
 
@@ -94,6 +95,12 @@ def odd_tree(root: Path) -> None:
     (root / "setuid of www-data").write_bytes(b"setuid")
     os.chown(root / "setuid of www-data", 33, 33)
     (root / "setuid of www-data").chmod(0o6755)
+    # What setfacl -m u:33:r leaves (acl(5); linux/posix_acl_xattr.h), and a note of a user's own.
+    (root / "shared").write_bytes(b"shared")
+    os.setxattr(root / "shared", "user.note", b"kept \0 too")
+    entries = ((1, 6, 0xFFFFFFFF), (2, 4, 33), (4, 4, 0xFFFFFFFF), (16, 4, 0xFFFFFFFF), (32, 0, 0xFFFFFFFF))
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    os.setxattr(root / "shared", "system.posix_acl_access", acl)
     for directory in (root / "many", root / "empty directory", root):
         os.utime(directory, ns=(1_234_567_890_123_456_789,) * 2)
 

@@ -7,7 +7,8 @@ path below ROOT, sorted; two trees are the same when the lines are:
 
     python3 - ROOT < oracle.py
 
-A line is JSON: path, type, mode, uid, gid, mtime (ns), link target, size, content's hash, hard-link group.
+A line is JSON: path, type, mode, uid, gid, mtime (ns), xattrs (ACLs too), link target, size, content's
+hash, hard-link group.
 The runner's own directory of versions at the top is no part of the tree.
 """
 
@@ -51,6 +52,8 @@ def describe(root: bytes, relative: bytes, first_names: dict[tuple[int, int], st
         "gid": info.st_gid,
         "mtime": info.st_mtime_ns,
     }
+    attributes = os.listxattr(path, follow_symlinks=False)
+    line["xattrs"] = {name: os.getxattr(path, name, follow_symlinks=False).hex() for name in sorted(attributes)}
     if line["type"] == "link":
         line["target"] = os.readlink(path).decode("utf-8", "backslashreplace")
     if line["type"] == "file":

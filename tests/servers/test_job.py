@@ -21,26 +21,30 @@ def without_excluded(lines: list[str]) -> list[str]:
 
 
 def last_run(server: Server, job: str) -> dict[str, Any]:
-    run: dict[str, Any] = server.published(job)["runs"][0]
-    return run
+    """The newest run that has ended; by its timer another one may just be on."""
+    runs: list[dict[str, Any]] = server.published(job)["runs"]
+    return next(run for run in runs if run["state"] != "running")
 
 
-def test_a_timer_fires_and_the_files_arrive(site: Server, hq: Server) -> None:
+@pytest.fixture(scope="module")
+def fired(site: Server) -> dict[str, Any]:
+    """The last run that the timer of line1-programs has started."""
+    site.follow("serversync@line1-programs.service", "Finished serversync@line1-programs.service")
+    return last_run(site, "line1-programs")
+
+
+def test_a_timer_fires_and_the_files_arrive(site: Server, hq: Server, fired: dict[str, Any]) -> None:
     declared = site.run("systemctl", "show", "--property=TimersCalendar", "serversync@line1-programs.timer")
     assert "OnCalendar=*-*-* *:00/1:00 ;" in declared
-    site.wait('grep -q \'"trigger": "schedule"\' /var/lib/serversync/public/line1-programs.json', 150)
-    site.wait("! systemctl is-active --quiet serversync@line1-programs.service", 150)
-
-    run = last_run(site, "line1-programs")
-    assert (run["state"], run["trigger"], run["partner"]) == ("equal", "schedule", "hq:22")
+    assert (fired["state"], fired["trigger"], fired["partner"]) == ("equal", "schedule", "hq:22")
     expected, arrived = site.tree(PROGRAMS[0]), hq.tree(PROGRAMS[1])
     assert len(expected) > 2000
     assert without_excluded(arrived) == without_excluded(expected)
     assert arrived == without_excluded(arrived), "what the job excludes must not arrive"
 
 
-def test_a_sparse_file_stays_sparse(site: Server, hq: Server) -> None:
-    assert site.serversync("run", "line1-programs")[0] == 0
+@pytest.mark.usefixtures("fired")
+def test_a_sparse_file_stays_sparse(hq: Server) -> None:
     size, blocks = hq.run("stat", "--format=%s %b", PROGRAMS[1] + "/sparse").split()
     assert int(size) == 1 << 30
     assert int(blocks) * 512 < 1 << 24
@@ -167,3 +171,50 @@ def test_a_damaged_document_is_refused(site: Server) -> None:
         site.write(path, document)
     assert done.returncode == 2
     assert "on_error.retries" in done.stderr
+
+
+def test_a_plan_whose_terminal_is_closed_changes_nothing(site: Server) -> None:
+    """Interrupted at once, again and again: the unit never takes a plan for a run."""
+    site.write("/srv/line1/doc/planned only", "x")
+    runs = len(site.published("line1-documents")["runs"])
+    script = (
+        "import signal, subprocess\n"
+        "unit = '--unit=serversync@line1-documents.service'\n"
+        "for _turn in range(8):\n"
+        "    argv = ['journalctl', '--lines=0', '--show-cursor', '--quiet']\n"
+        "    cursor = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split('cursor: ')[1].strip()\n"
+        "    plan = subprocess.Popen(['serversync', 'plan', 'line1-documents'], stdout=subprocess.DEVNULL)\n"
+        "    argv = ['journalctl', '--follow', '--after-cursor=' + cursor, '--output=cat', unit]\n"
+        "    journal = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)\n"
+        "    next(line for line in journal.stdout if 'Starting' in line)\n"
+        "    journal.kill()\n"
+        "    plan.send_signal(signal.SIGHUP)\n"
+        "    assert plan.wait() != 0\n"
+    )
+    site.python(script)
+    assert len(site.published("line1-documents")["runs"]) == runs
+    assert site.try_run("systemctl", "is-failed", "serversync@line1-documents.service").returncode != 0
+    code, run = site.serversync("run", "line1-documents")
+    assert (code, run["elements"][0]["created"]) == (0, 1)
+
+
+def test_an_element_that_is_none_is_wrong_usage(site: Server) -> None:
+    done = site.try_run("serversync", "run", "line1-recipes", "--element", "/nope")
+    assert done.returncode == 2
+    assert "has no element '/nope' (elements: /srv/line1/recipes)" in done.stderr
+    assert site.try_run("systemctl", "is-failed", "serversync@line1-recipes.service").returncode != 0
+
+
+def test_a_directory_swapped_for_a_link_on_the_partner_leads_nowhere(site: Server, hq: Server) -> None:
+    hq.run("mkdir", "/srv/victim")
+    hq.run("mv", "/srv/sites/siteA/doc", "/srv/sites/siteA/doc.away")
+    hq.run("ln", "-s", "/srv/victim", "/srv/sites/siteA/doc")
+    try:
+        code, run = site.serversync("run", "line1-documents")
+    finally:
+        hq.run("rm", "/srv/sites/siteA/doc")
+        hq.run("mv", "/srv/sites/siteA/doc.away", "/srv/sites/siteA/doc")
+    assert code == 1
+    assert [element["state_after"] for element in run["elements"]] == ["failed", "equal"]
+    assert run["error"]["field"] == "elements[0].partner_path"
+    assert hq.run("ls", "-A", "/srv/victim") == ""

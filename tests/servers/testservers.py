@@ -29,7 +29,7 @@ class Server:
     def try_run(self, *argv: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Runs a command there and returns what became of it."""
         command = ["ssh", "-F", str(STATE / "ssh_config"), self.name, shlex.join(argv)]
-        return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=300, check=False)
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
 
     def run(self, *argv: str, stdin: str | None = None) -> str:
         """Runs a command there, which must succeed, and returns what it prints."""
@@ -46,12 +46,16 @@ class Server:
     def write(self, path: str, text: str) -> None:
         self.run("tee", path, stdin=text)
 
-    def wait(self, condition: str, seconds: int) -> None:
-        """Waits there until the shell condition holds."""
-        # The condition is asked again and again on the server itself; nothing relies on a fixed delay.
-        script = f"for i in $(seq {seconds * 2}); do if {condition}; then exit 0; fi; sleep 0.5; done; exit 1"
-        done = self.try_run("sh", "-c", script)
-        assert done.returncode == 0, f"{self.name}: still not so after {seconds} s: {condition}\n{done.stderr}"
+    def follow(self, unit: str, text: str) -> None:
+        """Reads the unit's journal, from its beginning and on, until a line holds the text."""
+        script = (
+            "import subprocess, sys\n"
+            "argv = ['journalctl', '--follow', '--lines=all', '--output=cat', '--unit=' + sys.argv[1]]\n"
+            "journal = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)\n"
+            "next(line for line in journal.stdout if sys.argv[2] in line)\n"
+            "journal.kill()\n"
+        )
+        self.python(script, unit, text)
 
     def tree(self, path: str) -> list[str]:
         """What the oracle says about a tree, a line for each path."""
