@@ -702,7 +702,7 @@ def _kind_of(value: Any) -> str:
         return "a number"
     if isinstance(value, str):
         return "text"
-    return "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, (list, tuple)) else "nothing"
+    return "a dictionary" if isinstance(value, dict) else "a list" if isinstance(value, (list, tuple)) else "nothing"
 
 
 def _read_text(value: Any) -> str:
@@ -802,7 +802,7 @@ def _read_mapping(field: Field, value: Any, path: str, problems: list[Problem]) 
         with contextlib.suppress(ValueError):
             value = json.loads(value)
     if not isinstance(value, dict):
-        text = "%s is %s, not a mapping; write it with the keys %s" % (
+        text = "%s is %s, not a dictionary; write it with the keys %s" % (
             show(value),
             _kind_of(value),
             _one_of(names),
@@ -908,7 +908,7 @@ def _resolve_partner(job: dict[str, Any], given: Mapping[str, Any], problems: li
         ("account", given.get("account")),
     ):
         if _has_value(value):
-            problems.append(Problem("conflict", path, "has no use with partner.connection local; leave it out"))
+            problems.append(Problem("conflict", path, "is not used with partner.connection local; leave it out"))
     partner.update(port=None, host_key=[])
     job["account"] = None
 
@@ -1009,7 +1009,7 @@ def _resolve_elements(job: dict[str, Any], problems: list[Problem]) -> None:
             for other_side, other_at, other in replicas:
                 if side != other_side or not (_inside(path, other) or _inside(other, path)):
                     continue
-                how = "equal to" if path == other else "inside" if _inside(path, other) else "around"
+                how = "the same path as" if path == other else "inside" if _inside(path, other) else "around"
                 text = "%s is %s %s; elements must not overlap, remove one or name another path"
                 what = other_at if path == other else "%s %s" % (other_at, show(other))
                 problems.append(Problem("overlap", at + name, text % (show(path), how, what)))
@@ -1064,7 +1064,7 @@ def parse_document(text: str) -> tuple[dict[str, Any], list[Problem]]:
     try:
         document = json.loads(text)
     except ValueError as error:
-        return {}, [Problem("damaged_document", "", "is no JSON: %s" % error)]
+        return {}, [Problem("damaged_document", "", "is not JSON: %s" % error)]
     if not isinstance(document, dict):
         return {}, [Problem("damaged_document", "", "holds %s, not a job" % _kind_of(document))]
     return normalise(document)
@@ -1092,13 +1092,18 @@ def own_problems(job: Mapping[str, Any], directories: Mapping[str, str]) -> list
     return problems
 
 
+def pairings_of(host: str, pairings: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The pairings that partner.host may mean: the one of that name, else those that reach that host."""
+    return [one for one in pairings if one["name"] == host] or [one for one in pairings if one["host"] == host]
+
+
 def pin_problem(job: Mapping[str, Any], pairings: Sequence[Mapping[str, Any]]) -> Problem | None:
     """Whether partner.host_key contradicts the pairing that the job belongs to.
 
     `pairings`: mappings with name, host and keys ('TYPE BASE64' lines).
     """
-    host, given = job["partner"]["host"], job["partner"]["host_key"]
-    named = [one for one in pairings if one["name"] == host] or [one for one in pairings if one["host"] == host]
+    given = job["partner"]["host_key"]
+    named = pairings_of(job["partner"]["host"], pairings)
     if not named or not given:
         return None
     pairing = named[0]

@@ -82,7 +82,8 @@ class JobModule(AnsibleModule):  # type: ignore[misc]
         """The first problem for people, all of them for machines."""
         first = problems[0]
         details = [dict(problem._asdict(), msg=str(problem)) for problem in problems]
-        self.fail_json(str(first), failure={"code": first.code, "path": first.path, "details": details})
+        more = " (%d more in failure.details)" % (len(problems) - 1) if len(problems) > 1 else ""
+        self.fail_json(str(first) + more, failure={"code": first.code, "path": first.path, "details": details})
 
     def fail_store(self, error: StoreError, plan: Plan | None = None, done: int = 0) -> NoReturn:
         """`done`: how many steps of the plan were taken before it failed."""

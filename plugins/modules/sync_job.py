@@ -454,6 +454,7 @@ from ansible_collections.serversync.core.plugins.module_utils._job import (
     Problem,
     document_text,
     own_problems,
+    pairings_of,
     parse_document,
     pin_problem,
     resolve,
@@ -497,6 +498,11 @@ def check_server(module: JobModule, job: dict[str, Any], place: Layout, systemd:
     """What only this server can tell: the runner's directories, its time zones, its pairings, its systemd."""
     problems = own_problems(job, place.own)
     schedule = job["schedule"]
+    zone = zone_text(schedule["timezone"]) if schedule and schedule["timezone"] else None
+    if zone:
+        told = module.declared.get("schedule") or {}
+        path = "schedule.calendar" if told.get("calendar") and not told.get("timezone") else "schedule.timezone"
+        problems.append(Problem("invalid_value", path, zone))
     if schedule and not systemd:
         text = (
             "no systemd runs on this server; set schedule: null and run the job with 'serversync run %s'" % place.name
@@ -505,11 +511,6 @@ def check_server(module: JobModule, job: dict[str, Any], place: Layout, systemd:
             text = "no systemd manager runs for this user; "
             text += "call 'loginctl enable-linger USER' once, or set schedule: null"
         problems.append(Problem("no_systemd", "schedule", text))
-    zone = zone_text(schedule["timezone"]) if schedule and schedule["timezone"] else None
-    if zone:
-        told = module.declared.get("schedule") or {}
-        path = "schedule.calendar" if told.get("calendar") and not told.get("timezone") else "schedule.timezone"
-        problems.append(Problem("invalid_value", path, zone))
     pin = pin_problem(job, read_pairings(place))
     if pin:
         problems.append(pin)
@@ -553,12 +554,19 @@ def verify_timer(module: JobModule, place: Layout, text: str) -> None:
         )
 
 
-def warn_of_missing(module: JobModule, job: dict[str, Any]) -> None:
-    names = ["path", "partner_path"] if job["partner"]["connection"] == "local" else ["path"]
+def warn_of_what_is_missing(module: JobModule, job: dict[str, Any], place: Layout) -> None:
+    """What may come before the first run, and without which no run can succeed."""
+    local, to_partner = job["partner"]["connection"] == "local", job["settings"]["direction"] == "to_partner"
     for number, element in enumerate(job["elements"]):
-        for name in names:
-            if not os.path.exists(element[name]):
+        for name in ("path", "partner_path") if local else ("path",):
+            source = to_partner == (name == "path")
+            # a missing target is made by the first run, but not where the service's sandbox forbids it
+            if (source or job["scope"] == "system") and not os.path.exists(element[name]):
                 module.warn("elements[%d].%s: %s does not exist on this server" % (number, name, element[name]))
+    host = job["partner"]["host"]
+    if not local and not job["partner"]["host_key"] and not pairings_of(host, read_pairings(place)):
+        text = "this server is not paired with %s and partner.host_key is empty; until the role pairs them, runs fail"
+        module.warn("partner.host: " + text % host)
 
 
 def apply(module: JobModule) -> None:
@@ -581,7 +589,6 @@ def apply(module: JobModule) -> None:
         if problems:
             module.fail(problems)
         text = document_text(job)
-        warn_of_missing(module, job)
 
     found = find(place, read_units(place, module.run) if systemd else None)
     wanted = wanted_files(place, job, text, gid)
@@ -599,6 +606,8 @@ def apply(module: JobModule) -> None:
                 "%s; %s" % (missing, remedy), failure={"code": "runner_missing", "path": place.runner, "details": []}
             )
         module.warn(missing + "; without check mode this task fails until the role serversync.core.runner is applied")
+    if job and deployed:
+        warn_of_what_is_missing(module, job, place)
     if not present and found.neighbours:
         module.warn("%s holds files of others; it stays" % os.path.dirname(place.drop_in))
     if not module.check_mode:

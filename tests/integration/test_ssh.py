@@ -145,7 +145,7 @@ def test_the_key_of_another_server_ends_the_run_at_once(pair: Pair, tmp_path: Pa
 
 def test_a_pairing_pins_the_key_and_a_different_one_in_the_job_is_refused(pair: Pair, tmp_path: Path) -> None:
     pairings = pair.here.config / "pairings"
-    facts = {"name": "hq", "host": "127.0.0.1", "port": pair.there.port, "user": "x", "alias": "serversync-hq"}
+    facts = {"name": "hq", "host": "127.0.0.1", "alias": "serversync-hq"}
     (pairings / "hq.json").write_text(json.dumps(facts))
     (pairings / "hq.known_hosts").write_text(f"serversync-hq {pair.there.host_key}\n")
     partner = {"host": "hq", "port": pair.there.port, "connection": "ssh", "host_key": []}

@@ -88,7 +88,7 @@ def test_the_targets_process_decides_whether_owners_are_kept(
         ),
     ],
 )
-def test_what_cannot_be_synchronised_says_which_side(
+def test_what_cannot_be_synchronized_says_which_side(
     direction: str, here: dict[str, Any], there: dict[str, Any], field: str, said: str
 ) -> None:
     with pytest.raises(Failure) as raised:

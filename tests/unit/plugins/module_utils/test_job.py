@@ -122,13 +122,16 @@ BAD = [
     # wrong types
     (
         {"partner": "hq"},
-        "partner: 'hq' is text, not a mapping; write it with the keys host, port, connection, host_key",
+        "partner: 'hq' is text, not a dictionary; write it with the keys host, port, connection, host_key",
     ),
     ({"partner": {"host": ["hq"]}}, "partner.host: ['hq'] is a list, not text; quote it"),
     ({"partner": {"host": True}}, "partner.host: True is a boolean, not text; quote it"),
     ({"comment": 1.5}, "comment: 1.5 is a number, not text; quote it"),
-    ({"elements": {"path": "/a"}}, "elements: {'path': '/a'} is a mapping, not a list; begin each entry with a dash"),
-    ({"elements": ["/a"]}, "elements[0]: '/a' is text, not a mapping; write it with the keys path, partner_path"),
+    (
+        {"elements": {"path": "/a"}},
+        "elements: {'path': '/a'} is a dictionary, not a list; begin each entry with a dash",
+    ),
+    ({"elements": ["/a"]}, "elements[0]: '/a' is text, not a dictionary; write it with the keys path, partner_path"),
     ({"elements": [None]}, "elements[0]: is empty; write a value or remove the entry"),
     ({"enabled": "maybe"}, "enabled: 'maybe' is not a boolean; use true or false"),
     ({"enabled": 2}, "enabled: 2 is not a boolean; use true or false"),
@@ -137,7 +140,7 @@ BAD = [
     ({"on_error": {"retries": True}}, "on_error.retries: True is not a whole number; use 0 to 100"),
     (
         {"settings": {"exclude": {"a": 1}}},
-        "settings.exclude: {'a': 1} is a mapping, not a list; begin each entry with a dash",
+        "settings.exclude: {'a': 1} is a dictionary, not a list; begin each entry with a dash",
     ),
     # name
     ({"name": None}, "name: is missing; give the job a name"),
@@ -340,7 +343,7 @@ BAD = [
     ),
     (
         {"elements": [{"path": "/a"}, {"path": "/a/", "partner_path": "/b"}]},
-        "elements[1].path: '/a' is equal to elements[0].path; " + OVERLAP,
+        "elements[1].path: '/a' is the same path as elements[0].path; " + OVERLAP,
     ),
     (
         {"elements": [{"path": "/a"}, {"path": "/a/b", "partner_path": "/c"}]},
@@ -382,21 +385,21 @@ BAD = [
             "partner": {"host": "x", "connection": "local"},
             "elements": [{"path": "/a", "partner_path": "/b"}, {"path": "/b", "partner_path": "/c"}],
         },
-        "elements[1].path: '/b' is equal to elements[0].partner_path; " + OVERLAP,
+        "elements[1].path: '/b' is the same path as elements[0].partner_path; " + OVERLAP,
     ),
     (
         {
             "partner": {"host": "x", "connection": "local", "port": 22},
             "elements": [{"path": "/a", "partner_path": "/b"}],
         },
-        "partner.port: has no use with partner.connection local; leave it out",
+        "partner.port: is not used with partner.connection local; leave it out",
     ),
     (
         {
             "partner": {"host": "x", "connection": "local", "host_key": KEY},
             "elements": [{"path": "/a", "partner_path": "/b"}],
         },
-        "partner.host_key: has no use with partner.connection local; leave it out",
+        "partner.host_key: is not used with partner.connection local; leave it out",
     ),
     (
         {
@@ -404,7 +407,7 @@ BAD = [
             "account": {"user": "a"},
             "elements": [{"path": "/a", "partner_path": "/b"}],
         },
-        "account: has no use with partner.connection local; leave it out",
+        "account: is not used with partner.connection local; leave it out",
     ),
 ]
 
@@ -683,7 +686,7 @@ def test_the_fingerprint_is_that_of_ssh_keygen():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", ": is no JSON: Expecting value: line 1 column 1 (char 0)"),
+        ("", ": is not JSON: Expecting value: line 1 column 1 (char 0)"),
         ("[]", ": holds a list, not a job"),
         ("{}", "version: None is not 1; this version of the collection reads no other"),
         ('{"version": true}', "version: True is not 1; this version of the collection reads no other"),

@@ -597,7 +597,7 @@ def test_bad_input(server, more, message, code, path):
 def test_all_problems_are_in_the_details(server):
     result = server.check(**job(server, nme=1, enabled="maybe", on_error={"retries": -1}))
     assert [problem["path"] for problem in result["failure"]["details"]] == ["nme", "enabled", "on_error.retries"]
-    assert result["msg"] == "nme: is not an option; did you mean name?"
+    assert result["msg"] == "nme: is not an option; did you mean name? (2 more in failure.details)"
 
 
 def test_an_unknown_time_zone(server):
@@ -642,7 +642,7 @@ def test_a_damaged_document(server):
     text = server.document.read_text()
     remedy = "restore the file, or remove the job with state: absent and declare it whole"
     for damage, said in (
-        ("", "is no JSON: Expecting value: line 1 column 1 (char 0)"),
+        ("", "is not JSON: Expecting value: line 1 column 1 (char 0)"),
         (text.replace('"retries": 3', '"retries": -3'), "on_error.retries: -3 is out of range; use 0 to 100"),
         (text.replace('"retries"', '"retires"'), "on_error.retires: is not an option; did you mean retries?"),
         (b"\xff", "is not UTF-8"),
@@ -727,19 +727,32 @@ def four_steps_without_systemd(server, **parameters):
     return run
 
 
+NOT_PAIRED = "partner.host: this server is not paired with hq and partner.host_key is empty; until the role pairs them, runs fail"
+
+
+def test_a_partner_that_cannot_be_reached_yet_is_a_warning(server):
+    assert server.check(**job(server))["warnings"] == server.apply(**job(server))["warnings"] == [NOT_PAIRED]
+    pairings = server.config / "serversync" / "pairings"
+    pairings.mkdir()
+    (pairings / "main.json").write_text('{"name": "main", "host": "hq"}')
+    assert "warnings" not in server.apply(**job(server))
+
+
 def test_a_path_that_is_not_there_is_a_warning(server):
     missing = server.home / "none"
     run = server.apply(**job(server, elements=[{"path": str(server.here)}, {"path": str(missing)}]))
-    assert run["warnings"] == ["elements[1].path: %s does not exist on this server" % missing]
+    assert run["warnings"] == ["elements[1].path: %s does not exist on this server" % missing, NOT_PAIRED]
     local = {"partner": {"host": "x", "connection": "local"}}
     elements = [{"path": str(server.here), "partner_path": str(missing)}]
-    run = server.apply(**job(server, elements=elements, **local))
+    run = server.apply(**job(server, elements=elements, settings={"direction": "from_partner"}, **local))
     assert run["warnings"] == ["elements[0].partner_path: %s does not exist on this server" % missing]
+    run = server.apply(settings={"direction": "to_partner"})
+    assert "warnings" not in run, "the first run makes a missing target"
 
 
 def test_a_time_that_is_over_is_a_warning(server):
     run = server.apply(**job(server, schedule={"calendar": "2001-01-01"}))
-    assert run["warnings"] == ["schedule.calendar: '2001-01-01' is over and will never come again"]
+    assert run["warnings"] == ["schedule.calendar: '2001-01-01' is over and will never come again", NOT_PAIRED]
 
 
 def test_odd_names_arrive_as_they_are(server):
