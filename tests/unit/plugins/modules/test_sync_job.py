@@ -727,11 +727,12 @@ def four_steps_without_systemd(server, **parameters):
     return run
 
 
-NOT_PAIRED = "partner.host: this server is not paired with hq and partner.host_key is empty; until the role pairs them, runs fail"
-
-
-def test_a_partner_that_cannot_be_reached_yet_is_a_warning(server):
-    assert server.check(**job(server))["warnings"] == server.apply(**job(server))["warnings"] == [NOT_PAIRED]
+NOT_PAIRED = (
+    "partner.host: this server is not paired with hq and partner.host_key is empty; "
+    "until the role pairs them, runs fail"
+)def test_a_partner_that_cannot_be_reached_yet_is_a_warning(server):
+    assert server.check(**job(server))["warnings"] == [NOT_PAIRED]
+    assert server.apply(**job(server))["warnings"] == [NOT_PAIRED]
     pairings = server.config / "serversync" / "pairings"
     pairings.mkdir()
     (pairings / "main.json").write_text('{"name": "main", "host": "hq"}')
