@@ -730,7 +730,10 @@ def four_steps_without_systemd(server, **parameters):
 NOT_PAIRED = (
     "partner.host: this server is not paired with hq and partner.host_key is empty; "
     "until the role pairs them, runs fail"
-)def test_a_partner_that_cannot_be_reached_yet_is_a_warning(server):
+)
+
+
+def test_a_partner_that_cannot_be_reached_yet_is_a_warning(server):
     assert server.check(**job(server))["warnings"] == [NOT_PAIRED]
     assert server.apply(**job(server))["warnings"] == [NOT_PAIRED]
     pairings = server.config / "serversync" / "pairings"
