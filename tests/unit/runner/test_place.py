@@ -92,3 +92,14 @@ def test_what_a_killed_run_left_half_arrived_goes(root: Path) -> None:
     place.prepare(f"{root}/dir", "directory", "job.1", "20261122T023000Z-ab12")
     assert list(temporary.iterdir()) == []
     assert (root / "file").read_text() == "x"
+
+
+def test_the_room_of_a_mount_point_is_that_of_what_is_mounted_there() -> None:
+    assert place.look("/")["free_bytes"] > 0
+    assert place.look("/proc")["free_bytes"] == 0
+
+
+def test_what_arrives_for_another_file_system_needs_no_room_on_this_one(tmp_path: Path) -> None:
+    assert place.mounted_below("/")
+    assert not place.mounted_below("/proc/self")
+    assert not place.mounted_below(str(tmp_path))

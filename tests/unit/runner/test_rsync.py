@@ -77,6 +77,7 @@ def outcome(code: int, *problems: str) -> rsync.Outcome:
         (outcome(11, "write failed: No space left on device (28)"), "no_space", True),
         (outcome(23, "Disk quota exceeded (122)"), "no_space", True),
         (outcome(23, 'could not make way for new regular file: "scan (122).pdf"'), "in_the_way", False),
+        (outcome(23, "could not make way for new regular file: x (28)"), "in_the_way", False),
         (outcome(4), "rsync_4", False),
         (outcome(5, "@ERROR: Unknown module"), "rsync_5", False),
         (outcome(-9), "killed", True),

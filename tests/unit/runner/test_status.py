@@ -24,6 +24,11 @@ def run(job: str, **elements: str) -> dict[str, Any]:
         ([run("equal", a="equal")], None),
         ([run("skipped"), run("equal", a="equal", b="equal")], "skipped"),
         ([run("running", a="equal"), run("failed", a="failed")], "running"),
+        # A run of all that died, then one of one element.
+        (
+            [run("equal", a="equal"), run("failed", a="failed", b="failed"), run("equal", a="equal", b="equal")],
+            "failed",
+        ),
         # An element that is no longer declared counts no more.
         ([run("equal", a="equal", b="equal"), run("failed", c="failed")], "equal"),
     ],

@@ -50,6 +50,13 @@ def test_a_run_that_nobody_waits_for_is_a_run(requests: Path) -> None:
     assert unit.request_of("demo") is None
 
 
+def test_a_timer_always_gets_its_run(requests: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(requests, "plan")
+    (requests / "demo.lock").touch()
+    monkeypatch.setenv("TRIGGER_UNIT", "serversync@demo.timer")
+    assert unit.request_of("demo") is None
+
+
 def test_a_request_from_long_ago_does_not_hold_up_the_schedule(requests: Path) -> None:
     write(requests, "plan", age=unit.STALE + 1)
     (requests / "demo.lock").touch()

@@ -71,7 +71,8 @@ def main(scope: str, argv: Sequence[str] | None = None) -> int:
     sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
     for number in (signal.SIGTERM, signal.SIGHUP):
         # Like an interruption from the keyboard: what has to be written is, then the process goes.
-        signal.signal(number, stop)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1) has it ignored
+            signal.signal(number, stop)
     handler: Callable[[Layout, argparse.Namespace], int] = globals()[f"command_{arguments.command}"]
     try:
         return handler(layout, arguments)
@@ -95,7 +96,11 @@ def main(scope: str, argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Stopped:
-        return 128 + signal.SIGTERM
+        # Everything is written; now as who sent the signal expects it, by the signal.
+        sys.stdout.flush()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return FAILED
     except Exception:
         # Not 1, which says that the runner has told of the failure itself: systemd shall see this one.
         traceback.print_exc()
@@ -196,7 +201,7 @@ def command_unit(layout: Layout, arguments: argparse.Namespace) -> int:
     from serversync import check, job, run, unit
 
     name = job.check_name(arguments.job)
-    request = unit.request_of(name)
+    request = unit.request_of(name) if layout.privileged else None
     try:
         if request is None:
             return run.EXIT[perform(layout, name, "schedule", None, log)["state"]]

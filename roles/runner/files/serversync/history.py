@@ -65,6 +65,8 @@ class History:
             record = json.loads(text)
             message = "the runner ended without a word: it was killed, or the server went down"
             error = {"code": "died", "field": None, "message": message, "transient": True}
+            for entry in record["elements"]:
+                entry["state_after"] = entry["state_after"] or "failed"
             self.keep(record | {"state": "failed", "ended": ended, "error": error})
 
     def runs(self, job: str, limit: int) -> list[dict[str, Any]]:
@@ -84,6 +86,7 @@ class History:
             "comment": job["comment"],
             "enabled": job["enabled"],
             "partner": job.partner,
+            "elements": [element.path for element in job.elements],
             "runs": self.runs(job.name, PUBLISHED),
         }
         self.layout.public.mkdir(mode=0o750, exist_ok=True)
@@ -102,7 +105,7 @@ def replace(path: Path, text: str, mode: int, group: int = -1) -> None:
             os.fsync(descriptor)
         Path(temporary).replace(path)
     except BaseException:
-        Path(temporary).unlink()
+        Path(temporary).unlink(missing_ok=True)
         raise
 
 

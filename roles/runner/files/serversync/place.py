@@ -67,6 +67,10 @@ def look(path: str) -> dict[str, Any]:
             if test(info.st_mode):
                 kind = word
         facts |= space(directory) | {"kind": kind}
+        if kind == "directory":
+            # A mount point has the room of what is mounted there.
+            with suppress(PermissionError):
+                facts |= space(hold(held, os.open(name, WALK, dir_fd=directory)))
         if kind in ("directory", "file"):
             enter = os.X_OK if kind == "directory" else 0
             facts |= {
@@ -95,8 +99,8 @@ def prepare(path: str, kind: str, element: str, run: str) -> dict[str, str]:
     """Makes the target ready for an attempt; where rsync puts what it displaces and what has not wholly arrived.
 
     ``versions`` and ``temporary`` are relative to the element's directory (for a file the one above), which is made
-    where it is missing. What earlier runs of this element put aside more than KEEP_VERSIONS ago is removed, and what
-    a killed one left half arrived.
+    where it is missing; ``temporary`` is left out where a file system is mounted below. What earlier runs of this
+    element put aside more than KEEP_VERSIONS ago is removed, and what a killed one left half arrived.
     """
     parts = split(path)
     for word in (element, run):
@@ -111,13 +115,30 @@ def prepare(path: str, kind: str, element: str, run: str) -> dict[str, str]:
         prune(enter(held, directory, "versions", 0o700), min(started(run), time.time()))
         empty(enter(held, directory, "temporary", 0o700))
     own = f"{RESERVED}/{element}"
-    return {"versions": f"{own}/versions/{run}", "temporary": f"{own}/temporary"}
+    scratch = {"versions": f"{own}/versions/{run}", "temporary": f"{own}/temporary"}
+    if mounted_below(path):
+        # What arrives for another file system must not first need room on this one.
+        del scratch["temporary"]
+    return scratch
+
+
+def mounted_below(path: str) -> bool:
+    """Whether a file system is mounted somewhere below the path (proc(5), mountinfo)."""
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        point = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found.group(1), 8)), line.split()[4])
+        if point.startswith(f"{path.rstrip('/')}/"):
+            return True
+    return False
 
 
 def enter(held: ExitStack, directory: int, name: str, mode: int) -> int:
-    with suppress(FileExistsError):
-        os.mkdir(name, mode, dir_fd=directory)
-    return hold(held, os.open(name, WALK, dir_fd=directory))
+    try:
+        inner = os.open(name, WALK, dir_fd=directory)
+    except FileNotFoundError:
+        with suppress(FileExistsError):
+            os.mkdir(name, mode, dir_fd=directory)
+        inner = os.open(name, WALK, dir_fd=directory)
+    return hold(held, inner)
 
 
 def prune(versions: int, now: float) -> None:
@@ -127,15 +148,17 @@ def prune(versions: int, now: float) -> None:
     """
     for path in through(versions).iterdir():
         if WORD.fullmatch(path.name) and now - started(path.name) > KEEP_VERSIONS:
-            shutil.rmtree(path)
+            with suppress(FileNotFoundError):
+                shutil.rmtree(path)
 
 
 def empty(directory: int) -> None:
     for path in through(directory).iterdir():
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+            with suppress(FileNotFoundError):
+                shutil.rmtree(path)
         else:
-            path.unlink()
+            path.unlink(missing_ok=True)
 
 
 def through(descriptor: int) -> Path:
@@ -149,3 +172,7 @@ def started(run: str) -> float:
         return datetime.strptime(run.partition("-")[0], RUN_TIME).replace(tzinfo=timezone.utc).timestamp()
     except ValueError:
         return float("inf")
+
+
+def unprepared(path: str, error: OSError) -> Failure:
+    return Failure("not_writable", f"{path} cannot be made ready ({error.strerror}); check it and the account's rights")

@@ -44,7 +44,7 @@ class LocalReplica:
         try:
             return place.prepare(path, kind, element, run)
         except OSError as error:
-            raise unprepared(path, error) from error
+            raise place.unprepared(path, error) from error
 
     def address(self, path: str) -> str:
         return path
@@ -78,7 +78,3 @@ class SshReplica:
             )
             raise Failure("pattern", message)
         return f"{self.connection.host}::{address}"
-
-
-def unprepared(path: str, error: OSError) -> Failure:
-    return Failure("not_writable", f"{path} cannot be made ready ({error.strerror}); check it and the account's rights")

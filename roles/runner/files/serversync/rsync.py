@@ -104,7 +104,8 @@ def command(
     if dry_run:
         argv += ["--dry-run", "--mkpath"]
     if scratch:
-        argv += ["--backup", f"--backup-dir={scratch['versions']}", f"--temp-dir={scratch['temporary']}"]
+        argv += ["--backup", f"--backup-dir={scratch['versions']}"]
+        argv += [f"--temp-dir={scratch['temporary']}"] if "temporary" in scratch else []
     if remote_shell:
         argv += ["-e", remote_shell]
     return [*argv, "--", source, target]
@@ -242,7 +243,9 @@ def failure(outcome: Outcome, where: str) -> Failure | None:
     if outcome.code == 0 and not outcome.problem_count:
         return None
     problems = outcome.problems
-    numbers = {number(problem) for problem in problems}
+    # These end with a name, which may look like a number of an error.
+    blocked = [problem for problem in problems if any(words in problem for words in IN_THE_WAY)]
+    numbers = {number(problem) for problem in problems if problem not in blocked}
     first = problems[0] if problems else ""
     count = f" ({outcome.problem_count} messages)" if outcome.problem_count > 1 else ""
     if outcome.code == 0:
@@ -255,7 +258,6 @@ def failure(outcome: Outcome, where: str) -> Failure | None:
         return Failure("no_space", message, field=where, transient=True)
     code, remedy, transient = f"rsync_{outcome.code}", "", outcome.code in TRANSIENT
     if outcome.code == 23:
-        blocked = [problem for problem in problems if any(words in problem for words in IN_THE_WAY)]
         transient = not problems or any(number(problem) not in FINAL for problem in problems if problem not in blocked)
         if blocked:
             code, remedy, first = "in_the_way", "; move what is there away on the target", blocked[0]

@@ -48,7 +48,7 @@ def locked(layout: Layout, job: Job) -> Iterator[bool]:
     descriptor = os.open(layout.locks / f"{job.name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Inherited by rsync and ssh: should this process be killed, the lock is free only when they are done, too.
+        # Inherited by rsync: should this process be killed, the lock is free only when rsync is done, too.
         os.set_inheritable(descriptor, True)
     except BlockingIOError:
         yield False
@@ -150,7 +150,9 @@ class Transfer:
         tail = "/" if kind == "directory" else ""
         scratch = None
         if not dry_run:
-            digest = hashlib.sha256(os.fsencode(self.element.path)).hexdigest()[:8]
+            # Both paths: another server's job of this name may put its files into the same directory.
+            both = os.fsencode(f"{self.source_path}\0{self.target_path}")
+            digest = hashlib.sha256(both).hexdigest()[:8]
             scratch = self.target.prepare(self.target_path, kind, f"{self.job.name}.{digest}", run)
         with tempfile.NamedTemporaryFile(prefix="serversync-") as rules:
             exclude = self.job["settings"]["exclude"] if kind == "directory" else []
@@ -278,7 +280,7 @@ class Run:
         """Tries the elements of these numbers; the failures by number."""
         failures: dict[int, Failure] = {}
         for index in todo:
-            self.record["elements"][index] |= {"state_after": None, "error": None}
+            self.record["elements"][index] |= {"state_after": None, "error": None, "problems": []}
         try:
             with Sides(self.layout, self.job) as sides:
                 for index in todo:
@@ -376,9 +378,11 @@ def run(
         try:
             attempt.carry_out()
         finally:
-            history.keep(record)
-            history.publish(job)
-            record["notification"] = tell(record)
+            try:
+                history.keep(record)
+                history.publish(job)
+            finally:
+                record["notification"] = tell(record)
             if record["notification"]:
                 history.keep(record)
                 history.publish(job)

@@ -110,7 +110,9 @@ def rsync_daemon(layout: Layout, pairing: str) -> int:
     door = Door(layout, pairing)
     try:
         for root in door.roots:
-            door.hold_to(root)
+            # One that is missing, say not mounted, closes no other; rsync refuses its module itself.
+            if place.look(root["path"])["kind"] != "missing":
+                door.hold_to(root)
     except Failure as failure:
         print(f"serversync: {failure}", file=sys.stderr)
         return 1
@@ -194,7 +196,11 @@ def handle(request: dict[str, Any], door: Door) -> dict[str, Any]:
                 f"{root['path']} is open for reading only; change its access in runner_partners there",
             )
         door.hold_to(root)
-        return {"scratch": place.prepare(root["path"] + below, request["kind"], request["element"], request["run"])}
+        path = root["path"] + below
+        try:
+            return {"scratch": place.prepare(path, request["kind"], request["element"], request["run"])}
+        except OSError as error:
+            raise place.unprepared(path, error) from error
     raise Failure("unknown_verb", f"this runner ({__version__}) does not know the request {verb!r}; upgrade it")
 
 

@@ -153,8 +153,6 @@ class Connection:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            # The job's lock is held as long as anything that works for it lives.
-            close_fds=False,
         )
         assert self.process.stdin and self.process.stdout and self.process.stderr
         self.frames = Frames(self.process.stdout.fileno(), self.process.stdin.fileno())

@@ -47,7 +47,7 @@ def row(layout: Layout, name: str, elapse: int | None) -> dict[str, Any]:
     found |= {"next": elapse, "last": None}
     try:
         known = published(layout, name) or {"runs": []}
-        paths = None
+        paths = known.get("elements")
         with suppress(PermissionError):
             document = job.load(layout, name)
             known |= {"partner": document.partner, "enabled": document["enabled"]}

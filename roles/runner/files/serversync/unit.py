@@ -53,27 +53,31 @@ def ask(layout: Layout, name: str, verb: str, **request: Any) -> dict[str, Any]:
     REQUESTS.mkdir(mode=0o750, exist_ok=True)
     os.chown(REQUESTS, 0, group)
     with waiting(name, group):
-        if show(service(name), "ActiveState").get("ActiveState") not in ("inactive", "failed"):
-            raise Failure("running", f"{name} is running now ({service(name)}); see: serversync status {name}")
         timer = f"serversync@{name}.timer"
         triggered = show(timer, "LastTriggerUSec")
         identity = secrets.token_hex(8)
         asked = {"id": identity, "verb": verb, "at": time.clock_gettime(time.CLOCK_BOOTTIME), **request}
         path = REQUESTS / f"{name}.json"
-        started = None
+        whole_run = verb == "run" and not request.get("element")
+        started, stop = None, False
         try:
             replace(path, json.dumps(asked), 0o640, group)
+            if show(service(name), "ActiveState").get("ActiveState") not in ("inactive", "failed"):
+                raise Failure("running", f"{name} is running now ({service(name)}); see: serversync status {name}")
+            stop = verb != "run"
             argv = ["systemctl", "start", service(name)]
             started = subprocess.run(argv, capture_output=True, text=True, check=False)
             answer = read_answer(layout, name)
         finally:
-            if started is None and verb != "run":
-                # Interrupted: the unit must not outlive its request, or it would take itself for the schedule's run.
-                subprocess.run(["systemctl", "stop", service(name)], check=False)
-            path.unlink(missing_ok=True)
-        if verb != "run" and show(timer, "LastTriggerUSec") != triggered:
-            # The schedule fell due while the unit answered us, and systemd does not start a unit twice.
-            subprocess.run(["systemctl", "start", "--no-block", service(name)], check=True)
+            try:
+                if stop and started is None:
+                    # Interrupted: the unit must not outlive its request, or it would take itself for the schedule's.
+                    subprocess.run(["systemctl", "stop", service(name)], check=False)
+            finally:
+                path.unlink(missing_ok=True)
+            if not whole_run and show(timer, "LastTriggerUSec") != triggered:
+                # The schedule fell due while the unit was busy with us, and systemd does not start a unit twice.
+                subprocess.run(["systemctl", "start", "--no-block", service(name)], check=False)
     if answer is None or answer.get("id") != identity or not {"result", "failure"} & answer.keys():
         said = started.stderr.strip() or f"see: journalctl -u {service(name)}"
         raise Failure("no_answer", f"{service(name)} gave no answer: {said}")
@@ -123,8 +127,8 @@ def read_answer(layout: Layout, name: str) -> dict[str, Any] | None:
 def request_of(name: str) -> dict[str, Any] | None:
     """The request that somebody waits for; None where the unit is to run the job by schedule.
 
-    A plan or check whose terminal is gone raises Failure: the unit must then do nothing. A request from long ago (its
-    terminal was killed) says nothing of why the unit was started now.
+    Where the terminal of a plan, a check or a run of one element is gone, this raises Failure, and the unit must do
+    nothing. A request from long ago (its terminal was killed) says nothing of why the unit was started now.
     """
     try:
         request: dict[str, Any] = json.loads((REQUESTS / f"{name}.json").read_text(encoding="utf-8"))
@@ -135,7 +139,10 @@ def request_of(name: str) -> dict[str, Any] | None:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return request
-    if request["verb"] == "run" or time.clock_gettime(time.CLOCK_BOOTTIME) - request["at"] > STALE:
+    whole_run = request["verb"] == "run" and not request.get("element")
+    old = time.clock_gettime(time.CLOCK_BOOTTIME) - request["at"] > STALE
+    # systemd names the timer in TRIGGER_UNIT where one has started the unit.
+    if whole_run or old or "TRIGGER_UNIT" in os.environ:
         return None
     raise Failure("abandoned", f"the terminal that asked for {request['verb']} is gone; nothing was done")
 
