@@ -59,18 +59,18 @@ def ask(layout: Layout, name: str, verb: str, **request: Any) -> dict[str, Any]:
         asked = {"id": identity, "verb": verb, "at": time.clock_gettime(time.CLOCK_BOOTTIME), **request}
         path = REQUESTS / f"{name}.json"
         whole_run = verb == "run" and not request.get("element")
-        started, stop = None, False
+        # After the timer was asked: a run that it starts from now on is told by its time, one from before by this.
+        if show(service(name), "ActiveState").get("ActiveState") not in ("inactive", "failed"):
+            raise Failure("running", f"{name} is running now ({service(name)}); see: serversync status {name}")
+        started = None
         try:
             replace(path, json.dumps(asked), 0o640, group)
-            if show(service(name), "ActiveState").get("ActiveState") not in ("inactive", "failed"):
-                raise Failure("running", f"{name} is running now ({service(name)}); see: serversync status {name}")
-            stop = verb != "run"
             argv = ["systemctl", "start", service(name)]
             started = subprocess.run(argv, capture_output=True, text=True, check=False)
             answer = read_answer(layout, name)
         finally:
             try:
-                if stop and started is None:
+                if started is None and verb != "run":
                     # Interrupted: the unit must not outlive its request, or it would take itself for the schedule's.
                     subprocess.run(["systemctl", "stop", service(name)], check=False)
             finally:
