@@ -92,7 +92,7 @@ def waiting(name: str, group: int) -> Iterator[None]:
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(REQUESTS / f"{name}.lock", flags, 0o640)
     try:
-        os.fchown(descriptor, 0, group)
+        os.fchown(descriptor, -1, group)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
