@@ -1,0 +1,57 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""System calls that Python's os module lacks: openat2(2), renameat2(2), syncfs(2)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+# The number is the same on every architecture that Linux got since 2011 (x86, arm, riscv, s390x, ppc).
+SYS_OPENAT2 = 437
+RESOLVE_NO_XDEV = 0x01
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+def _checked(result: int, *names: bytes | None) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        shown = [os.fsdecode(name) for name in names if name is not None]
+        raise OSError(number, os.strerror(number), *shown[:1])
+    return result
+
+
+def open_beneath(directory: int, path: bytes, flags: int, *, cross: bool = False) -> int:
+    """Opens ``path`` below the held ``directory``; no symbolic link is followed and nothing above is reached.
+
+    ``b""`` is the directory itself; ``cross``: into other file systems, too. Raises OSError: ELOOP at a link, EXDEV at
+    a mount point or on the way out.
+    """
+    resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | (0 if cross else RESOLVE_NO_XDEV)
+    how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
+    return _checked(
+        _libc.syscall(
+            SYS_OPENAT2, ctypes.c_int(directory), path or b".", ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how))
+        ),
+        path,
+    )
+
+
+def rename(old_directory: int, old: bytes, new_directory: int, new: bytes, flags: int = 0) -> None:
+    """renameat2(2) between two held directories; ``flags``: RENAME_NOREPLACE or RENAME_EXCHANGE."""
+    _checked(_libc.renameat2(old_directory, old, new_directory, new, ctypes.c_uint(flags)), old, new)
+
+
+def syncfs(descriptor: int) -> None:
+    """Everything written to the file system of the descriptor is on the disk; raises OSError where it is not."""
+    _checked(_libc.syncfs(descriptor))
