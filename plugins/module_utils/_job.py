@@ -97,13 +97,15 @@ Check = Callable[[Any], Any]
 class Field:
     """One field of the grammar.
 
-    kind      text, time, duration, flag, number, mapping or list
+    kind      text, time, duration, size, amount, flag, number, mapping or list;
+              an amount is a share, or a count or size
     default   its value in a new job; None with a mapping that is `optional`: there is none
     check     canonical value from a value of the right kind; raises _Wrong
     schema    what JSON Schema can say of the normal form beyond the kind
     optional  the normal form may hold null
     required  always to be given; the remedy when it is not
     option    a parameter of modules only, no part of the job
+    later     documents of an earlier version lack it: there the default holds, and the schema says it
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class Field:
         required: str = "",
         option: bool = False,
         commas: bool = True,
+        later: bool = False,
     ) -> None:
         self.name = name
         self.kind = kind
@@ -137,6 +140,7 @@ class Field:
         self.required = required
         self.option = option
         self.commas = commas
+        self.later = later
 
     def default(self) -> Any:
         if self.kind == "mapping" and not self.optional:
@@ -321,15 +325,98 @@ def _check_email(text: str) -> str:
     return text
 
 
-def _check_exclude(text: str) -> str:
-    _no_control(text)
-    if not text.strip():
-        raise _Wrong("is empty; write a pattern or remove the entry")
-    if text.startswith("!"):
-        raise _Wrong("%s includes again what others exclude, which this version cannot do; remove it" % show(text))
-    if text.startswith("#"):
-        raise _Wrong("%s is a comment; remove it, or write \\# for a name that begins with '#'" % show(text))
-    return text
+_EXCEPT = {
+    "include": "%s excludes what others include; write it without '!' in settings.exclude",
+    "exclude": "%s includes again what others exclude, which this version cannot do; remove it",
+}
+
+
+def _check_pattern(name: str) -> Check:
+    def check(text: str) -> str:
+        _no_control(text)
+        if not text.strip():
+            raise _Wrong("is empty; write a pattern or remove the entry")
+        if text.startswith("!"):
+            raise _Wrong(_EXCEPT[name] % show(text))
+        if text.startswith("#"):
+            raise _Wrong("%s is a comment; remove it, or write \\# for a name that begins with '#'" % show(text))
+        if not text.strip("/ "):
+            raise _Wrong("%s matches no file; write * for all, or remove the entry" % show(text))
+        if (len(text) - len(text.rstrip("\\"))) % 2:
+            raise _Wrong("%s ends with a backslash that makes nothing literal; remove or double it" % show(text))
+        return text
+
+    return check
+
+
+_SIZE_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SIZE = re.compile(r"([0-9]{1,10})\s*([kmgt])", re.IGNORECASE)
+_SIZE_PATTERN = r"[1-9][0-9]{0,9}[KMGT]"
+_SHARE = re.compile(r"([0-9]{1,10})\s*%")
+_SHARE_PATTERN = r"(?:[1-9][0-9]?|100)%"
+_MOST_PATHS = 999999999
+
+
+def _size_of(count: int) -> str:
+    """The one spelling of a size: in the largest unit that divides it."""
+    return next("%d%s" % (count // one, unit) for unit, one in reversed(_SIZE_UNITS.items()) if count % one == 0)
+
+
+def _size(text: str, low: str, high: str, instead: str) -> str | None:
+    """The size that a text is, in its one spelling; None when it is none."""
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        return None
+    count = int(match.group(1)) * _SIZE_UNITS[match.group(2).upper()]
+    limits = [int(one[:-1]) * _SIZE_UNITS[one[-1]] for one in (low, high)]
+    if not limits[0] <= count <= limits[1]:
+        raise _Wrong("%s is out of range; use %s to %s%s" % (show(text), low, high, instead), "out_of_range")
+    return _size_of(count)
+
+
+def _share(text: str, instead: str) -> str | None:
+    """The share that a text is, in its one spelling; None when it is none."""
+    match = _SHARE.fullmatch(text.strip())
+    if not match:
+        return None
+    percent = int(match.group(1))
+    if not 1 <= percent <= 100:
+        raise _Wrong("%s is out of range; use 1%% to 100%%%s" % (show(text), instead), "out_of_range")
+    return "%d%%" % percent
+
+
+def _check_bandwidth(text: str) -> str:
+    size = _size(text, "1K", "1T", ", or null for no limit")
+    if size is None:
+        raise _Wrong("%s is not a size; write a whole number and a unit, e.g. 500K, 20M or 1G" % show(text))
+    return size
+
+
+def _check_room(text: str) -> str:
+    room = _share(text, ", or a size such as 50G") or _size(text, "1M", "1024T", ", or a share such as 20%")
+    if room is None:
+        raise _Wrong(
+            "%s is neither a share nor a size; write a whole number and %%, M, G or T, e.g. 20%% or 50G" % show(text)
+        )
+    return room
+
+
+def _check_amount(text: str) -> str:
+    share = _share(text, ", or a number of paths, 0 for none")
+    if share is not None:
+        return share
+    if not re.fullmatch(r"\s*[0-9]{1,18}\s*", text):
+        raise _Wrong("%s is neither a share nor a number of paths; write e.g. 25%% or 100" % show(text))
+    if int(text) > _MOST_PATHS:
+        raise _Wrong(
+            "%s is out of range; use 0 to %d, or a share such as 25%%" % (show(text), _MOST_PATHS), "out_of_range"
+        )
+    return "%d" % int(text)
+
+
+def _in_order(words: Sequence[str]) -> Check:
+    """The entries of a list in the order of the words that they are chosen from."""
+    return lambda entries: [word for word in words if word in entries]
 
 
 def _check_host_key(text: str) -> str:
@@ -388,6 +475,30 @@ def _duration(name: str, description: str, default: str | None, low: int, high: 
 
 def _plain(pattern: str = _NO_CONTROL_PATTERN, longest: int = 4096) -> dict[str, Any]:
     return {"minLength": 1, "maxLength": longest, "pattern": pattern}
+
+
+def _exactly(*patterns: str) -> dict[str, Any]:
+    return {"pattern": r"^(?:%s)$(?!\n)" % "|".join(patterns)}
+
+
+def _patterns(name: str, description: str, later: bool = False) -> Field:
+    return Field(
+        name,
+        "list",
+        description,
+        default=[],
+        element=Field(
+            "",
+            "text",
+            "A pattern.",
+            check=_check_pattern(name),
+            schema=_plain(r"^(?![/ ]*$)(?!(?:.*[^\\])?\\(?:\\\\)*$)[^!#\u0000-\u001f][^\u0000-\u001f]*$(?!\n)"),
+        ),
+        later=later,
+    )
+
+
+_PRESERVE = ("times", "permissions", "owner", "group", "links", "hardlinks", "acls", "xattrs", "sparse")
 
 
 JOB = Field(
@@ -601,27 +712,115 @@ JOB = Field(
                     "text",
                     "Where changes go.",
                     default="to_partner",
-                    choices=("to_partner", "from_partner"),
+                    choices=("to_partner", "from_partner", "both"),
                 ),
                 Field(
-                    "exclude",
-                    "list",
-                    "Patterns of gitignore; what they match is left alone on both sides.",
-                    default=[],
-                    element=Field(
-                        "",
-                        "text",
-                        "A pattern.",
-                        check=_check_exclude,
-                        schema=_plain(r"^[^!#\u0000-\u001f][^\u0000-\u001f]*$(?!\n)"),
-                    ),
+                    "conflict",
+                    "text",
+                    "Which version stands where both replicas were changed, or differ and never agreed.",
+                    default="newer_wins",
+                    choices=("this_server_wins", "partner_wins", "newer_wins", "no_winner", "keep_both"),
+                    later=True,
                 ),
                 Field(
                     "delete",
                     "text",
-                    "Whether files that the source lost are deleted.",
+                    "What is deleted: nothing, what a replica lost since both agreed, or all that the source has not.",
                     default="never",
-                    choices=("never",),
+                    choices=("never", "synced", "extraneous"),
+                ),
+                Field(
+                    "max_delete",
+                    "amount",
+                    "A run that would delete more paths stops before its first change; 100% switches that off.",
+                    default="25%",
+                    check=_check_amount,
+                    schema=_exactly(_SHARE_PATTERN, "0", "[1-9][0-9]{0,8}"),
+                    later=True,
+                ),
+                Field(
+                    "max_change",
+                    "amount",
+                    "A run that would overwrite more paths stops before its first change; null: no limit.",
+                    default=None,
+                    check=_check_amount,
+                    schema=_exactly(_SHARE_PATTERN, "0", "[1-9][0-9]{0,8}"),
+                    optional=True,
+                    later=True,
+                ),
+                _patterns(
+                    "include", "Patterns of gitignore; nothing but what they match takes part; empty: all.", later=True
+                ),
+                _patterns("exclude", "Patterns of gitignore; what they match is left alone on both sides."),
+                Field(
+                    "preserve",
+                    "list",
+                    "What is kept the same beside contents; null: all that the account may on both servers.",
+                    default=None,
+                    element=Field("", "text", "A property of files.", choices=_PRESERVE),
+                    check=_in_order(_PRESERVE),
+                    optional=True,
+                    later=True,
+                ),
+                Field(
+                    "owners",
+                    "text",
+                    "Whether owners and groups are the same by name or by number.",
+                    default="names",
+                    choices=("names", "numbers"),
+                    later=True,
+                ),
+                Field(
+                    "verify",
+                    "text",
+                    "Whether a changed file is known by its metadata or by its contents, which reads every file.",
+                    default="metadata",
+                    choices=("metadata", "checksum"),
+                    later=True,
+                ),
+                Field(
+                    "verify_every",
+                    "number",
+                    "Every how many runs contents are compared, with verify metadata; null: never.",
+                    default=None,
+                    limits=(1, 10000),
+                    optional=True,
+                    later=True,
+                ),
+                _duration(
+                    "keep_versions",
+                    "How long overwritten and deleted files are kept; 0s: until the next run.",
+                    "7d",
+                    0,
+                    3650 * _schedule.DAY,
+                    later=True,
+                ),
+                Field(
+                    "versions_max",
+                    "amount",
+                    "How much of the file system, or how many bytes, they may take; K, M, G, T are powers of 1024.",
+                    default="20%",
+                    check=_check_room,
+                    schema=_exactly(_SHARE_PATTERN, _SIZE_PATTERN),
+                    later=True,
+                ),
+                Field(
+                    "bandwidth_limit",
+                    "size",
+                    "Bytes per second; K, M, G, T are powers of 1024; null: no limit.",
+                    default=None,
+                    check=_check_bandwidth,
+                    schema=_exactly(_SIZE_PATTERN),
+                    optional=True,
+                    later=True,
+                ),
+                Field(
+                    "compress",
+                    "text",
+                    "Whether data is compressed on its way; auto: where it pays.",
+                    default="auto",
+                    choices=("auto", "always", "never"),
+                    later=True,
                 ),
             ),
         ),
@@ -650,9 +849,27 @@ JOB = Field(
                         check=_check_element_path,
                         schema=_plain(_PATH_PATTERN),
                     ),
+                    Field(
+                        "previous_path",
+                        "text",
+                        "The path on this server that the element had before, whose archive it takes over; null: none.",
+                        check=_check_element_path,
+                        schema=_plain(_PATH_PATTERN),
+                        optional=True,
+                        later=True,
+                    ),
                 ),
             ),
             schema={"minItems": 1},
+        ),
+        Field(
+            "limits",
+            "mapping",
+            "What a run may take of the servers.",
+            parts=(
+                Field("parallel", "number", "How many elements are synchronized at a time.", default=1, limits=(1, 8)),
+            ),
+            later=True,
         ),
         Field(
             "state",
@@ -669,6 +886,8 @@ _SPEC_TYPES = {
     "text": "str",
     "time": "str",
     "duration": "str",
+    "size": "str",
+    "amount": "str",
     "flag": "bool",
     "number": "int",
     "mapping": "dict",
@@ -678,6 +897,8 @@ _SCHEMA_TYPES = {
     "text": "string",
     "time": "string",
     "duration": "string",
+    "size": "string",
+    "amount": "string",
     "flag": "boolean",
     "number": "integer",
     "mapping": "object",
@@ -727,6 +948,21 @@ def _read_duration(value: Any) -> str:
     return _read_text(value)
 
 
+def _read_size(value: Any) -> str:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        raise _Wrong("%s has no unit; write e.g. 500K, 20M or 1G" % show(value), "wrong_type")
+    return _read_text(value)
+
+
+def _read_amount(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, (bool, float)):
+        what = "a boolean" if isinstance(value, bool) else "not a whole number"
+        raise _Wrong("%s is %s; write a share, e.g. 25%%" % (show(value), what), "wrong_type")
+    return _read_text(value)
+
+
 def _read_flag(value: Any) -> bool:
     if isinstance(value, (bool, int, float)) and value in (0, 1):
         return bool(value)
@@ -744,6 +980,14 @@ def _read_number(value: Any, limits: tuple[int, int]) -> int:
     if not limits[0] <= value <= limits[1]:
         raise _Wrong("%d is out of range; use %d to %d" % (value, *limits), "out_of_range")
     return value
+
+
+_READERS: dict[str, Callable[[Any], str]] = {
+    "time": _read_time,
+    "duration": _read_duration,
+    "size": _read_size,
+    "amount": _read_amount,
+}
 
 
 def _read_list(field: Field, value: Any, path: str, problems: list[Problem]) -> Any:
@@ -841,8 +1085,10 @@ def _read(field: Field, value: Any, path: str, problems: list[Problem]) -> Any:
             return _read_flag(value)
         if field.kind == "number":
             return _read_number(value, field.limits or (0, 0))
-        reader = {"time": _read_time, "duration": _read_duration}.get(field.kind, _read_text)
-        text = reader(value)
+        if field.choices and isinstance(value, bool):
+            # YAML takes yes, no, on and off for booleans too
+            raise _Wrong("%s is not one of %s" % (show(value), _one_of(field.choices)), "not_a_choice")
+        text = _READERS.get(field.kind, _read_text)(value)
         if field.choices and text not in field.choices:
             close = _nearest(text, field.choices)
             hint = "; did you mean %s?" % close if close else ""
@@ -968,6 +1214,24 @@ def _resolve_schedule(
         problems.append(Problem("out_of_range", "schedule.jitter", text))
 
 
+def _resolve_settings(job: dict[str, Any], given: Mapping[str, Any], problems: list[Problem]) -> None:
+    settings, told = job["settings"], _part(given, "settings")
+    if settings["direction"] == "both" and settings["delete"] == "extraneous":
+        text = "'extraneous' needs a source, which direction both does not have; use synced or never"
+        problems.append(Problem("conflict", "settings.delete", text))
+    if settings["verify"] == "checksum":
+        if told.get("verify_every"):
+            text = (
+                "goes with verify metadata only, because verify checksum reads all contents in every run; leave it out"
+            )
+            problems.append(Problem("conflict", "settings.verify_every", text))
+        settings["verify_every"] = None
+    target_here = job["partner"]["connection"] == "local" or settings["direction"] != "to_partner"
+    if job["scope"] == "user" and target_here and "owner" in (settings["preserve"] or []):
+        text = "'owner' cannot be kept where the target is this server and the scope is user; leave it out"
+        problems.append(Problem("conflict", "settings.preserve", text))
+
+
 def _inside(path: str, root: str) -> bool:
     return path == root or path.startswith(root.rstrip("/") + "/")
 
@@ -1015,6 +1279,21 @@ def _resolve_elements(job: dict[str, Any], problems: list[Problem]) -> None:
                 problems.append(Problem("overlap", at + name, text % (show(path), how, what)))
                 break
             replicas.append((side, at + name, path))
+    _resolve_previous(elements, problems)
+
+
+def _resolve_previous(elements: Sequence[Mapping[str, Any]], problems: list[Problem]) -> None:
+    """An archive is of one element: no other may have it or take it over."""
+    taken = {element["path"]: "elements[%d].path" % number for number, element in enumerate(elements)}
+    for number, element in enumerate(elements):
+        path, at = element["previous_path"], "elements[%d]." % number
+        if path is None:
+            continue
+        if path in taken:
+            remedy = "leave it out" if taken[path] == at + "path" else "an archive is of one element, name another path"
+            text = "%s is the same path as %s; %s" % (show(path), taken[path], remedy)
+            problems.append(Problem("conflict", at + "previous_path", text))
+        taken.setdefault(path, at + "previous_path")
 
 
 def resolve(given: Mapping[str, Any], current: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], list[Problem]]:
@@ -1030,6 +1309,7 @@ def resolve(given: Mapping[str, Any], current: Mapping[str, Any] | None = None) 
     job = copy.deepcopy(job)
     _resolve_partner(job, given, problems)
     _resolve_schedule(job, given, current, problems)
+    _resolve_settings(job, given, problems)
     _resolve_elements(job, problems)
     return job, problems
 
@@ -1159,8 +1439,10 @@ def _schema(field: Field) -> dict[str, Any]:
     if field.kind == "mapping":
         parts = [part for part in field.parts if not part.option]
         schema["properties"] = {part.name: _schema(part) for part in parts}
-        schema["required"] = [part.name for part in parts]
+        schema["required"] = [part.name for part in parts if not part.later]
         schema["additionalProperties"] = False
+    if field.later:
+        schema["default"] = field.default()
     schema.update(field.schema)
     return schema
 
@@ -1182,6 +1464,20 @@ def _rules() -> list[dict[str, Any]]:
     shared = {"pattern": "^/(?!(?:%s)(?:/|$))" % roots}
     return [
         _properties(schedule={"anyOf": ways}),
+        _properties(
+            settings={
+                "allOf": [
+                    {
+                        "if": _properties(direction={"const": "both"}),
+                        "then": _properties(delete={"enum": ["never", "synced"]}),
+                    },
+                    {
+                        "if": dict(_properties(verify={"const": "checksum"}), required=["verify"]),
+                        "then": _properties(verify_every=null),
+                    },
+                ]
+            }
+        ),
         {
             "if": _properties(partner=_properties(connection={"const": "local"})),
             "then": _properties(partner=_properties(port=null, host_key=none), account=null),

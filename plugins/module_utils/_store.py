@@ -347,7 +347,8 @@ def wanted_files(place: Layout, job: Mapping[str, Any] | None, text: str, gid: i
     if job is None:
         return {place.document: Wanted(None), place.drop_in: Wanted(None), place.timer: Wanted(None)}
     job = dict(job)
-    regular = [path for element in job["elements"] for path in element.values() if os.path.isfile(path)]
+    replicas = [element[side] for element in job["elements"] for side in ("path", "partner_path")]
+    regular = [path for path in replicas if os.path.isfile(path)]
     root = None if gid is None else 0
     return {
         place.document: Wanted(text, 0o640 if place.scope == "system" else 0o600, gid),

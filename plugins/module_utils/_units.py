@@ -68,12 +68,14 @@ def timer_text(job: dict[str, Any]) -> str | None:
 
 def paths_here(job: dict[str, Any]) -> tuple[list[str], list[str]]:
     """The job's sources and targets on this server."""
-    to_partner = job["settings"]["direction"] == "to_partner"
+    direction = job["settings"]["direction"]
     ours = [element["path"] for element in job["elements"]]
     theirs: list[str] = []
     if job["partner"]["connection"] == "local":
         theirs = [element["partner_path"] for element in job["elements"]]
-    return (ours, theirs) if to_partner else (theirs, ours)
+    if direction == "both":
+        return [], ours + theirs
+    return (ours, theirs) if direction == "to_partner" else (theirs, ours)
 
 
 def drop_in_text(job: dict[str, Any], regular_files: Collection[str] = ()) -> str:

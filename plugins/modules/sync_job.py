@@ -556,10 +556,10 @@ def verify_timer(module: JobModule, place: Layout, text: str) -> None:
 
 def warn_of_what_is_missing(module: JobModule, job: dict[str, Any], place: Layout) -> None:
     """What may come before the first run, and without which no run can succeed."""
-    local, to_partner = job["partner"]["connection"] == "local", job["settings"]["direction"] == "to_partner"
+    local, direction = job["partner"]["connection"] == "local", job["settings"]["direction"]
     for number, element in enumerate(job["elements"]):
         for name in ("path", "partner_path") if local else ("path",):
-            source = to_partner == (name == "path")
+            source = direction == "both" or (direction == "to_partner") == (name == "path")
             # a missing target is made by the first run, but not where the service's sandbox forbids it
             if (source or job["scope"] == "system") and not os.path.exists(element[name]):
                 module.warn("elements[%d].%s: %s does not exist on this server" % (number, name, element[name]))

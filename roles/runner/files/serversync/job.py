@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import hashlib
 import json
 import re
@@ -18,6 +20,7 @@ from serversync.layout import Layout
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 VERSION = 1
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+SIZES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Element:
     index: int
     path: str
     partner_path: str
+    previous_path: str | None = None
 
     def field(self, side: str) -> str:
         """The option that names this element's replica: side is ``this_server`` or ``partner``."""
@@ -35,7 +39,7 @@ class Element:
 
 @dataclass(frozen=True)
 class Job:
-    """A valid job document; ``digest`` is the SHA-256 of its bytes (hex)."""
+    """A valid job document with every key; ``digest`` is the SHA-256 of the file's bytes (hex)."""
 
     document: dict[str, Any]
     digest: str
@@ -60,7 +64,7 @@ class Job:
     @property
     def elements(self) -> list[Element]:
         return [
-            Element(index, entry["path"], entry["partner_path"])
+            Element(index, entry["path"], entry["partner_path"], entry.get("previous_path"))
             for index, entry in enumerate(self.document["elements"])
         ]
 
@@ -72,6 +76,21 @@ class Job:
 def seconds(duration: str) -> int:
     """``15m`` -> 900; the document holds durations as a whole number and one of s, m, h, d."""
     return int(duration[:-1]) * UNITS[duration[-1]]
+
+
+def size(text: str) -> int:
+    """``20M`` -> 20971520; the document holds sizes as a whole number and one of K, M, G, T, powers of 1024."""
+    return int(text[:-1]) * SIZES[text[-1]]
+
+
+def amount(text: str, total: int) -> int:
+    """What ``max_delete``, ``max_change`` or ``versions_max`` allow, rounded down.
+
+    ``25%`` is a share of the total (paths or bytes), ``100`` a number of paths and ``50G`` a number of bytes.
+    """
+    if text.endswith("%"):
+        return total * int(text[:-1]) // 100
+    return int(text) if text.isdigit() else size(text)
 
 
 def check_name(name: str) -> str:
@@ -121,10 +140,30 @@ def load_file(path: Path) -> Job:
     problem = first_problem(document)
     if problem:
         raise InvalidDocument("invalid_document", f"{path}: {problem}")
-    return Job(document, hashlib.sha256(data).hexdigest())
+    return Job(complete(document, schema()), hashlib.sha256(data).hexdigest())
 
 
 REPAIR = "restore it, or remove the job with state: absent and declare it again"
+
+
+@functools.lru_cache(maxsize=1)
+def schema() -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((Path(__file__).parent / "job.schema.json").read_text(encoding="utf-8"))
+    return loaded
+
+
+def complete(value: Any, part: dict[str, Any]) -> Any:
+    """A valid value of a part of the schema, with the defaults of the keys that documents of earlier versions lack."""
+    if isinstance(value, dict):
+        parts = part["properties"]
+        return {
+            name: complete(value[name], one) if name in value else copy.deepcopy(one["default"])
+            for name, one in parts.items()
+            if name in value or "default" in one
+        }
+    if isinstance(value, list):
+        return [complete(one, part["items"]) for one in value]
+    return value
 
 
 def first_problem(document: Any) -> str | None:
@@ -133,8 +172,7 @@ def first_problem(document: Any) -> str | None:
         return f"version: {document['version']!r} is not {VERSION}, the only one that this runner reads"
     from jsonschema import Draft202012Validator  # a tenth of a second that --version and status need not pay
 
-    schema = json.loads((Path(__file__).parent / "job.schema.json").read_text(encoding="utf-8"))
-    errors = sorted(Draft202012Validator(schema).iter_errors(document), key=lambda error: list(map(str, error.path)))
+    errors = sorted(Draft202012Validator(schema()).iter_errors(document), key=lambda error: list(map(str, error.path)))
     if not errors:
         return overlap(document)
     # Of alternatives ("null or an object") the innermost message says more than "matches none of them".
@@ -146,9 +184,13 @@ def first_problem(document: Any) -> str | None:
 
 
 def overlap(document: dict[str, Any]) -> str | None:
-    """What JSON Schema cannot say: no replica of an element may be, or hold, that of another on the same server."""
+    """What JSON Schema cannot say: no replica of an element may be, or hold, that of another on the same server.
+
+    Nor may an element take over the archive of another one.
+    """
     local = document["partner"]["connection"] == "local"
     seen: list[tuple[str, str, str]] = []
+    archives = {element["path"]: f"elements[{index}].path" for index, element in enumerate(document["elements"])}
     for index, element in enumerate(document["elements"]):
         for side in ("path", "partner_path"):
             server, where, path = "" if local else side, f"elements[{index}].{side}", element[side]
@@ -156,6 +198,11 @@ def overlap(document: dict[str, Any]) -> str | None:
                 if server == other_server and inside(path, other):
                     return f"{where}: {path!r} overlaps {other_where} {other!r}"
             seen.append((server, where, path))
+        previous, where = element.get("previous_path"), f"elements[{index}].previous_path"
+        if previous in archives:
+            return f"{where}: {previous!r} is the same path as {archives[previous]}"
+        if previous:
+            archives[previous] = where
     return None
 
 
