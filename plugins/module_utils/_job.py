@@ -817,7 +817,7 @@ JOB = Field(
                 Field(
                     "compress",
                     "text",
-                    "Whether data is compressed on its way; auto: where it pays.",
+                    "Whether data is compressed on its way; auto: as the runner chooses.",
                     default="auto",
                     choices=("auto", "always", "never"),
                     later=True,

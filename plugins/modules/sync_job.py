@@ -209,10 +209,57 @@ options:
     suboptions:
       direction:
         description:
-          - Whether this server's files go to the partner, or the partner's come here.
+          - Where changes go. With V(to_partner) this server is the source and only the partner's files are changed;
+            with V(from_partner) it is the other way round. With V(both) each server gets what the other one changed.
           - On creation V(to_partner).
         type: str
-        choices: [to_partner, from_partner]
+        choices: [to_partner, from_partner, both]
+      conflict:
+        description:
+          - Which version stands where both servers have changed a file since they last agreed, where it was changed
+            on the target only, and where the two differ and never agreed.
+          - V(this_server_wins) and V(partner_wins) name a server, whatever the direction. V(newer_wins) takes the one
+            that was modified later; where that cannot be told the source's, and with O(settings.direction=both) none.
+            V(no_winner) moves nothing, and leaves the conflict to be resolved by hand. V(keep_both) keeps the losing
+            version beside the other, as C(NAME.conflict-SERVER-TIME.EXT); the target's version loses, with
+            O(settings.direction=both) the partner's.
+          - What loses is never gone at once. It is kept as O(settings.keep_versions) says.
+          - On creation V(newer_wins).
+        type: str
+        choices: [this_server_wins, partner_wins, newer_wins, no_winner, keep_both]
+      delete:
+        description:
+          - What is deleted. V(never) deletes nothing. V(synced) deletes what was the same on both servers and is gone
+            from the source, with O(settings.direction=both) from either. V(extraneous) also deletes what only the
+            target has, which makes the target a mirror, and does not go with O(settings.direction=both).
+          - Nothing is deleted in a first run, nor in one that cannot know what both servers agreed on before. Deleted
+            files are kept as O(settings.keep_versions) says.
+          - On creation V(never).
+        type: str
+        choices: [never, synced, extraneous]
+      max_delete:
+        description:
+          - A run that would delete more than this stops before it changes anything, and waits to be approved. It
+            protects from a source that was emptied or is not mounted.
+          - A share such as V(25%), from V(1%) to V(100%), is one of the paths that both servers agreed on, but never
+            less than 10 paths. A whole number is one of paths, and V(0) stops at the first deletion.
+          - V(100%) switches this guard off; V(null) does not, it sets the default.
+          - On creation V(25%).
+        type: str
+      max_change:
+        description:
+          - A run that would overwrite more than this stops before it changes anything, and waits to be approved. The
+            same forms as O(settings.max_delete).
+          - V(null) is no limit, and the default on creation.
+        type: str
+      include:
+        description:
+          - Patterns of the files that take part, as in C(.gitignore) but without C(!); a directory takes along what is
+            in it. Empty means all. What O(settings.exclude) matches does not take part in any case.
+          - A pattern with a comma must stand in a list.
+          - On creation V([]).
+        type: list
+        elements: str
       exclude:
         description:
           - Patterns of files that are left alone on both servers, as in C(.gitignore), without C(!). A pattern
@@ -220,12 +267,62 @@ options:
           - On creation V([]).
         type: list
         elements: str
-      delete:
+      preserve:
         description:
-          - Whether files that the source no longer has are deleted on the target. This version never deletes.
-          - On creation V(never).
+          - What is kept the same beside the contents. V(hardlinks) keeps names of one file together, V(sparse) keeps
+            holes.
+          - A job in O(scope=user) whose target is this server cannot keep V(owner).
+          - V([]) keeps contents only. V(null) is everything that the account may preserve on both servers, and the
+            default on creation.
+        type: list
+        elements: str
+        choices: [times, permissions, owner, group, links, hardlinks, acls, xattrs, sparse]
+      owners:
+        description:
+          - Whether V(owner) and V(group) in O(settings.preserve) mean V(names) or V(numbers). A name that the other
+            server does not know keeps its number, with a warning.
+          - On creation V(names).
         type: str
-        choices: [never]
+        choices: [names, numbers]
+      verify:
+        description:
+          - How a changed file is known. V(metadata) goes by size, times and inode, and reads only files that may have
+            changed. V(checksum) reads all files on both servers in every run, and so also finds what changed without
+            a trace, such as a damaged disk block.
+          - On creation V(metadata).
+        type: str
+        choices: [metadata, checksum]
+      verify_every:
+        description:
+          - Every how many runs all files are read, from V(1) to V(10000), with O(settings.verify=metadata). It does
+            not go with O(settings.verify=checksum), which always does.
+          - V(null) is never, and the default on creation.
+        type: int
+      keep_versions:
+        description:
+          - How long files that a run has overwritten or deleted are kept in C(.serversync) on their own server, from
+            V(0s) to V(3650d). Those of the last run always are.
+          - On creation V(7d).
+        type: str
+      versions_max:
+        description:
+          - How much room such files may take, of each element, before the oldest go. A share of their file system from
+            V(1%) to V(100%), or a size such as V(50G) from V(1M) to V(1024T), where C(K), C(M), C(G) and C(T) are
+            powers of 1024.
+          - On creation V(20%).
+        type: str
+      bandwidth_limit:
+        description:
+          - How many bytes a second the job may send or receive, such as V(500K) or V(20M), from V(1K) to V(1T), where
+            C(K), C(M), C(G) and C(T) are powers of 1024.
+          - V(null) is no limit, and the default on creation.
+        type: str
+      compress:
+        description:
+          - Whether data is compressed on its way. With V(auto) the runner chooses.
+          - On creation V(auto).
+        type: str
+        choices: [auto, always, never]
   elements:
     description:
       - The directory trees and files that are kept in sync. They must not overlap.
@@ -247,6 +344,22 @@ options:
           - With O(partner.connection=ssh) it must not contain C(*), C(?), C([) or a backslash, also where it is the
             default, because rsync on the partner takes them for a pattern.
         type: str
+      previous_path:
+        description:
+          - The path on this server that the element had before, when its directory was moved. The element takes over
+            what was known of it there, so that the next run is no first run. It may stay in the task.
+          - V(null) is none, and the default on creation.
+        type: str
+  limits:
+    description:
+      - What a run may take of the servers.
+    type: dict
+    suboptions:
+      parallel:
+        description:
+          - How many elements are synchronized at a time, from V(1) to V(8).
+          - On creation V(1).
+        type: int
 notes:
   - An option that is omitted differs from one that is V(null). In roles and templates use the C(omit) variable
     for the former.
@@ -314,6 +427,47 @@ EXAMPLES = r"""
       exclude: ["*.tmp"]
   become: true
 
+- name: Recipes are edited on both servers, and where two edits meet both are kept
+  serversync.core.sync_job:
+    name: line1-recipes
+    partner:
+      host: hq.example.com
+    schedule:
+      every: 15m
+    settings:
+      direction: both
+      conflict: keep_both
+      delete: synced
+    elements:
+      - path: /srv/line1/recipes
+  become: true
+
+- name: What is deleted here is deleted there, but a run that would delete over a tenth stops first
+  serversync.core.sync_job:
+    name: line1-archive
+    partner:
+      host: hq.example.com
+    schedule:
+      at: "03:30"
+    settings:
+      conflict: this_server_wins
+      delete: synced
+      max_delete: 10%
+      keep_versions: 30d
+      bandwidth_limit: 20M
+    elements:
+      - path: /srv/line1/archive
+  become: true
+
+- name: An element was moved, and keeps what was known of it
+  serversync.core.sync_job:
+    name: line1-archive
+    elements:
+      - path: /data/line1/archive
+        partner_path: /srv/line1/archive
+        previous_path: /srv/line1/archive
+  become: true
+
 - name: Change one detail and leave the rest as it is
   serversync.core.sync_job:
     name: line1-programs
@@ -379,10 +533,27 @@ job:
       catch_up: true
     on_error: {retries: 3, delay: 5m}
     notification: {email: [ops@example.com], events: [failure]}
-    settings: {direction: to_partner, exclude: [], delete: never}
+    settings:
+      direction: to_partner
+      conflict: newer_wins
+      delete: never
+      max_delete: 25%
+      max_change: null
+      include: []
+      exclude: []
+      preserve: null
+      owners: names
+      verify: metadata
+      verify_every: null
+      keep_versions: 7d
+      versions_max: 20%
+      bandwidth_limit: null
+      compress: auto
     elements:
       - path: /srv/line1/programs
         partner_path: /srv/line1/programs
+        previous_path: null
+    limits: {parallel: 1}
 diff:
   description:
     - What changes, with one entry for every file, and for the state of the timer where that differs.

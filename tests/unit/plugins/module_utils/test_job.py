@@ -54,6 +54,25 @@ def errors(**more):
     return [str(problem) for problem in _job.declare(base(**more))[1]]
 
 
+SETTINGS = {
+    "direction": "to_partner",
+    "conflict": "newer_wins",
+    "delete": "never",
+    "max_delete": "25%",
+    "max_change": None,
+    "include": [],
+    "exclude": [],
+    "preserve": None,
+    "owners": "names",
+    "verify": "metadata",
+    "verify_every": None,
+    "keep_versions": "7d",
+    "versions_max": "20%",
+    "bandwidth_limit": None,
+    "compress": "auto",
+}
+
+
 def test_the_normal_form_of_the_least_job():
     assert made() == {
         "version": 1,
@@ -66,8 +85,9 @@ def test_the_normal_form_of_the_least_job():
         "schedule": None,
         "on_error": {"retries": 3, "delay": "5m"},
         "notification": {"email": [], "events": ["failure"]},
-        "settings": {"direction": "to_partner", "exclude": [], "delete": "never"},
-        "elements": [{"path": "/srv/a", "partner_path": "/srv/a"}],
+        "settings": SETTINGS,
+        "elements": [{"path": "/srv/a", "partner_path": "/srv/a", "previous_path": None}],
+        "limits": {"parallel": 1},
     }
 
 
@@ -85,7 +105,9 @@ def test_the_order_of_the_document():
         "notification",
         "settings",
         "elements",
+        "limits",
     ]
+    assert list(made()["settings"]) == list(SETTINGS)
     assert list(made(schedule={"at": "02:30"})["schedule"]) == [
         "every",
         "at",
@@ -107,6 +129,13 @@ USER = "is not a user name; use letters, digits, '_', '.', '+' and '-', and no d
 OVERLAP = "elements must not overlap, remove one or name another path"
 TIME = 'is not a time of day; write HH:MM between 00:00 and 23:59, e.g. "02:30"'
 CALENDAR = 'is not a calendar expression; see "man systemd.time", e.g. "Mon..Fri *-*-* 02:30"'
+
+PRESERVE = "times, permissions, owner, group, links, hardlinks, acls, xattrs, sparse"
+AMOUNT = "is neither a share nor a number of paths; write e.g. 25% or 100"
+PERCENT = "is out of range; use 1% to 100%, or a number of paths, 0 for none"
+SIZE = "is not a size; write a whole number and a unit, e.g. 500K, 20M or 1G"
+BANDWIDTH = "is out of range; use 1K to 1T, or null for no limit"
+ROOM = "is neither a share nor a size; write a whole number and %, M, G or T, e.g. 20% or 50G"
 
 BAD = [
     # unknown options
@@ -131,7 +160,10 @@ BAD = [
         {"elements": {"path": "/a"}},
         "elements: {'path': '/a'} is a dictionary, not a list; begin each entry with a dash",
     ),
-    ({"elements": ["/a"]}, "elements[0]: '/a' is text, not a dictionary; write it with the keys path, partner_path"),
+    (
+        {"elements": ["/a"]},
+        "elements[0]: '/a' is text, not a dictionary; write it with the keys path, partner_path, previous_path",
+    ),
     ({"elements": [None]}, "elements[0]: is empty; write a value or remove the entry"),
     ({"enabled": "maybe"}, "enabled: 'maybe' is not a boolean; use true or false"),
     ({"enabled": 2}, "enabled: 2 is not a boolean; use true or false"),
@@ -157,12 +189,30 @@ BAD = [
     # choices
     ({"scope": "root"}, "scope: 'root' is not one of system, user"),
     ({"state": "gone"}, "state: 'gone' is not one of present, absent"),
-    ({"settings": {"direction": "up"}}, "settings.direction: 'up' is not one of to_partner, from_partner"),
+    ({"settings": {"direction": "up"}}, "settings.direction: 'up' is not one of to_partner, from_partner, both"),
     (
         {"settings": {"direction": "to_parter"}},
-        "settings.direction: 'to_parter' is not one of to_partner, from_partner; did you mean to_partner?",
+        "settings.direction: 'to_parter' is not one of to_partner, from_partner, both; did you mean to_partner?",
     ),
-    ({"settings": {"delete": "synced"}}, "settings.delete: 'synced' is not one of never"),
+    ({"settings": {"delete": "all"}}, "settings.delete: 'all' is not one of never, synced, extraneous"),
+    ({"settings": {"delete": False}}, "settings.delete: False is not one of never, synced, extraneous"),
+    (
+        {"settings": {"conflict": "newer-wins"}},
+        "settings.conflict: 'newer-wins' is not one of this_server_wins, partner_wins, newer_wins, no_winner, "
+        "keep_both; did you mean newer_wins?",
+    ),
+    ({"settings": {"verify": "contents"}}, "settings.verify: 'contents' is not one of metadata, checksum"),
+    ({"settings": {"owners": "ids"}}, "settings.owners: 'ids' is not one of names, numbers"),
+    ({"settings": {"compress": True}}, "settings.compress: True is not one of auto, always, never"),
+    ({"settings": {"compress": "yes"}}, "settings.compress: 'yes' is not one of auto, always, never"),
+    ({"settings": {"preserve": ["times", "size"]}}, "settings.preserve[1]: 'size' is not one of " + PRESERVE),
+    (
+        {"settings": {"preserve": ["hardlink"]}},
+        "settings.preserve[0]: 'hardlink' is not one of %s; did you mean hardlinks?" % PRESERVE,
+    ),
+    ({"parallel": 2}, "parallel: is not an option; did you mean limits.parallel?"),
+    ({"settings": {"paralel": 2}}, "settings.paralel: is not an option; use one of " + ", ".join(SETTINGS)),
+    ({"settings": {"max_deletes": 2}}, "settings.max_deletes: is not an option; did you mean max_delete?"),
     (
         {"notification": {"events": ["failure", "late"]}},
         "notification.events[1]: 'late' is not one of failure, success",
@@ -308,6 +358,133 @@ BAD = [
     (
         {"settings": {"exclude": ["a\0"]}},
         "settings.exclude[0]: 'a\\x00' contains the control character U+0000; remove it",
+    ),
+    (
+        {"settings": {"include": ["!keep"]}},
+        "settings.include[0]: '!keep' excludes what others include; write it without '!' in settings.exclude",
+    ),
+    ({"settings": {"include": [" "]}}, "settings.include[0]: is empty; write a pattern or remove the entry"),
+    (
+        {"settings": {"include": "#x"}},
+        "settings.include[0]: '#x' is a comment; remove it, or write \\# for a name that begins with '#'",
+    ),
+    (
+        {"settings": {"include": ["/"]}},
+        "settings.include[0]: '/' matches no file; write * for all, or remove the entry",
+    ),
+    (
+        {"settings": {"exclude": ["*", " // "]}},
+        "settings.exclude[1]: ' // ' matches no file; write * for all, or remove the entry",
+    ),
+    *(
+        (
+            {"settings": {"exclude": [pattern]}},
+            "settings.exclude[0]: %r ends with a backslash that makes nothing literal; remove or double it" % pattern,
+        )
+        for pattern in ("\\", "a\\", "a\\\\\\")
+    ),
+    # shares, counts and sizes
+    *(
+        ({"settings": {name: value}}, "settings.%s: %s" % (name, message))
+        for name in ("max_delete", "max_change")
+        for value, message in (
+            ("many", "'many' " + AMOUNT),
+            ("", "'' " + AMOUNT),
+            (-1, "'-1' " + AMOUNT),
+            ("0.5", "'0.5' " + AMOUNT),
+            ("12.5%", "'12.5%' " + AMOUNT),
+            ("25%%", "'25%%' " + AMOUNT),
+            ("10 paths", "'10 paths' " + AMOUNT),
+            ("20M", "'20M' " + AMOUNT),
+            ("0%", "'0%' " + PERCENT),
+            ("101%", "'101%' " + PERCENT),
+            (10**9, "'1000000000' is out of range; use 0 to 999999999, or a share such as 25%"),
+            (0.5, "0.5 is not a whole number; write a share, e.g. 25%"),
+            (float("nan"), "nan is not a whole number; write a share, e.g. 25%"),
+            (False, "False is a boolean; write a share, e.g. 25%"),
+            (["25%"], "['25%'] is a list, not text; quote it"),
+        )
+    ),
+    *(
+        ({"settings": {"bandwidth_limit": value}}, "settings.bandwidth_limit: " + message)
+        for value, message in (
+            (20, "20 has no unit; write e.g. 500K, 20M or 1G"),
+            (0, "0 has no unit; write e.g. 500K, 20M or 1G"),
+            ("20", "'20' " + SIZE),
+            ("20MB", "'20MB' " + SIZE),
+            ("20M/s", "'20M/s' " + SIZE),
+            ("1.5G", "'1.5G' " + SIZE),
+            ("-1M", "'-1M' " + SIZE),
+            ("none", "'none' " + SIZE),
+            ("0M", "'0M' " + BANDWIDTH),
+            ("2T", "'2T' " + BANDWIDTH),
+            (True, "True is a boolean, not text; quote it"),
+        )
+    ),
+    *(
+        ({"settings": {"versions_max": value}}, "settings.versions_max: " + message)
+        for value, message in (
+            ("all", "'all' " + ROOM),
+            (20, "'20' " + ROOM),
+            ("20GB", "'20GB' " + ROOM),
+            (0.2, "0.2 is not a whole number; write a share, e.g. 25%"),
+            (True, "True is a boolean; write a share, e.g. 25%"),
+            ("0%", "'0%' is out of range; use 1% to 100%, or a size such as 50G"),
+            ("1023K", "'1023K' is out of range; use 1M to 1024T, or a share such as 20%"),
+            ("1025T", "'1025T' is out of range; use 1M to 1024T, or a share such as 20%"),
+        )
+    ),
+    ({"settings": {"keep_versions": "forever"}}, "settings.keep_versions: 'forever' " + DURATION),
+    ({"settings": {"keep_versions": "3651d"}}, "settings.keep_versions: '3651d' is out of range; use 0s to 3650d"),
+    ({"settings": {"keep_versions": 7}}, "settings.keep_versions: 7 has no unit; write e.g. 90s, 15m, 2h or 7d"),
+    ({"settings": {"verify_every": 0}}, "settings.verify_every: 0 is out of range; use 1 to 10000"),
+    ({"settings": {"verify_every": 10001}}, "settings.verify_every: 10001 is out of range; use 1 to 10000"),
+    ({"settings": {"verify_every": "7d"}}, "settings.verify_every: '7d' is not a whole number; use 1 to 10000"),
+    ({"limits": {"parallel": 0}}, "limits.parallel: 0 is out of range; use 1 to 8"),
+    ({"limits": {"parallel": 9}}, "limits.parallel: 9 is out of range; use 1 to 8"),
+    ({"limits": {"parallel": "all"}}, "limits.parallel: 'all' is not a whole number; use 1 to 8"),
+    ({"limits": 2}, "limits: 2 is a number, not a dictionary; write it with the keys parallel"),
+    ({"limits": {"nice": 10}}, "limits.nice: is not an option; use one of parallel"),
+    # settings that exclude each other
+    (
+        {"settings": {"direction": "both", "delete": "extraneous"}},
+        "settings.delete: 'extraneous' needs a source, which direction both does not have; use synced or never",
+    ),
+    (
+        {"settings": {"verify": "checksum", "verify_every": 10}},
+        "settings.verify_every: goes with verify metadata only, because verify checksum reads all contents in every "
+        "run; leave it out",
+    ),
+    *(
+        (
+            {"scope": "user", "settings": {"direction": direction, "preserve": ["times", "owner"]}},
+            "settings.preserve: 'owner' cannot be kept where the target is this server and the scope is user; "
+            "leave it out",
+        )
+        for direction in ("from_partner", "both")
+    ),
+    # the path before
+    (
+        {"elements": [{"path": "/a", "previous_path": "b"}]},
+        "elements[0].previous_path: 'b' is not absolute; write the whole path from /",
+    ),
+    (
+        {"elements": [{"path": "/a", "previous_path": "/sys/b"}]},
+        "elements[0].previous_path: '/sys/b' is under /sys, which holds no files to keep; name another path",
+    ),
+    (
+        {"elements": [{"path": "/a", "previous_path": "/a/"}]},
+        "elements[0].previous_path: '/a' is the same path as elements[0].path; leave it out",
+    ),
+    (
+        {"elements": [{"path": "/a", "previous_path": "/b"}, {"path": "/b"}]},
+        "elements[0].previous_path: '/b' is the same path as elements[1].path; "
+        "an archive is of one element, name another path",
+    ),
+    (
+        {"elements": [{"path": "/a", "previous_path": "/c"}, {"path": "/b", "previous_path": "/c"}]},
+        "elements[1].previous_path: '/c' is the same path as elements[0].previous_path; "
+        "an archive is of one element, name another path",
     ),
     # elements
     ({"elements": None}, "elements: is missing; give at least one element with its path"),
@@ -464,6 +641,31 @@ def test_a_private_key_is_never_repeated():
         ({"notification": {"events": "success,failure"}}, {"notification": {"events": ["failure", "success"]}}),
         ({"settings": {"exclude": "*.tmp"}}, {"settings": {"exclude": ["*.tmp", "*.tmp"]}}),
         ({"settings": {"exclude": ""}}, {}),
+        ({"settings": {"include": "*.txt, /a/"}}, {"settings": {"include": ["*.txt", "/a/"]}}),
+        ({"settings": {"max_delete": "025 %"}}, {"settings": {"max_delete": " 25%"}}),
+        ({"settings": {"max_delete": "25%", "max_change": None}}, {"settings": None}),
+        ({"settings": {"max_delete": 100}}, {"settings": {"max_delete": " 0100 "}}),
+        ({"settings": {"max_change": 100.0}}, {"settings": {"max_change": "100"}}),
+        ({"settings": {"max_delete": 0}}, {"settings": {"max_delete": "0"}}),
+        ({"settings": {"bandwidth_limit": "2048k"}}, {"settings": {"bandwidth_limit": "2 M"}}),
+        ({"settings": {"bandwidth_limit": "1T"}}, {"settings": {"bandwidth_limit": "1024g"}}),
+        ({"settings": {"versions_max": "51200m"}}, {"settings": {"versions_max": "50G"}}),
+        ({"settings": {"versions_max": "20 %"}}, {}),
+        ({"settings": {"keep_versions": "168h"}}, {}),
+        ({"settings": {"keep_versions": 0}}, {"settings": {"keep_versions": "0d"}}),
+        (
+            {"settings": {"preserve": "sparse, times,links"}},
+            {"settings": {"preserve": ["times", "links", "sparse", "links"]}},
+        ),
+        ({"settings": {"preserve": None}}, {}),
+        ({"settings": {"verify_every": "10"}}, {"settings": {"verify_every": 10.0}}),
+        ({"settings": {"verify": "checksum", "verify_every": None}}, {"settings": {"verify": "checksum"}}),
+        ({"limits": {"parallel": "1"}}, {"limits": None}),
+        ({"elements": [{"path": "/srv/a", "previous_path": None}]}, {}),
+        (
+            {"elements": [{"path": "/srv/a", "previous_path": "//b/"}]},
+            {"elements": [{"path": "/srv/a", "previous_path": "/b"}]},
+        ),
         ({"elements": [{"path": "//srv///a/./"}]}, {"elements": [{"path": "/srv/a", "partner_path": "/srv/a"}]}),
         (
             {"partner": {"host": "hq", "host_key": KEY + " root@hq, the new one"}},
@@ -509,8 +711,24 @@ def full():
         schedule={"at": ["02:30", "14:00"], "days": ["mon"], "timezone": "UTC", "jitter": "7m", "catch_up": False},
         on_error={"retries": 1, "delay": "1m"},
         notification={"email": ["a@b"], "events": ["success"]},
-        settings={"direction": "from_partner", "exclude": ["x"]},
-        elements=[{"path": "/srv/a", "partner_path": "/srv/b"}, {"path": "/srv/c"}],
+        settings={
+            "direction": "from_partner",
+            "conflict": "keep_both",
+            "delete": "synced",
+            "max_delete": "10%",
+            "max_change": "500",
+            "include": ["y"],
+            "exclude": ["x"],
+            "preserve": ["times", "links"],
+            "owners": "numbers",
+            "verify_every": 10,
+            "keep_versions": "30d",
+            "versions_max": "50G",
+            "bandwidth_limit": "20M",
+            "compress": "always",
+        },
+        elements=[{"path": "/srv/a", "partner_path": "/srv/b", "previous_path": "/srv/d"}, {"path": "/srv/c"}],
+        limits={"parallel": 4},
     )
 
 
@@ -526,7 +744,7 @@ def leaves(value, path=()):
         yield path
 
 
-AT_DEFAULT = (("partner", "connection"), ("schedule", "every"), ("schedule", "calendar"), ("settings", "delete"))
+AT_DEFAULT = (("partner", "connection"), ("schedule", "every"), ("schedule", "calendar"), ("settings", "verify"))
 
 
 @pytest.mark.parametrize("path", [path for path in leaves(full()) if path[0] not in ("version", "name", "scope")])
@@ -559,7 +777,7 @@ def test_null_for_a_whole_mapping():
 
 def test_lists_are_replaced_whole_and_entries_start_from_the_defaults():
     job = changed(full(), elements=[{"path": "/srv/a"}])
-    assert job == dict(full(), elements=[{"path": "/srv/a", "partner_path": "/srv/a"}])
+    assert job == dict(full(), elements=[{"path": "/srv/a", "partner_path": "/srv/a", "previous_path": None}])
     assert changed(full(), settings={"exclude": ["y"]})["settings"]["exclude"] == ["y"]
 
 
@@ -592,16 +810,53 @@ def test_between_ssh_and_local_and_back():
     assert back["account"] == {"user": "serversync", "private_key_file": None}
 
 
+def test_what_goes_together_is_asked_of_the_whole_job():
+    both = made(settings={"direction": "both"})
+    assert [str(one) for one in _job.declare({"name": "demo", "settings": {"delete": "extraneous"}}, both)[1]] == [
+        "settings.delete: 'extraneous' needs a source, which direction both does not have; use synced or never"
+    ]
+    mirror = made(settings={"delete": "extraneous"})
+    assert _job.declare({"name": "demo", "settings": {"direction": "both"}}, mirror)[1][0].code == "conflict"
+    assert changed(mirror, settings={"direction": "both", "delete": None})["settings"]["delete"] == "never"
+
+
+def test_checksums_in_every_run_end_those_of_some_runs():
+    some = made(settings={"verify_every": 10})
+    every = changed(some, settings={"verify": "checksum"})
+    assert every["settings"] == dict(SETTINGS, verify="checksum", verify_every=None)
+    assert changed(every, settings={"verify": "metadata", "verify_every": 5})["settings"]["verify_every"] == 5
+    problems = _job.declare({"name": "demo", "settings": {"verify_every": 5}}, every)[1]
+    assert [(problem.code, problem.path) for problem in problems] == [("conflict", "settings.verify_every")]
+
+
+def test_owners_are_kept_where_the_target_may_give_files_away():
+    owner = {"preserve": ["owner"]}
+    assert made(settings=dict(owner, direction="both"))["settings"]["preserve"] == ["owner"]
+    assert made(scope="user", settings=owner)["settings"]["preserve"] == ["owner"]  # the partner's side decides
+    for preserve in (None, [], ["group"]):
+        made(scope="user", settings={"direction": "from_partner", "preserve": preserve})
+    local = {"partner": {"host": "x", "connection": "local"}, "elements": [{"path": "/a", "partner_path": "/b"}]}
+    assert len(errors(scope="user", settings=owner, **local)) == 1
+
+
+@pytest.mark.parametrize("pattern", ["*", "/a", "a/", "a\\\\", "\\#a", "\\!a", "a\\ ", "a b", "**/a/**", "[a-c]?"])
+@pytest.mark.parametrize("name", ["include", "exclude"])
+def test_good_patterns(name, pattern):
+    job = made(settings={name: [pattern]})
+    assert job["settings"][name] == [pattern]
+    VALIDATOR.validate(job)
+
+
 def test_tmp_is_for_user_jobs():
     assert made(scope="user", elements=[{"path": "/tmp/a"}])["elements"][0]["path"] == "/tmp/a"
 
 
 def test_a_path_of_this_server_may_look_like_a_pattern():
     odd = {"path": "/srv/a[1]*?\\", "partner_path": "/srv/b"}
-    assert made(elements=[odd])["elements"] == [odd]
+    assert made(elements=[odd])["elements"] == [dict(odd, previous_path=None)]
     local = {"partner": {"host": "hq", "connection": "local"}, "elements": [{"path": "/a", "partner_path": "/b[*?\\"}]}
     job = made(**local)
-    assert job["elements"] == local["elements"]
+    assert job["elements"] == [dict(local["elements"][0], previous_path=None)]
     VALIDATOR.validate(job)
     VALIDATOR.validate(made(elements=[odd]))
 
@@ -719,12 +974,16 @@ def test_the_schema_is_one_and_describes_every_field():
     walk(SCHEMA)
 
 
+LATER = {"limits", "previous_path"} | set(SETTINGS) - {"direction", "delete", "exclude"}
+
+
 def mutants(value, path=()):
-    """Every document that differs from this one by one key or one type."""
+    """Every document that differs from this one by one key or one type; those that may be left out are not."""
     if isinstance(value, dict):
         yield path, dict(value, surplus=1)
         for name in value:
-            yield (*path, name), {key: one for key, one in value.items() if key != name}
+            if name not in LATER:
+                yield (*path, name), {key: one for key, one in value.items() if key != name}
             for where, inner in mutants(value[name], (*path, name)):
                 yield where, dict(value, **{name: inner})
     elif isinstance(value, list):
@@ -749,7 +1008,34 @@ def test_the_schema_accepts_the_normal_form_and_no_mutant(number):
     for where, mutant in mutants(job):
         assert not VALIDATOR.is_valid(mutant), (where, mutant)
         count += 1
-    assert count > 60
+    assert count > 100
+
+
+def test_a_document_of_the_version_before_is_read_with_the_defaults():
+    job = made(settings={"direction": "from_partner", "exclude": ["x"]}, elements=[{"path": "/a"}, {"path": "/b"}])
+    old = copy.deepcopy(job)
+    del old["limits"]
+    old["settings"] = {"direction": "from_partner", "exclude": ["x"], "delete": "never"}
+    for element in old["elements"]:
+        del element["previous_path"]
+    VALIDATOR.validate(old)
+    assert _job.parse_document(json.dumps(old)) == (job, [])
+
+
+def test_what_may_be_left_out_of_a_document_has_a_default_and_nothing_else_has():
+    def walk(schema, field):
+        parts = {part.name: part for part in field.parts}
+        for name, one in schema["properties"].items():
+            assert ("default" in one) is (name not in schema["required"]) is (name in LATER), name
+            if "default" in one:
+                assert one["default"] == parts[name].default()
+            part = parts.get(name)
+            if part and part.parts:
+                walk(one, part)
+            elif part and part.element and part.element.parts:
+                walk(one["items"], part.element)
+
+    walk(SCHEMA, _job.JOB)
 
 
 @pytest.mark.parametrize(
@@ -771,6 +1057,46 @@ def test_the_schema_accepts_the_normal_form_and_no_mutant(number):
         {"partner": {"host": "-x", "port": 22, "connection": "ssh", "host_key": []}},
         {"on_error": {"retries": -1, "delay": "5m"}},
         {"on_error": {"retries": 3, "delay": "5 m"}},
+        *(
+            {"settings": dict(full()["settings"], **wrong)}
+            for wrong in (
+                {"direction": "both", "delete": "extraneous"},
+                {"verify": "checksum"},
+                {"conflict": "first_wins"},
+                {"max_delete": None},
+                {"max_delete": 25},
+                {"max_delete": "0%"},
+                {"max_delete": "101%"},
+                {"max_delete": "025%"},
+                {"max_delete": "0.5"},
+                {"max_delete": "1000000000"},
+                {"max_change": "20M"},
+                {"max_change": "5\n"},
+                {"include": ["!a"]},
+                {"include": ["/"]},
+                {"include": None},
+                {"exclude": ["a\\"]},
+                {"exclude": ["a", "a"]},
+                {"preserve": ["perms"]},
+                {"preserve": ["times", "times"]},
+                {"owners": "ids"},
+                {"verify_every": 0},
+                {"verify_every": 10001},
+                {"keep_versions": "7 d"},
+                {"keep_versions": None},
+                {"versions_max": "20"},
+                {"versions_max": "50g"},
+                {"versions_max": None},
+                {"bandwidth_limit": "0M"},
+                {"bandwidth_limit": "20%"},
+                {"bandwidth_limit": 20},
+                {"compress": True},
+            )
+        ),
+        {"limits": {}},
+        {"limits": {"parallel": 9}},
+        {"limits": None},
+        {"elements": [{"path": "/a", "partner_path": "/b", "previous_path": "b"}]},
         {"elements": []},
         *({"elements": [{"path": "/a", "partner_path": "/srv/a%s1" % char}]} for char in "*?[\\"),
         *(
@@ -868,6 +1194,14 @@ PATHS = st.lists(WORDS.filter(lambda word: word not in (".", "..", ".serversync"
     lambda parts: "/" + "/".join(parts)
 )
 
+SHARES = st.builds("{}{}%".format, st.integers(1, 100), st.sampled_from(["", " "]))
+AMOUNTS = SHARES | st.integers(0, 10**9 - 1) | st.integers(0, 10**9 - 1).map("{:04}".format)
+SIZES = st.builds("{}{}".format, st.integers(1, 1024), st.sampled_from("kmgtKMGT"))
+
+
+def choices_of(name):
+    return st.sampled_from(next(part for part in _job._field("settings").parts if part.name == name).choices)
+
 
 def maybe(**strategies):
     """A mapping with any of these keys, each perhaps null."""
@@ -908,14 +1242,33 @@ def declarations(draw):
                 email=st.lists(st.sampled_from(["a@b", "c@d.e"])),
                 events=st.lists(st.sampled_from(["failure", "success"])),
             ),
-            settings=maybe(direction=st.sampled_from(["to_partner", "from_partner"]), exclude=st.lists(WORDS)),
+            settings=maybe(
+                direction=st.sampled_from(["to_partner", "from_partner", "both"]),
+                conflict=choices_of("conflict"),
+                delete=choices_of("delete"),
+                max_delete=AMOUNTS,
+                max_change=AMOUNTS,
+                include=st.lists(WORDS),
+                exclude=st.lists(WORDS),
+                preserve=st.lists(st.sampled_from(PRESERVE.split(", "))),
+                owners=choices_of("owners"),
+                verify=choices_of("verify"),
+                verify_every=st.integers(1, 10000),
+                keep_versions=DURATIONS,
+                versions_max=SHARES | SIZES.filter(lambda size: size[-1] not in "kK"),
+                bandwidth_limit=SIZES.filter(lambda size: size[-1] not in "tT"),
+                compress=choices_of("compress"),
+            ),
+            limits=maybe(parallel=st.integers(1, 8)),
         )
     )
     job["name"] = draw(st.from_regex(_job.NAME_PATTERN, fullmatch=True))
     job["partner"] = dict(
         draw(maybe(port=st.integers(1, 65535), host_key=st.lists(st.sampled_from([KEY, OTHER_KEY])))), host="hq"
     )
-    job["elements"] = [{"path": path} for path in draw(st.lists(PATHS, min_size=1, max_size=3))]
+    job["elements"] = draw(st.lists(st.builds(dict, path=PATHS), min_size=1, max_size=3))
+    for element in job["elements"]:
+        element.update(draw(maybe(previous_path=PATHS)))
     return job
 
 
@@ -926,7 +1279,11 @@ def test_the_normal_form_is_a_fixed_point(declaration):
     if problems:  # what the strategies cannot rule out: overlaps and patterns
         assert {problem.path.split("[")[0] for problem in problems} <= {
             "elements",
+            "settings.include",
             "settings.exclude",
+            "settings.delete",
+            "settings.verify_every",
+            "settings.preserve",
             "account.private_key_file",
         }
         return

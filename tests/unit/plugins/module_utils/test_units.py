@@ -68,6 +68,9 @@ def test_who_may_write_where():
     assert services(job(**local)) == ["ReadOnlyPaths=-/a", "ReadWritePaths=-/b"]
     local["settings"] = {"direction": "from_partner"}
     assert services(job(**local)) == ["ReadOnlyPaths=-/b", "ReadWritePaths=-/a"]
+    local["settings"] = {"direction": "both"}
+    assert services(job(**local)) == ["ReadWritePaths=-/a", "ReadWritePaths=-/b"]
+    assert services(job(settings={"direction": "both"})) == ["ReadWritePaths=-/srv/a", 'ReadWritePaths="-/srv/b c"']
 
 
 def test_one_file_never_opens_the_whole_file_system():

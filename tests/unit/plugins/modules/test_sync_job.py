@@ -307,8 +307,25 @@ def test_create(server):
         },
         "on_error": {"retries": 3, "delay": "5m"},
         "notification": {"email": [], "events": ["failure"]},
-        "settings": {"direction": "to_partner", "exclude": [], "delete": "never"},
-        "elements": [{"path": str(server.here), "partner_path": str(server.here)}],
+        "settings": {
+            "direction": "to_partner",
+            "conflict": "newer_wins",
+            "delete": "never",
+            "max_delete": "25%",
+            "max_change": None,
+            "include": [],
+            "exclude": [],
+            "preserve": None,
+            "owners": "names",
+            "verify": "metadata",
+            "verify_every": None,
+            "keep_versions": "7d",
+            "versions_max": "20%",
+            "bandwidth_limit": None,
+            "compress": "auto",
+        },
+        "elements": [{"path": str(server.here), "partner_path": str(server.here), "previous_path": None}],
+        "limits": {"parallel": 1},
     }
     assert run["job"] == expected
     assert server.document.read_text() == json.dumps(expected, indent=2, ensure_ascii=False) + "\n"
@@ -338,7 +355,13 @@ EDITS = [
     {"on_error": {"retries": 0}},
     {"notification": {"email": "ops@example.com", "events": ["failure", "success"]}},
     {"settings": {"direction": "from_partner", "exclude": ["*.tmp"]}},
-    {"elements": [{"path": "HERE", "partner_path": "/srv/b"}]},
+    {"settings": {"direction": "both", "conflict": "keep_both", "delete": "synced", "max_delete": 40}},
+    {"settings": {"delete": "extraneous", "max_delete": "100%", "max_change": "50 %", "include": "*.txt,/a/"}},
+    {"settings": {"preserve": ["links", "times"], "owners": "numbers", "verify": "checksum"}},
+    {"settings": {"verify_every": 7, "keep_versions": "30d", "versions_max": "50G"}},
+    {"settings": {"bandwidth_limit": "20M", "compress": "never"}},
+    {"elements": [{"path": "HERE", "partner_path": "/srv/b", "previous_path": "/srv/before"}]},
+    {"limits": {"parallel": 4}},
 ]
 
 
@@ -395,6 +418,17 @@ def test_null_where_there_are_choices(server):
     run = four_steps(server, state=None, settings={"direction": None, "delete": None}, partner={"connection": None})
     assert run["job"]["settings"]["direction"] == "to_partner"
     assert run["job"]["notification"]["events"] == ["success"]
+
+
+def test_a_document_of_the_version_before_is_completed_once(server):
+    current = server.apply(**job(server))["job"]
+    old = json.loads(json.dumps(current))
+    old["settings"] = {"direction": "to_partner", "exclude": [], "delete": "never"}
+    del old["limits"], old["elements"][0]["previous_path"]
+    server.document.write_text(_job.document_text(old))
+    run = four_steps(server, **job(server))
+    assert run["job"] == current
+    assert run["commands"] == []
 
 
 def test_remove(server):
@@ -563,9 +597,45 @@ def refused(server, message, code, path, **parameters):
         ),
         (
             {"settings": {"direction": "up"}},
-            "settings.direction: 'up' is not one of to_partner, from_partner",
+            "settings.direction: 'up' is not one of to_partner, from_partner, both",
             "not_a_choice",
             "settings.direction",
+        ),
+        (
+            {"settings": {"direction": "both", "delete": "extraneous"}},
+            "settings.delete: 'extraneous' needs a source, which direction both does not have; use synced or never",
+            "conflict",
+            "settings.delete",
+        ),
+        (
+            {"settings": {"max_delete": 0.25}},
+            "settings.max_delete: 0.25 is not a whole number; write a share, e.g. 25%",
+            "wrong_type",
+            "settings.max_delete",
+        ),
+        (
+            {"settings": {"max_change": "101%"}},
+            "settings.max_change: '101%' is out of range; use 1% to 100%, or a number of paths, 0 for none",
+            "out_of_range",
+            "settings.max_change",
+        ),
+        (
+            {"settings": {"bandwidth_limit": 20}},
+            "settings.bandwidth_limit: 20 has no unit; write e.g. 500K, 20M or 1G",
+            "wrong_type",
+            "settings.bandwidth_limit",
+        ),
+        (
+            {"settings": {"compress": True}},
+            "settings.compress: True is not one of auto, always, never",
+            "not_a_choice",
+            "settings.compress",
+        ),
+        (
+            {"settings": {"include": ["!a"]}},
+            "settings.include[0]: '!a' excludes what others include; write it without '!' in settings.exclude",
+            "invalid_value",
+            "settings.include[0]",
         ),
         (
             {"schedule": {"at": 750}},
@@ -752,6 +822,8 @@ def test_a_path_that_is_not_there_is_a_warning(server):
     assert run["warnings"] == ["elements[0].partner_path: %s does not exist on this server" % missing]
     run = server.apply(settings={"direction": "to_partner"})
     assert "warnings" not in run, "the first run makes a missing target"
+    run = server.apply(settings={"direction": "both"})
+    assert run["warnings"] == ["elements[0].partner_path: %s does not exist on this server" % missing]
 
 
 def test_a_time_that_is_over_is_a_warning(server):
@@ -859,7 +931,7 @@ def test_the_examples_are_valid_declarations():
     names = [job["name"] for job in declared]
     assert names[1:4] == ["line1-programs", "line2-programs", "line3-programs"]
     back = declared[names.index("reports-back")]
-    assert back["settings"] == {"direction": "from_partner", "exclude": ["*.tmp"], "delete": "never"}
+    assert (back["settings"]["direction"], back["settings"]["exclude"]) == ("from_partner", ["*.tmp"])
     assert (declared[names.index("recipes-hourly")]["schedule"]["every"], back["schedule"]) == ("1h", None)
     first = MODULE.EXAMPLES.strip().split("\n\n")[0]
     assert len(first.splitlines()) <= 15

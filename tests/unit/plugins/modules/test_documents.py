@@ -1,0 +1,97 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the module writes and what the runner reads are the same job."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from ansible_collections.serversync.core.plugins.module_utils import _job
+from serversync import job
+from serversync.failure import InvalidDocument
+
+ELEMENTS = [{"path": "/srv/a"}, {"path": "/srv/b", "partner_path": "/srv/c", "previous_path": "/srv/d"}]
+
+
+def declared(**more):
+    made, problems = _job.declare(dict({"name": "demo", "partner": {"host": "hq"}, "elements": ELEMENTS}, **more))
+    assert problems == []
+    return made
+
+
+def loaded(tmp_path, document):
+    path = tmp_path / "demo.json"
+    path.write_text(_job.document_text(document), encoding="utf-8")
+    return job.load_file(path)
+
+
+def without_later(field, value):
+    """A document as the version before has written it."""
+    if isinstance(value, dict):
+        parts = {part.name: part for part in field.parts}
+        kept = {name: one for name, one in value.items() if name not in parts or not parts[name].later}
+        return {name: without_later(parts[name], one) if name in parts else one for name, one in kept.items()}
+    return [without_later(field.element, one) for one in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("more", [{}, {"schedule": {"every": "1h"}}, {"settings": {"exclude": ["a"]}}])
+def test_both_sides_read_a_document_of_the_version_before_as_the_same_job(tmp_path, more):
+    old = without_later(_job.JOB, declared(**more))
+    assert set(old["settings"]) == {"direction", "exclude", "delete"}
+    assert set(old["elements"][1]) == {"path", "partner_path"}
+    document = loaded(tmp_path, old).document
+    # also in the order of their keys
+    assert json.dumps(document) == json.dumps(_job.normalise(old)[0])
+
+
+def test_what_is_said_is_not_replaced_by_a_default(tmp_path):
+    made = declared(
+        settings={"max_delete": "100%", "preserve": [], "keep_versions": 0, "delete": "synced"}, limits={"parallel": 8}
+    )
+    assert loaded(tmp_path, made).document == made
+
+
+def test_defaults_are_not_shared_between_jobs(tmp_path):
+    old = without_later(_job.JOB, declared())
+    loaded(tmp_path, old).document["settings"]["include"].append("a")
+    assert loaded(tmp_path, old).document["settings"]["include"] == []
+
+
+def test_the_elements_of_a_loaded_job(tmp_path):
+    previous = [element.previous_path for element in loaded(tmp_path, declared()).elements]
+    assert previous == [None, "/srv/d"]
+
+
+@pytest.mark.parametrize("previous", [["/srv/b", None], ["/srv/a", None], ["/x", "/x"]])
+def test_neither_side_takes_two_elements_for_one_archive(tmp_path, previous):
+    made = declared()
+    for element, path in zip(made["elements"], previous):
+        element["previous_path"] = path
+    assert _job.normalise(made)[1]
+    with pytest.raises(InvalidDocument, match=r"previous_path: .* is the same path as elements"):
+        loaded(tmp_path, made)
+
+
+@pytest.mark.parametrize(
+    ("text", "total", "number"),
+    [
+        ("25%", 1000, 250),
+        ("25%", 3, 0),
+        ("100%", 7, 7),
+        ("1%", 10**15, 10**13),
+        ("0", 50, 0),
+        ("40", 0, 40),
+        ("50G", 0, 50 * 2**30),
+        ("1M", 7, 2**20),
+    ],
+)
+def test_shares_counts_and_sizes_as_numbers(text, total, number):
+    assert job.amount(text, total) == number
+
+
+@pytest.mark.parametrize(("text", "number"), [("1K", 1024), ("20M", 20 * 2**20), ("3G", 3 * 2**30), ("1T", 2**40)])
+def test_sizes_as_numbers(text, number):
+    assert job.size(text) == number
+    settings = declared(settings={"bandwidth_limit": "%dK" % (number // 1024)})["settings"]
+    assert settings["bandwidth_limit"] == text
