@@ -925,7 +925,7 @@ def test_the_examples_are_valid_declarations():
         for item in task.get("loop", [None]):
             variables = dict(task.get("vars", {}), item=item, omit=OMIT)
             parameters = templated(task["serversync.core.sync_job"], variables)
-            job, problems = _job.declare(parameters, None if "elements" in parameters else existing)
+            job, problems = _job.declare(parameters, None if "partner" in parameters else existing)
             assert [str(problem) for problem in problems] == [], task["name"]
             declared.append(job)
     names = [job["name"] for job in declared]
