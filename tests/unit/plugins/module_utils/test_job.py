@@ -1020,6 +1020,8 @@ def test_a_document_of_the_version_before_is_read_with_the_defaults():
         del element["previous_path"]
     VALIDATOR.validate(old)
     assert _job.parse_document(json.dumps(old)) == (job, [])
+    old["settings"]["verify_every"] = 10
+    VALIDATOR.validate(old)
 
 
 def test_what_may_be_left_out_of_a_document_has_a_default_and_nothing_else_has():

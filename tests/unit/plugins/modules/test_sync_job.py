@@ -822,8 +822,9 @@ def test_a_path_that_is_not_there_is_a_warning(server):
     assert run["warnings"] == ["elements[0].partner_path: %s does not exist on this server" % missing]
     run = server.apply(settings={"direction": "to_partner"})
     assert "warnings" not in run, "the first run makes a missing target"
-    run = server.apply(settings={"direction": "both"})
-    assert run["warnings"] == ["elements[0].partner_path: %s does not exist on this server" % missing]
+    for name, other in (("path", "partner_path"), ("partner_path", "path")):
+        run = server.check(settings={"direction": "both"}, elements=[{name: str(missing), other: str(server.here)}])
+        assert run["warnings"] == ["elements[0].%s: %s does not exist on this server" % (name, missing)]
 
 
 def test_a_time_that_is_over_is_a_warning(server):
