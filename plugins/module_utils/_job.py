@@ -19,6 +19,7 @@ import copy
 import difflib
 import hashlib
 import ipaddress
+import itertools
 import json
 import re
 from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence
@@ -325,28 +326,26 @@ def _check_email(text: str) -> str:
     return text
 
 
-_EXCEPT = {
-    "include": "%s excludes what others include; write it without '!' in settings.exclude",
-    "exclude": "%s includes again what others exclude, which this version cannot do; remove it",
-}
+def _check_pattern(text: str) -> str:
+    _no_control(text)
+    if not text.strip():
+        raise _Wrong("is empty; write a pattern or remove the entry")
+    if text.startswith("#"):
+        raise _Wrong("%s is a comment; remove it, or write \\# for a name that begins with '#'" % show(text))
+    if not text[text.startswith("!") :].strip("/ "):
+        raise _Wrong("%s matches no file; write * for all, or remove the entry" % show(text))
+    if (len(text) - len(text.rstrip("\\"))) % 2:
+        raise _Wrong("%s ends with a backslash that makes nothing literal; remove or double it" % show(text))
+    return text
 
 
-def _check_pattern(name: str) -> Check:
-    def check(text: str) -> str:
-        _no_control(text)
-        if not text.strip():
-            raise _Wrong("is empty; write a pattern or remove the entry")
-        if text.startswith("!"):
-            raise _Wrong(_EXCEPT[name] % show(text))
-        if text.startswith("#"):
-            raise _Wrong("%s is a comment; remove it, or write \\# for a name that begins with '#'" % show(text))
-        if not text.strip("/ "):
-            raise _Wrong("%s matches no file; write * for all, or remove the entry" % show(text))
-        if (len(text) - len(text.rstrip("\\"))) % 2:
-            raise _Wrong("%s ends with a backslash that makes nothing literal; remove or double it" % show(text))
-        return text
-
-    return check
+def _check_patterns(patterns: list[str]) -> list[str]:
+    """The last pattern that matches decides, so of equal ones the last one counts, and a leading exception does not."""
+    if patterns and patterns[0].startswith("!"):
+        text = "begins with %s, an exception from nothing; put it after the pattern that it is an exception from"
+        raise _Wrong(text % show(patterns[0]))
+    last = list(dict.fromkeys(reversed(patterns)))[::-1]
+    return list(itertools.dropwhile(lambda pattern: pattern.startswith("!"), last))
 
 
 _SIZE_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -491,9 +490,12 @@ def _patterns(name: str, description: str, later: bool = False) -> Field:
             "",
             "text",
             "A pattern.",
-            check=_check_pattern(name),
-            schema=_plain(r"^(?![/ ]*$)(?!(?:.*[^\\])?\\(?:\\\\)*$)[^!#\u0000-\u001f][^\u0000-\u001f]*$(?!\n)"),
+            check=_check_pattern,
+            schema=_plain(r"^(?!!?[/ ]*$)(?!(?:.*[^\\])?\\(?:\\\\)*$)[^#\u0000-\u001f][^\u0000-\u001f]*$(?!\n)"),
         ),
+        check=_check_patterns,
+        # an exception comes after what it is from
+        schema={"allOf": [{"prefixItems": [{"pattern": "^[^!]"}]}]},
         later=later,
     )
 
@@ -1019,13 +1021,16 @@ def _read_list(field: Field, value: Any, path: str, problems: list[Problem]) -> 
             entries.append(_read(element, entry, at, problems))
     if any(entry is _INVALID for entry in entries):
         return _INVALID
-    if element.kind != "mapping":
-        # twice the same says no more than once
-        entries = list(dict.fromkeys(entries))
     if not entries and field.schema.get("minItems"):
         problems.append(Problem("missing", path, "is empty; give at least one entry"))
         return _INVALID
-    return field.check(entries) if field.check else entries
+    try:
+        entries = field.check(entries) if field.check else entries
+    except _Wrong as wrong:
+        problems.append(Problem(wrong.code, path, wrong.text))
+        return _INVALID
+    # twice the same says no more than once
+    return entries if element.kind == "mapping" else list(dict.fromkeys(entries))
 
 
 def _home_of(name: str) -> str:

@@ -254,15 +254,18 @@ options:
         type: str
       include:
         description:
-          - Patterns of the files that take part, as in C(.gitignore) but without C(!); a directory takes along what is
-            in it. Empty means all. What O(settings.exclude) matches does not take part in any case.
-          - A pattern with a comma must stand in a list.
+          - Patterns of the files that take part, as in C(.gitignore); a directory takes along what is in it. Empty
+            means all. What O(settings.exclude) matches does not take part in any case.
+          - The last pattern that matches decides, and one after C(!) is an exception from those before it. A pattern
+            with a comma must stand in a list.
           - On creation V([]).
         type: list
         elements: str
       exclude:
         description:
-          - Patterns of files that are left alone on both servers, as in C(.gitignore), without C(!). A pattern
+          - Patterns of files that are left alone on both servers, as in C(.gitignore). An excluded directory takes
+            along what is in it.
+          - The last pattern that matches decides, and one after C(!) is an exception from those before it. A pattern
             with a comma must stand in a list.
           - On creation V([]).
         type: list

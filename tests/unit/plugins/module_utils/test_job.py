@@ -348,7 +348,8 @@ BAD = [
     ),
     (
         {"settings": {"exclude": ["!keep"]}},
-        "settings.exclude[0]: '!keep' includes again what others exclude, which this version cannot do; remove it",
+        "settings.exclude: begins with '!keep', an exception from nothing; "
+        "put it after the pattern that it is an exception from",
     ),
     ({"settings": {"exclude": ["a", ""]}}, "settings.exclude[1]: is empty; write a pattern or remove the entry"),
     (
@@ -360,8 +361,9 @@ BAD = [
         "settings.exclude[0]: 'a\\x00' contains the control character U+0000; remove it",
     ),
     (
-        {"settings": {"include": ["!keep"]}},
-        "settings.include[0]: '!keep' excludes what others include; write it without '!' in settings.exclude",
+        {"settings": {"include": ["!keep", "keep"]}},
+        "settings.include: begins with '!keep', an exception from nothing; "
+        "put it after the pattern that it is an exception from",
     ),
     ({"settings": {"include": [" "]}}, "settings.include[0]: is empty; write a pattern or remove the entry"),
     (
@@ -375,6 +377,13 @@ BAD = [
     (
         {"settings": {"exclude": ["*", " // "]}},
         "settings.exclude[1]: ' // ' matches no file; write * for all, or remove the entry",
+    ),
+    *(
+        (
+            {"settings": {"exclude": ["a", pattern]}},
+            "settings.exclude[1]: %r matches no file; write * for all, or remove the entry" % pattern,
+        )
+        for pattern in ("!", "!/", "! ")
     ),
     *(
         (
@@ -641,6 +650,8 @@ def test_a_private_key_is_never_repeated():
         ({"notification": {"events": "success,failure"}}, {"notification": {"events": ["failure", "success"]}}),
         ({"settings": {"exclude": "*.tmp"}}, {"settings": {"exclude": ["*.tmp", "*.tmp"]}}),
         ({"settings": {"exclude": ""}}, {}),
+        ({"settings": {"exclude": ["*", "!a", "*", "!b", "!b"]}}, {"settings": {"exclude": ["*", "!b"]}}),
+        ({"settings": {"exclude": ["a", "!a", "a"]}}, {"settings": {"exclude": ["a"]}}),
         ({"settings": {"include": "*.txt, /a/"}}, {"settings": {"include": ["*.txt", "/a/"]}}),
         ({"settings": {"max_delete": "025 %"}}, {"settings": {"max_delete": " 25%"}}),
         ({"settings": {"max_delete": "25%", "max_change": None}}, {"settings": None}),
@@ -842,9 +853,10 @@ def test_owners_are_kept_where_the_target_may_give_files_away():
 @pytest.mark.parametrize("pattern", ["*", "/a", "a/", "a\\\\", "\\#a", "\\!a", "a\\ ", "a b", "**/a/**", "[a-c]?"])
 @pytest.mark.parametrize("name", ["include", "exclude"])
 def test_good_patterns(name, pattern):
-    job = made(settings={name: [pattern]})
-    assert job["settings"][name] == [pattern]
-    VALIDATOR.validate(job)
+    for patterns in ([pattern], [pattern, "!b"], ["b", "!" + pattern]):
+        job = made(settings={name: patterns})
+        assert job["settings"][name] == patterns
+        VALIDATOR.validate(job)
 
 
 def test_tmp_is_for_user_jobs():
@@ -1075,6 +1087,9 @@ def test_what_may_be_left_out_of_a_document_has_a_default_and_nothing_else_has()
                 {"max_change": "20M"},
                 {"max_change": "5\n"},
                 {"include": ["!a"]},
+                {"include": ["!a", "a"]},
+                {"include": ["a", "!"]},
+                {"include": ["a", "#b"]},
                 {"include": ["/"]},
                 {"include": None},
                 {"exclude": ["a\\"]},

@@ -633,9 +633,10 @@ def refused(server, message, code, path, **parameters):
         ),
         (
             {"settings": {"include": ["!a"]}},
-            "settings.include[0]: '!a' excludes what others include; write it without '!' in settings.exclude",
+            "settings.include: begins with '!a', an exception from nothing; "
+            "put it after the pattern that it is an exception from",
             "invalid_value",
-            "settings.include[0]",
+            "settings.include",
         ),
         (
             {"schedule": {"at": 750}},
