@@ -1,0 +1,622 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Puts staged things into the tree, path by path, and what they displace into versions. Runs where the tree is.
+
+Nothing is displaced that has not been looked at: a new name is taken only if it is free, and what an exchange brought
+out is compared with what was planned and changed back if it is something else. What comes waits in versions under the
+name of what it will displace, so at no instant, however the process ends, is there content that is neither in the tree
+nor in versions. Metadata is set before a thing becomes visible.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
+from typing import NamedTuple
+
+from serversync import linux, metadata, place, renames
+from serversync.entry import KINDS, Entry
+from serversync.failure import Failure
+from serversync.held import DIRECTORY, RESERVED, THING, Directories, good, make, names_in, own, parts
+from serversync.metadata import Problem
+from serversync.renames import handle, lstat
+
+CODES = {
+    errno.ENOENT: "moved",
+    errno.ENOTDIR: "moved",
+    errno.ELOOP: "moved",
+    errno.EEXIST: "moved",
+    errno.ENOTEMPTY: "not_empty",
+    errno.EXDEV: "mount",
+    errno.EBUSY: "busy",
+    errno.ETXTBSY: "busy",
+    errno.EACCES: "not_permitted",
+    errno.EPERM: "not_permitted",
+    errno.EROFS: "not_permitted",
+    errno.ENOSPC: "no_space",
+    errno.EDQUOT: "no_space",
+    errno.ENAMETOOLONG: "name",
+    errno.EILSEQ: "name",
+}
+# Problems that a later attempt, after another look, may not have.
+TRANSIENT = frozenset({"moved", "not_staged", "not_empty", "busy", "no_space"})
+# Problems of something that is in place all the same.
+FLAWS = frozenset({"owner", "attributes"})
+
+
+class Op(NamedTuple):
+    """One thing to do.
+
+    do: ``put`` (the staged thing, no directory, becomes the path), ``tree`` (the same of a directory), ``mkdir``,
+    ``symlink``, ``special`` (fifo, socket, device), ``link`` (the path becomes another name of ``to``), ``meta`` (the
+    path's metadata become the wanted ones), ``delete`` (into versions; a directory only if it is empty), ``aside`` (the
+    path gets the free name ``to``).
+    expect: what is at the path as it was last looked at, None: nothing; want: what is to be there, in this server's
+    owner numbers; attributes: all preserved attributes that it is to have, None: leave them as they are.
+    staged: path below the stage. stage: ``mkdir``, ``symlink``, ``special``, ``link`` (``to`` too) and ``meta`` act
+    there, ``path`` being below it and ``expect`` of no account. A directory made there has mode 0700 until its
+    ``meta``; one made in the tree by an ordinary user lets its owner write until then.
+    """
+
+    do: str
+    path: bytes
+    expect: Entry | None = None
+    want: Entry | None = None
+    attributes: dict[str, bytes] | None = None
+    staged: bytes = b""
+    to: bytes = b""
+    stage: bool = False
+
+
+class Result(NamedTuple):
+    """What came of it. A problem not in FLAWS: the path is as it was (what another process did there aside).
+
+    entry: as read back, without xattrs and digest; of ``aside`` at the new name; None: nothing there, or a problem.
+    version: where the displaced thing is now, relative to the root; empty: nothing was displaced.
+    """
+
+    path: bytes
+    problem: Problem | None = None
+    entry: Entry | None = None
+    version: bytes = b""
+
+
+class Refused(Exception):
+    """The thing is not done, for a reason that the kernel did not give."""
+
+    def __init__(self, code: str, text: str, version: bytes = b"") -> None:
+        super().__init__(text)
+        self.problem = Problem(code, text)
+        self.version = version
+
+
+MOVED = "has changed since it was looked at"
+
+
+class Slot(NamedTuple):
+    """A name in versions: held directory, name there, the path below the root; very: not a copy of what was to come."""
+
+    directory: int
+    name: bytes
+    path: bytes
+    very: bool
+
+
+class Commit:
+    """The target's side of one attempt of an element, whose lock the caller holds.
+
+    root: descriptor (O_PATH suffices) of the element's directory, of a file the one above; element, run: names for
+    directories; preserve: option values. Use: ``prepare``, fill the stage, ``carry_out`` a batch, and so on, ``sync``,
+    ``finish``. No method may be used before ``prepare``.
+    """
+
+    def __init__(self, root: int, element: str, run: str, preserve: frozenset[str]) -> None:
+        self.root = root
+        self.element = element
+        self.run = run
+        self.preserve = preserve
+        self.home = own(element)
+        own(element, run)
+        self._held = ExitStack()
+        # What an act of ours made of the ctime of an inode with several names.
+        self._touched: dict[int, int] = {}
+
+    def prepare(self) -> str:
+        """Makes the element's own directories; the stage's path below the root. What dead runs left there is removed.
+
+        Raises Failure (``not_writable``, ``no_space``) where they cannot be made or belong to somebody else.
+        """
+        try:
+            self._prepare()
+        except OSError as error:
+            self._held.close()
+            code = CODES.get(error.errno or 0)
+            message = f"{os.fsdecode(self.home)} cannot be made ready ({error.strerror})"
+            if code == "no_space":
+                raise Failure(code, f"{message}; make room there", transient=True) from error
+            raise Failure("not_writable", f"{message}; check it and the account's rights") from error
+        return os.fsdecode(self.home + b"/stage/" + os.fsencode(self.run))
+
+    def _prepare(self) -> None:
+        run = os.fsencode(self.run)
+        home = self._keep_open(make(self.root, self.home))
+        self.stages = stages = self._keep_open(make(home, b"stage"))
+        trash = self._keep_open(make(home, b"trash"))
+        for number, name in enumerate(names_in(stages)):
+            renames.move(stages, name, trash, b"%b.%d" % (run, number))
+        problems = renames.remove_all(trash)
+        if problems:
+            raise problems[0]
+        versions = self._keep_open(make(home, b"versions"))
+        # What is made here must not inherit an ACL that is meant for the tree.
+        for directory in (home, stages, versions):
+            with suppress_errno(errno.ENODATA, errno.ENOTSUP):
+                os.removexattr(f"/proc/self/fd/{directory}", "system.posix_acl_default")
+        self.stage = self._keep_open(make(stages, run))
+        self.made = self._keep_open(make(stages, run + b"~made"))
+        self._own_doors(os.fstat(self.stage).st_uid, home, stages, versions, trash)
+        self.names = map(b"%d".__mod__, count())
+        self._live = Directories(self.root)
+        self._staged = Directories(self.stage)
+        self._versions = Directories(versions, making=True)
+        for cache in (self._live, self._staged, self._versions):
+            self._held.callback(cache.close)
+
+    def _own_doors(self, owner: int, *directories: int) -> None:
+        """Another owner could exchange what is staged; the one of what was just made is this process's own here."""
+        with handle(self.root, RESERVED, DIRECTORY) as reserved:
+            for directory in (reserved, *directories):
+                info = os.fstat(directory)
+                if info.st_uid != owner:
+                    os.chown(f"/proc/self/fd/{directory}", owner, -1)
+                if stat.S_IMODE(info.st_mode) != 0o700:
+                    place.through(directory).chmod(0o700)
+
+    def _keep_open(self, descriptor: int) -> int:
+        self._held.callback(os.close, descriptor)
+        return descriptor
+
+    def sync(self) -> None:
+        """All that was done is on the disk; raises OSError where it is not."""
+        with handle(self.stage, b".", os.O_RDONLY | os.O_DIRECTORY) as held:
+            linux.syncfs(held)
+
+    def finish(self) -> None:
+        """Removes the stage and closes; also after a failure."""
+        with self._held:
+            for name in (os.fsencode(self.run), os.fsencode(self.run) + b"~made"):
+                renames.remove(self.stages, name)
+
+    def carry_out(self, ops: Iterable[Op]) -> Iterator[Result]:
+        """One result per op, in order; what the first ``put`` or ``tree`` finds in the stage is synced before it.
+
+        All that a call's ops need has to be in the stage when the first of them is asked for. The paths that two ops of
+        a call displace or make may depend on one another (a directory, then what is in it).
+        """
+        synced = False
+        try:
+            for op in ops:
+                if op.do in ("put", "tree") and not synced:
+                    self.sync()
+                    synced = True
+                try:
+                    yield self._carry(op)
+                except Refused as refusal:
+                    yield Result(op.path, refusal.problem, None, refusal.version)
+                except OSError as error:
+                    yield Result(op.path, Problem(CODES.get(error.errno or 0, "io"), reason(error)))
+        finally:
+            self._live.close()
+            self._staged.close()
+
+    def _carry(self, op: Op) -> Result:
+        root_itself = op.do == "meta" and not op.stage and not op.path
+        named = [op.path] * (not root_itself) + [op.staged] * (op.do in ("put", "tree"))
+        named += [op.to] * (op.do in ("link", "aside"))
+        if not all(good(path) for path in named):
+            raise Refused("bad_path", "is not a path below the element")
+        if op.do == "meta":
+            return self._meta(op)
+        if op.do == "delete":
+            return self._delete(op)
+        if op.do == "aside":
+            return self._aside(op)
+        if op.do in ("put", "tree"):
+            return self._install_staged(op)
+        if op.stage:
+            above, name = parts(op.path)
+            directory = self._staged[above]
+            self._make(op, directory, name)
+            with handle(directory, name) as held:
+                problems = [] if op.do in ("link", "mkdir") else self._dress(op, held)
+                return self._done(op, held, problems)
+        name = next(self.names)
+        self._make(op, self.made, name)
+        try:
+            with handle(self.made, name) as held:
+                problems = [] if op.do == "link" else self._dress(op, held)
+                if op.do == "link" and self._already(op, held):
+                    return self._done(op, held, problems)
+                version = self._install(op, self.made, name, held)
+                return self._done(op, held, problems, version)
+        finally:
+            renames.remove(self.made, name)
+
+    def _install_staged(self, op: Op) -> Result:
+        above, name = parts(op.staged)
+        want = wanted(op)
+        if (op.do == "tree") != (want.kind == "d"):
+            raise Refused("bad_request", f"{op.do} of the kind {want.kind}")
+        try:
+            directory = self._staged[above]
+            held = os.open(name, THING, dir_fd=directory)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise
+            raise Refused("not_staged", f"has not arrived ({reason(error)})") from error
+        try:
+            info = os.fstat(held)
+            if KINDS[stat.S_IFMT(info.st_mode)] != want.kind or (want.kind == "f" and info.st_size != want.size):
+                raise Refused("not_staged", "did not arrive as planned")
+            problems = self._dress(op, held)
+            version = self._install(op, directory, name, held)
+            if op.do == "tree":
+                self._staged.forget(op.staged)
+                # Now that it need not be moved any more it may be one that its owner cannot write in.
+                problems = metadata.apply(held, want, None, self.preserve, op.expect) or problems
+            return self._done(op, held, problems, version)
+        finally:
+            os.close(held)
+
+    def bring_back(self, op: Op, directory: int, name: bytes) -> Result:
+        """Like ``put``, of what has the name in the held directory, which is on the same file system."""
+        try:
+            with handle(directory, name) as held:
+                version = self._install(op, directory, name, held)
+                return self._done(op, held, [], version)
+        except Refused as refusal:
+            return Result(op.path, refusal.problem, None, refusal.version)
+        except OSError as error:
+            return Result(op.path, Problem(CODES.get(error.errno or 0, "io"), reason(error)))
+
+    def _make(self, op: Op, directory: int, name: bytes) -> None:
+        if op.do == "link":
+            self._link(op, directory, name)
+        elif op.do == "mkdir":
+            os.mkdir(name, 0o700, dir_fd=directory)
+        elif op.do == "symlink":
+            os.symlink(wanted(op).link, name, dir_fd=directory)
+        elif op.do == "special":
+            kind = next((kind for kind, letter in KINDS.items() if letter == wanted(op).kind), 0)
+            if kind not in (stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFBLK, stat.S_IFCHR):
+                raise Refused("bad_request", f"special of the kind {wanted(op).kind}")
+            os.mknod(name, kind | 0o600, wanted(op).rdev, dir_fd=directory)
+        else:
+            raise Refused("bad_request", f"{op.do} is not known")
+
+    def _link(self, op: Op, directory: int, name: bytes) -> None:
+        above, other = parts(op.to)
+        source = (self._staged if op.stage else self._live)[above]
+        os.link(other, name, src_dir_fd=source, dst_dir_fd=directory, follow_symlinks=False)
+        info, want = lstat(directory, name), wanted(op)
+        self._note(info)
+        found = (KINDS[stat.S_IFMT(info.st_mode)], info.st_size)
+        if found != (want.kind, want.size):
+            os.unlink(name, dir_fd=directory)
+            raise Refused("moved", f"{os.fsdecode(op.to)}, which it is to be a name of, {MOVED}")
+
+    def _already(self, op: Op, held: int) -> bool:
+        """Whether the path is a name of that inode already."""
+        above, name = parts(op.path)
+        with suppress(FileNotFoundError):
+            return os.path.samestat(lstat(self._live[above], name), os.fstat(held))
+        return False
+
+    def _dress(self, op: Op, held: int) -> list[Problem]:
+        """Metadata of what is not visible yet. A directory stays such that its owner can fill and move it."""
+        want = wanted(op)
+        fillable = stat.S_IRWXU if want.kind == "d" and os.geteuid() != 0 else 0
+        return metadata.apply(held, want, op.attributes, self.preserve, op.expect, spare=fillable)
+
+    def _done(self, op: Op, held: int, problems: list[Problem], version: bytes = b"") -> Result:
+        info = os.fstat(held)
+        self._note(info)
+        link = wanted(op).link if stat.S_ISLNK(info.st_mode) else b""
+        return Result(op.path, problems[0] if problems else None, Entry.of(info, link), version)
+
+    def _note(self, info: os.stat_result) -> None:
+        if info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode):
+            self._touched[info.st_ino] = info.st_ctime_ns
+
+    def _check(self, op: Op, info: os.stat_result) -> None:
+        """As expected before anything is done: nothing about the path has moved but what this run did to it."""
+        assert op.expect
+        as_seen = info.st_ctime_ns in (op.expect.ctime, self._touched.get(info.st_ino)) or stat.S_ISDIR(info.st_mode)
+        if op.expect.inode != info.st_ino or not as_seen or not same(op.expect, info):
+            raise Refused("moved", MOVED)
+
+    def _install(self, op: Op, source: int, name: bytes, held: int) -> bytes:
+        """What is ``held`` moves from where it waits to its path; where what it displaced is."""
+        above, leaf = parts(op.path)
+        directory = self._live[above]
+        if op.expect is None:
+            try:
+                renames.move(source, name, directory, leaf)
+            except FileExistsError as error:
+                raise Refused("moved", "something has been made there since it was looked at") from error
+            return b""
+        with self._looked_at(op, directory, leaf) as live:
+            try:
+                version = self._exchange(op, source, name, held, directory, leaf, live)
+            except OSError as error:
+                if error.errno not in (errno.EXDEV, *renames.LACKING):
+                    raise
+                crossing = error.errno == errno.EXDEV
+                version = self._replace_in_steps(op, source, name, directory, leaf, live, crossing)
+            self._note(os.fstat(live))
+            self._live.forget(op.path)
+            return version
+
+    @contextmanager
+    def _looked_at(self, op: Op, directory: int, leaf: bytes) -> Iterator[int]:
+        try:
+            live = os.open(leaf, THING, dir_fd=directory)
+        except FileNotFoundError as error:
+            raise Refused("moved", "has gone since it was looked at") from error
+        try:
+            self._check(op, os.fstat(live))
+            yield live
+        finally:
+            os.close(live)
+
+    def _exchange(self, op: Op, source: int, name: bytes, held: int, directory: int, leaf: bytes, live: int) -> bytes:
+        slot = self._keep(op.path, lambda inner, free: renames.move(source, name, inner, free))
+        try:
+            linux.rename(slot.directory, slot.name, directory, leaf, linux.RENAME_EXCHANGE)
+        except OSError as error:
+            renames.move(slot.directory, slot.name, source, name)
+            if error.errno == errno.ENOENT:
+                raise Refused("moved", "has gone since it was looked at") from error
+            raise
+        if self._came_out(op, lstat(slot.directory, slot.name), live):
+            if not stat.S_ISDIR(os.fstat(live).st_mode) or not names_in(slot.directory, slot.name):
+                return slot.path
+            refusal = Refused("not_empty", "is a directory that is not empty")
+        else:
+            refusal = Refused("moved", MOVED)
+        refusal.version = self._exchange_back(slot, source, name, held, directory, leaf)
+        raise refusal
+
+    def _exchange_back(self, slot: Slot, source: int, name: bytes, held: int, directory: int, leaf: bytes) -> bytes:
+        """Empty, or where something is that could not be put back: its place has been taken a second time."""
+        try:
+            linux.rename(slot.directory, slot.name, directory, leaf, linux.RENAME_EXCHANGE)
+        except FileNotFoundError:
+            try:
+                renames.move(slot.directory, slot.name, directory, leaf)
+            except FileExistsError:
+                return slot.path
+            return b""
+        if os.path.samestat(lstat(slot.directory, slot.name), os.fstat(held)):
+            renames.move(slot.directory, slot.name, source, name)
+            return b""
+        return slot.path
+
+    def _came_out(self, op: Op, out: os.stat_result, live: int) -> bool:
+        """Whether what was displaced is what was looked at. Its ctime moves with the rename."""
+        assert op.expect
+        return os.path.samestat(out, os.fstat(live)) and same(op.expect, out)
+
+    def _replace_in_steps(
+        self, op: Op, source: int, name: bytes, directory: int, leaf: bytes, live: int, crossing: bool
+    ) -> bytes:
+        """Where the kernel cannot exchange the two: what is there is kept in versions first, then replaced.
+
+        crossing: they are on different file systems; then the new thing is copied next to the path before. On a file
+        system without exchange, what somebody else moves there between the last look and the rename is lost.
+        """
+        before = os.fstat(live)
+        with ExitStack() as held:
+            if crossing:
+                near = held.enter_context(self._near(directory))
+                renames.move(source, name, near, leaf)
+                source, name = near, leaf
+            if stat.S_ISDIR(before.st_mode):
+                version = self._delete_directory(op.path, directory, leaf, before).version
+                renames.move(source, name, directory, leaf)
+                return version
+            slot = self._keep(op.path, lambda inner, free: renames.keep(directory, leaf, inner, free))
+            try:
+                self._take_over(op, source, name, directory, leaf, live)
+            except (OSError, Refused):
+                with suppress(FileNotFoundError):
+                    if os.path.samestat(lstat(directory, leaf), before):
+                        os.unlink(slot.name, dir_fd=slot.directory)
+                raise
+            return slot.path
+
+    def _take_over(self, op: Op, source: int, name: bytes, directory: int, leaf: bytes, live: int) -> None:
+        """What is at the path is in versions already; raises where it has changed since, and leaves it."""
+        if not self._came_out(op, lstat(directory, leaf), live):
+            raise Refused("moved", MOVED)
+        try:
+            linux.rename(source, name, directory, leaf, linux.RENAME_EXCHANGE)
+        except OSError as error:
+            if error.errno not in renames.LACKING:
+                raise
+        else:
+            if not self._came_out(op, lstat(source, name), live):
+                linux.rename(source, name, directory, leaf, linux.RENAME_EXCHANGE)
+                raise Refused("moved", MOVED)
+            os.unlink(name, dir_fd=source)
+            return
+        if stat.S_ISDIR(lstat(source, name).st_mode):
+            os.unlink(leaf, dir_fd=directory)
+            renames.move(source, name, directory, leaf)
+        else:
+            os.rename(name, leaf, src_dir_fd=source, dst_dir_fd=directory)
+
+    @contextmanager
+    def _near(self, directory: int) -> Iterator[int]:
+        """A directory of ours on the file system of a live one: inside, and invisible as all of that name."""
+        name = os.fsencode(self.element) + b"~near"
+        with suppress(FileExistsError):
+            os.mkdir(RESERVED, 0o700, dir_fd=directory)
+        try:
+            with handle(directory, RESERVED, DIRECTORY) as reserved:
+                renames.remove(reserved, name)
+                os.mkdir(name, 0o700, dir_fd=reserved)
+                try:
+                    with handle(reserved, name, DIRECTORY) as near:
+                        yield near
+                finally:
+                    renames.remove(reserved, name)
+        finally:
+            with suppress_errno(errno.ENOTEMPTY, errno.EEXIST):
+                os.rmdir(RESERVED, dir_fd=directory)
+
+    def _keep(self, path: bytes, put: Callable[[int, bytes], bool]) -> Slot:
+        """Lets ``put`` fill the path's place in versions, the first that is free: RUN, RUN~1, ..."""
+        above, name = parts(path)
+        for number in range(1000):
+            run = os.fsencode(self.run) + (b"~%d" % number if number else b"")
+            try:
+                directory = self._versions[run + b"/" + above if above else run]
+                very = put(directory, name)
+            except OSError as error:
+                # Taken, or something that is no directory lies where one is needed.
+                if error.errno not in (errno.EEXIST, errno.ENOTDIR, errno.ELOOP):
+                    raise
+                continue
+            return Slot(directory, name, b"/".join([self.home, b"versions", run, path]), very)
+        raise Refused("io", "has no free place in versions")
+
+    def _remember(self, path: bytes, info: os.stat_result) -> Slot:
+        """Keeps the owner and the mode of a directory that goes; its owner can always enter what is kept."""
+
+        def put(directory: int, name: bytes) -> bool:
+            with suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=directory)
+            with handle(directory, name, DIRECTORY) as held:
+                metadata.apply(held, Entry.of(info), None, renames.ALL, spare=stat.S_IRWXU)
+            return False
+
+        return self._keep(path, put)
+
+    def _meta(self, op: Op) -> Result:
+        above, name = parts(op.path)
+        directory = (self._staged if op.stage else self._live)[above]
+        with handle(directory, name or b".") if op.stage else self._looked_at_meta(op, directory, name) as held:
+            problems = metadata.apply(held, wanted(op), op.attributes, self.preserve, op.expect)
+            return self._done(op, held, problems)
+
+    @contextmanager
+    def _looked_at_meta(self, op: Op, directory: int, name: bytes) -> Iterator[int]:
+        expected(op)
+        with self._looked_at(op, directory, name or b".") as held:
+            yield held
+
+    def _delete(self, op: Op) -> Result:
+        above, name = parts(op.path)
+        directory = self._live[above]
+        expected(op)
+        with self._looked_at(op, directory, name) as live:
+            info = os.fstat(live)
+            if stat.S_ISDIR(info.st_mode):
+                return self._delete_directory(op.path, directory, name, info)
+            slot = self._keep(op.path, lambda inner, free: renames.move(directory, name, inner, free))
+            out = lstat(slot.directory, slot.name)
+            if not slot.very or self._came_out(op, out, live):
+                self._note(out)
+                return Result(op.path, version=slot.path)
+            try:
+                renames.move(slot.directory, slot.name, directory, name)
+            except FileExistsError as error:
+                raise Refused("moved", MOVED, slot.path) from error
+            raise Refused("moved", MOVED)
+
+    def _delete_directory(self, path: bytes, directory: int, name: bytes, info: os.stat_result) -> Result:
+        slot = self._remember(path, info)
+        try:
+            self._remove_directory(directory, name)
+        except OSError:
+            # It holds nothing, or what was deleted in it.
+            with suppress_errno(errno.ENOTEMPTY, errno.EEXIST):
+                os.rmdir(slot.name, dir_fd=slot.directory)
+            self._versions.forget(slot.path.split(b"/", 3)[3])
+            raise
+        self._live.forget(path)
+        return Result(path, version=slot.path)
+
+    def _remove_directory(self, directory: int, name: bytes) -> None:
+        try:
+            os.rmdir(name, dir_fd=directory)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            # All that it holds may be what a killed run had next to a path in it.
+            with handle(directory, name, DIRECTORY) as inner:
+                if RESERVED not in names_in(inner):
+                    raise
+                with self._near(inner):
+                    pass
+            os.rmdir(name, dir_fd=directory)
+
+    def _aside(self, op: Op) -> Result:
+        (above, name), (beside, free) = parts(op.path), parts(op.to)
+        directory, target = self._live[above], self._live[beside]
+        expected(op)
+        with self._looked_at(op, directory, name) as live:
+            link = os.readlink(name, dir_fd=directory) if stat.S_ISLNK(os.fstat(live).st_mode) else b""
+            try:
+                moved = renames.move(directory, name, target, free)
+            except FileExistsError as error:
+                raise Refused("moved", f"the name {os.fsdecode(op.to)} has been taken") from error
+            self._live.forget(op.path)
+            out = lstat(target, free)
+            if moved and not self._came_out(op, out, live):
+                try:
+                    renames.move(target, free, directory, name)
+                except FileExistsError as error:
+                    raise Refused("moved", f"{MOVED}; it is at {os.fsdecode(op.to)} now") from error
+                raise Refused("moved", MOVED)
+            self._note(out)
+            return Result(op.path, entry=Entry.of(out, link))
+
+
+def wanted(op: Op) -> Entry:
+    if op.want is None:
+        raise Refused("bad_request", f"{op.do} of nothing")
+    return op.want
+
+
+def expected(op: Op) -> Entry:
+    if op.expect is None:
+        raise Refused("bad_request", f"{op.do} of what nobody looked at")
+    return op.expect
+
+
+def same(expect: Entry, info: os.stat_result) -> bool:
+    """Whether the two agree in all that a rename leaves as it is; a directory's size and time are its children's."""
+    if expect.kind != KINDS[stat.S_IFMT(info.st_mode)]:
+        return False
+    if (expect.mode, expect.uid, expect.gid) != (stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid):
+        return False
+    return expect.kind == "d" or (expect.size, expect.mtime) == (info.st_size, info.st_mtime_ns)
+
+
+def reason(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+@contextmanager
+def suppress_errno(*numbers: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in numbers:
+            raise
