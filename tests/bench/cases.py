@@ -14,7 +14,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ CORES = len(os.sched_getaffinity(0))
 ROOT = os.geteuid() == 0
 # What rsync -a preserves, as far as this account may.
 ARCHIVE = ["times", "permissions", "group", "links", *(["owner"] if ROOT else [])]
+# Unison has times in floating point, so that microseconds come out one off.
+UNISON_GRAIN = 10**9
 EVERYTHING = [*ARCHIVE, "hardlinks", "acls", "xattrs"]
 
 
@@ -147,9 +150,9 @@ class Bench:
             "unison", run, f"unison ROOT ssh://partner/ROOT {shlex.join(options)}", other if writes else None
         )
 
-    def equal(self, *roots: Path, extended: bool = False) -> Callable[[], None]:
+    def equal(self, *roots: Path, extended: bool = False, grain: int = 1) -> Callable[[], None]:
         def check() -> None:
-            found = {root: trees.fingerprint(root, extended=extended) for root in roots}
+            found = {root: trees.fingerprint(root, extended=extended, grain=grain) for root in roots}
             if len(set(found.values())) > 1:
                 raise Wrong(
                     f"the trees differ: {', '.join(f'{root}: {digest[:12]}' for root, digest in found.items())}"
@@ -222,7 +225,8 @@ def spread_and_clustered(bench: Bench, peers: list[Contender], bars: dict[str, l
             trees.edit(source, 1000 + number, changed=0.01, deleted=0.005, clustered=clustered)
 
         contenders = [bench.ours("mirror", bench.target("ours")), *peers]
-        check = bench.equal(source, bench.target("ours"), *targets)
+        grain = UNISON_GRAIN if any(peer.name == "unison" for peer in peers) else 1
+        check = bench.equal(source, bench.target("ours"), *targets, grain=grain)
         bench.measure(Work(title, contenders, bars[how], prepare=change, check=check))
 
 
@@ -239,11 +243,11 @@ def first_copy(
 
 
 def tar(bench: Bench, source: Path, target: Path) -> Contender:
-    script = (
-        f"tar -C {source} -cf - . | {bench.directory / 'ssh'} 127.0.0.1 'mkdir -p {target} && tar -C {target} -xpf -'"
-    )
+    script = f"tar -C {source} --format=posix -cf - . | {bench.directory / 'ssh'} 127.0.0.1 'mkdir -p {target} && tar -C {target} -xpf -'"
     run = bench.command(["bash", "-o", "pipefail", "-c", script])
-    return Contender("tar over ssh", run, "tar -C SOURCE -cf - . | ssh partner tar -C TARGET -xpf -", target)
+    return Contender(
+        "tar over ssh", run, "tar -C SOURCE --format=posix -cf - . | ssh partner tar -C TARGET -xpf -", target
+    )
 
 
 # -- the cases -------------------------------------------------------------------------------------------------------
@@ -369,7 +373,7 @@ def both_ways(bench: Bench, files: int, directories: int, ratio: float) -> tuple
         f"both directions, nothing changed, {files:,} files",
         [bench.ours("both"), unison],
         [Bar("unison", ratio)],
-        check=bench.equal(*roots),
+        check=bench.equal(*roots, grain=UNISON_GRAIN),
         each=False,
     )
     bench.measure(work)
@@ -394,7 +398,7 @@ def p8(bench: Bench) -> None:
         [bench.ours("both", other), bench.unison(peer, peer_other, writes=True)],
         [Bar("unison", 0.6)],
         prepare=change,
-        check=bench.equal(*roots),
+        check=bench.equal(*roots, grain=UNISON_GRAIN),
     )
     bench.measure(work)
 
@@ -697,21 +701,34 @@ CASES = {
 }
 
 
+@contextmanager
+def in_memory(directory: Path) -> Iterator[None]:
+    """A tmpfs there. The one that every Linux has, /dev/shm, is no place for an element."""
+    if not ROOT:
+        raise Wrong("only root can mount a tmpfs")
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(directory)], check=True)
+    try:
+        yield
+    finally:
+        for path in directory.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        subprocess.run(["umount", str(directory)], check=True)
+
+
 def carry_out(name: str, directory: Path, rounds: int, scale: float) -> dict[str, Any]:
     """Measures one case on two fresh servers; what stays of it is the result."""
     case = CASES[name]
-    if case.memory:
-        directory = Path("/dev/shm/serversync-bench")  # noqa: S108 - a tmpfs on every Linux
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     begun = time.monotonic()
-    try:
-        with loopback(directory) as pair:
-            bench = Bench(directory, pair, rounds, scale)
-            about = environment(directory)
-            case.run(bench)
-    finally:
-        shutil.rmtree(directory)
+    with ExitStack() as held:
+        held.callback(shutil.rmtree, directory)
+        if case.memory:
+            held.enter_context(in_memory(directory))
+        pair = held.enter_context(loopback(directory))
+        bench = Bench(directory, pair, rounds, scale)
+        about = environment(directory)
+        case.run(bench)
     return {
         "title": case.title + ("" if scale == 1 else f" (at {scale:g} of the size)"),
         "environment": about,

@@ -31,9 +31,9 @@ def grow(root: Path, files: int, directories: int, seed: int, sizes: tuple[int, 
 
 
 def write(name: str, pool: bytes, rng: random.Random, sizes: tuple[int, int], held: int | None = None) -> None:
-    """A file of a random piece of the pool and a time that says nothing about now."""
+    """A file of a random piece of the pool and a time that says nothing about now, and is near no whole second."""
     start, size = rng.randrange(POOL), rng.randint(*sizes)
-    when = EPOCH * 10**9 + rng.randrange(10**16)
+    when = (EPOCH + rng.randrange(10**7)) * 10**9 + rng.randrange(10**8, 9 * 10**8)
     file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644, dir_fd=held)
     os.write(file, (pool + pool)[start : start + size])
     os.utime(file, ns=(when, when))
@@ -95,10 +95,11 @@ def bump(root: Path) -> None:
         os.chmod(path, stat.S_IMODE(os.lstat(path).st_mode))
 
 
-def fingerprint(root: Path, *, extended: bool = False) -> str:
+def fingerprint(root: Path, *, extended: bool = False, grain: int = 1) -> str:
     """Hash of all paths with kind, mode, owner, group, time (of directories none), content or link text.
 
-    ``extended``: ACLs, extended attributes and hard links, too. Neither the runner nor rsync has a part in it.
+    ``extended``: ACLs, extended attributes and hard links, too; grain: of the times, in ns. Neither the runner nor
+    rsync has a part in it.
     """
     whole = hashlib.blake2b()
     groups: dict[tuple[int, int], list[str]] = defaultdict(list)
@@ -108,7 +109,7 @@ def fingerprint(root: Path, *, extended: bool = False) -> str:
             path = os.path.join(directory, name)
             info = os.lstat(path)
             below = os.path.relpath(path, root)
-            time = 0 if stat.S_ISDIR(info.st_mode) else info.st_mtime_ns
+            time = 0 if stat.S_ISDIR(info.st_mode) else info.st_mtime_ns // grain
             parts = [os.fsencode(below), b"%o %d %d %d" % (info.st_mode, info.st_uid, info.st_gid, time)]
             if stat.S_ISLNK(info.st_mode):
                 parts.append(os.fsencode(os.readlink(path)))
