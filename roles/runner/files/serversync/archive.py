@@ -68,12 +68,13 @@ SEALED = {
     "links": "SELECT entry FROM links ORDER BY entry",
     "intents": "SELECT id, batch FROM intents ORDER BY id",
 }
+READONLY = "attempt to write a readonly database"
 # What SQLite says of the disk, not of the file's contents.
 DISK = (
     "database or disk is full",
     "disk I/O error",
     "unable to open database file",
-    "attempt to write a readonly database",
+    READONLY,
     "database is locked",
 )
 # The root has no parent; no path begins with a slash.
@@ -174,7 +175,8 @@ class Archive:
         self._commits = 0
         self._directory: tuple[bytes, _Directory | None] = (ABOVE, None)
         self._chunk: tuple[int, dict[bytes, Fields]] = (0, {})
-        self._database = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+        with _failures(path):
+            self._database = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
         try:
             self._state = self._load()
         except BaseException:
@@ -370,7 +372,9 @@ class Archive:
 
     def standing(self, statuses: Collection[str]) -> Iterator[Row]:
         """Rows that are kept, left or unresolved, as asked, status by status."""
+        commits = self._commits
         for status in sorted(statuses):
+            self._since(commits)
             yield from self._under(status)
 
     def racy(self) -> Iterator[Row]:
@@ -779,7 +783,9 @@ def _failures(path: Path) -> Iterator[None]:
     except (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.NotSupportedError):
         raise
     except sqlite3.Error as error:
-        if str(error).startswith(DISK):
+        # A flipped byte, too, can make a file read-only to SQLite.
+        refused = str(error) == READONLY and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+        if str(error).startswith(DISK) and not refused:
             raise _unusable(path, str(error), full="full" in str(error)) from error
         raise DamagedArchive(path, str(error)) from error
 
