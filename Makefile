@@ -4,11 +4,13 @@
 # Every target installs what it needs into .venv, and Debian packages where it may.
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test servers lint sanity schema clean
+.PHONY: help demo test bench faults servers lint sanity schema clean
 
 help:
 	@echo "make demo     a job declared, run, duplicated and removed, here and without root (1 minute)"
 	@echo "make test     unit and integration tests; no root, no container"
+	@echo "make bench    how fast it is against rsync and unison; writes docs/performance.md (an hour; BENCH='P1 P3' for some)"
+	@echo "make faults   kills, lost links, full disks, damaged archives; 500 kills (an hour; FAULTS='--kills 20' for a few)"
 	@echo "make servers  two Debian servers with systemd in containers, end to end (root, podman)"
 	@echo "make lint     formatting, types, documentation, licences"
 	@echo "make sanity   ansible-test sanity on every supported ansible-core that runs here"
@@ -29,6 +31,14 @@ test: .venv/.test
 	@scripts/need-packages rsync=rsync sshd=openssh-server ssh=openssh-client
 	.venv/bin/python -m pytest tests/unit tests/integration
 
+bench: .venv/.test
+	@scripts/need-packages rsync=rsync unison=unison sshd=openssh-server ssh=openssh-client setfacl=acl
+	.venv/bin/python tests/bench/run.py $(BENCH)
+
+faults: .venv/.test
+	@scripts/need-packages rsync=rsync unison=unison sshd=openssh-server ssh=openssh-client strace=strace faketime=faketime setfacl=acl chattr=e2fsprogs
+	.venv/bin/python tests/faults/campaign.py $(FAULTS)
+
 servers: .venv/.servers
 	@scripts/need-packages podman=podman runc=runc mmdebstrap=mmdebstrap /usr/lib/podman/netavark=netavark /usr/lib/podman/aardvark-dns=aardvark-dns iptables=iptables ssh=openssh-client
 	@scripts/servers
@@ -43,6 +53,6 @@ schema: .venv/.units
 	.venv/bin/python tests/generate_schema.py
 
 clean:
-	rm -rf .venv .nox .demo .servers .ansible .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .bench .faults .venv .nox .demo .servers .ansible .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -f serversync-core-*.tar.gz
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -243,11 +243,11 @@ def first_copy(
 
 
 def tar(bench: Bench, source: Path, target: Path) -> Contender:
-    script = f"tar -C {source} --format=posix -cf - . | {bench.directory / 'ssh'} 127.0.0.1 'mkdir -p {target} && tar -C {target} -xpf -'"
+    there = f"mkdir -p {target} && tar -C {target} -xpf -"
+    script = f"tar -C {source} --format=posix -cf - . | {bench.directory / 'ssh'} 127.0.0.1 '{there}'"
     run = bench.command(["bash", "-o", "pipefail", "-c", script])
-    return Contender(
-        "tar over ssh", run, "tar -C SOURCE --format=posix -cf - . | ssh partner tar -C TARGET -xpf -", target
-    )
+    shown = "tar -C SOURCE --format=posix -cf - . | ssh partner tar -C TARGET -xpf -"
+    return Contender("tar over ssh", run, shown, target)
 
 
 # -- the cases -------------------------------------------------------------------------------------------------------
