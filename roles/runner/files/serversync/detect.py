@@ -32,8 +32,10 @@ from time import time_ns
 from typing import Any, NamedTuple, Union
 
 from serversync.entry import FORMAT, KINDS, Entry, seconds
-from serversync.filters import RESERVED, Filter
+from serversync.filters import Filter
+from serversync.held import RESERVED, reach
 from serversync.linux import open_beneath
+from serversync.metadata import ACLS, preserved
 
 Child = tuple[bytes, bytes, bytes]
 Found = Union[Entry, str, None]
@@ -46,17 +48,12 @@ READ = 1 << 20
 GRAIN = 1 << 20
 # How often a directory is read until nothing vanishes meanwhile.
 READINGS = 3
-# Longest path that one system call is given; PATH_MAX with room for a name.
-FAR = 3_800
 SIZE = 16
 F_SETPIPE_SZ = 1031
 VANISHED = "it vanished while it was looked at"
 MOUNTED = "another file system is mounted there"
-ACLS = ("system.posix_acl_access", "system.posix_acl_default")
-HIDDEN = RESERVED.encode()
 ENCODING, ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW
-CAPABILITY = "security.capability"
 LETTERS = {kind: letter.encode() for kind, letter in KINDS.items()}
 # What opening a path says where there is nothing of that name: a part of it is missing, a file, or a link.
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
@@ -139,8 +136,8 @@ def blocks(descriptor: int) -> Iterator[tuple[int, bytes]]:
 def now(root: int) -> int:
     """The time by the clock of the root's file system, where the runner may touch its own directory; else by ours."""
     try:
-        os.utime(HIDDEN, dir_fd=root, follow_symlinks=False)
-        return os.stat(HIDDEN, dir_fd=root, follow_symlinks=False).st_ctime_ns
+        os.utime(RESERVED, dir_fd=root, follow_symlinks=False)
+        return os.stat(RESERVED, dir_fd=root, follow_symlinks=False).st_ctime_ns
     except OSError:
         return time_ns()
 
@@ -177,7 +174,7 @@ def probe(root: int, *, writable: bool) -> dict[str, Any]:
     }
     if writable:
         with suppress(FileNotFoundError):
-            directory = open_beneath(root, HIDDEN, os.O_RDONLY | DIRECTORY)
+            directory = open_beneath(root, RESERVED, os.O_RDONLY | DIRECTORY)
             try:
                 facts |= tried(directory)
             finally:
@@ -306,14 +303,18 @@ class _Fold:
     def leave(self, parent: bytes) -> None:
         """Closes what is open below ``parent``."""
         while self.open[-1][0] != parent:
-            path, lines = self.open.pop()
-            self.blocks.add(path[2:], lines)
+            self.close()
+
+    def close(self) -> None:
+        path, lines = self.open.pop()
+        # find is asked to leave out directories of that name alone: a question for each file would cost it a tenth.
+        self.blocks.add(path[2:], [line for line in lines if not line.startswith(RESERVED + b"\0")])
 
     def finish(self) -> _Blocks:
         if self.tail:
             raise ValueError("what find printed is cut short")
-        self.leave(b".")
-        self.blocks.add(b"", self.open.pop()[1])
+        while self.open:
+            self.close()
         return self.blocks
 
 
@@ -388,8 +389,8 @@ class Detection:
     def _find(self, own: bytes) -> tuple[bytes, int] | None:
         """The pass by find: stream digest and number of entries; None where it did not see all."""
         each = b"%h\\0%f\\0" + FORMAT + b"\\0\\0"
-        argv = [b"find", b".", b"-mindepth", b"1", b"-xdev", b"-name", HIDDEN, b"-prune"]
-        argv += [b"-o", b"-type", b"d", b"-printf", b"/" + each, b"-o", b"-printf", each]
+        argv = [b"find", b".", b"-mindepth", b"1", b"-xdev", b"-type", b"d"]
+        argv += [b"(", b"-name", RESERVED, b"-prune", b"-o", b"-printf", b"/" + each, b")", b"-o", b"-printf", each]
         stream = blake2b(own, digest_size=SIZE, person=b"find")
         nuls = length = 0
         try:
@@ -488,7 +489,7 @@ class Detection:
         with self._opened(path, os.O_RDONLY | DIRECTORY) as descriptor, os.scandir(descriptor) as found:
             for item in found:
                 own = item.name.encode(ENCODING, ERRORS)
-                if own == HIDDEN:
+                if own == RESERVED:
                     continue
                 frame.empty = False
                 directory = item.is_dir(follow_symlinks=False)
@@ -685,7 +686,7 @@ class Detection:
                         os.close(held)
                         held = None
                     try:
-                        held = self._open(parent, os.O_PATH | DIRECTORY)
+                        held = reach(self.root, parent, os.O_PATH | DIRECTORY)
                     except OSError as failed:
                         error = failed
                 mounted = OSError(errno.EXDEV, MOUNTED) if path in self.mounts else None
@@ -718,31 +719,15 @@ class Detection:
                 raise
             keys = []
         for key in keys:
-            kind = "acls" if key in ACLS else "xattrs" if key.startswith("user.") or key == CAPABILITY else ""
-            if kind in self.xattrs:
+            if preserved(key, self.xattrs):
                 values[key] = os.getxattr(location, key, follow_symlinks=False)
         return values
 
     # Ways in
 
-    def _open(self, path: bytes, flags: int) -> int:
-        """``open_beneath`` for paths of any length."""
-        held = self.root
-        try:
-            while len(path) > FAR:
-                cut = path.rindex(b"/", 0, FAR)
-                inner = open_beneath(held, path[:cut], os.O_PATH | DIRECTORY)
-                if held != self.root:
-                    os.close(held)
-                held, path = inner, path[cut + 1 :]
-            return open_beneath(held, path, flags)
-        finally:
-            if held != self.root:
-                os.close(held)
-
     @contextmanager
     def _opened(self, path: bytes, flags: int) -> Iterator[int]:
-        descriptor = self._open(path, flags)
+        descriptor = reach(self.root, path, flags)
         try:
             yield descriptor
         finally:

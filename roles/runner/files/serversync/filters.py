@@ -25,6 +25,8 @@ from serversync.failure import Failure
 RESERVED = ".serversync"
 # A conflict copy: STEM.conflict-SERVER-MTIME[-N]EXT.
 CONFLICT_COPY = re.compile(r"\.conflict-[^/]+-\d{8}T\d{6}Z(-\d+)?(\.[^/]*)?\Z")
+# A surrogate that stands for no byte (PEP 383).
+NOWHERE = "\udc00"
 CLASSES = {
     "alnum": "0-9A-Za-z",
     "alpha": "A-Za-z",
@@ -92,11 +94,13 @@ class Filter:
         parts = path.split(b"/")
         if RESERVED.encode() in parts:
             return True
-        above = [b"/".join(parts[:end]) for end in range(1, len(parts))]
-        if not all(self.enters(parent) for parent in above):
-            return True
-        inside = self.inside(b"/".join(parts[:-1]))
-        return not self.takes(path, directory, inside) and not (directory and self.enters(path))
+        inside = not self.include
+        for end in range(1, len(parts)):
+            above = b"/".join(parts[:end])
+            inside = self.takes(above, True, inside)
+            if not inside and not self.enters(above):
+                return True
+        return bool(path) and not self.takes(path, directory, inside) and not (directory and self.enters(path))
 
     def inside(self, directory: bytes) -> bool:
         """Whether what is in the directory takes part unless it is excluded."""
@@ -114,11 +118,11 @@ class Filter:
         return True
 
     def enters(self, directory: bytes) -> bool:
-        """Whether something below a directory may take part whose own directory is not excluded."""
+        """Whether something below a directory may take part that does not itself (``takes``)."""
         shown = text(directory)
         if decides(self.exclude, shown, True) and not CONFLICT_COPY.search(shown):
             return False
-        return not self.include or any(rule.below(shown) for rule in self.include) or self.inside(directory)
+        return not self.include or any(rule.below(shown) for rule in self.include)
 
 
 def decides(rules: list[Rule], path: str, directory: bool) -> bool:
@@ -163,7 +167,7 @@ def expression(parts: list[str]) -> re.Pattern[str]:
     pattern = GitIgnoreSpec.from_lines(["/" + "/".join(parts)]).patterns[0]
     assert isinstance(pattern, RegexPattern) and pattern.regex is not None
     # pathspec lets a negated bracket expression match a slash.
-    return re.compile(pattern.regex.pattern.replace("[^", "[^/"))
+    return re.compile(re.sub(r"\[\^(\]?)", r"[^\1/", pattern.regex.pattern))
 
 
 def plain(part: str, pattern: str) -> str:
@@ -200,8 +204,9 @@ def bracketed(negated: str, members: str, pattern: str) -> str:
     first, last = "]" if "\\]" in members else "", "-" if "\\-" in members else ""
     members = first + re.sub(r"\\([\]-])", "", members) + last
     members = re.sub(r"\\(.)", r"\1", members)
-    if not negated and len(members) == 1:
-        return literal(members)
+    if members[0] in "!^[":
+        # What would have a meaning there is put after what no name has.
+        members = NOWHERE + members
     return f"[{'!' if negated else ''}{members}]"
 
 
