@@ -58,7 +58,7 @@ def kept_by_git(root: Path, patterns: list[str]) -> set[str]:
 
 # Not among them: a**, which git, unlike its manual, takes for ** where a fixed text stands before it.
 PLAIN = ["a", "b", "ab", "a]", "c#", "!", "^", " b", "b\\ ", "\\a", "\\[a]", "\\!"]
-WILD = ["a*", "*b", "?", "*", "**", "*.x", "[ab]", "[!a]", "[^a]", "a[!b]b", "[[:alpha:]]"]
+WILD = ["a*", "*b", "?", "*", "**", "*.x", "[ab]", "[!a]", "[^a]", "a[!b]b", "a[.-0]b", "[[:alpha:]]"]
 PART = st.sampled_from(
     [*PLAIN, *WILD, "[]a]", "[[]a]", "[a-]", "[!]a]", "[^^]", "[ab\\]]", "[\\^]", "[\\^a]", "[#-c]", "[[]"]
 )
@@ -154,6 +154,12 @@ def test_what_the_runner_keeps_is_invisible(path: bytes) -> None:
         ("a//b", b"a/b", True),
         ("[[:digit:]][[:upper:]_]", b"7_", True),
         ("[![:space:]]", b"\t", False),
+        ("[[:space:]]", b"\n", True),
+        ("[\n]", b"\n", True),
+        ("[[:punct:]a]x", b"-x", True),
+        ("[[:punct:]a]x", b"^x", True),
+        ("[[:punct:]a]x", b"bx", False),
+        ("a[[:graph:]]b", b"a/b", False),
         ("a**b", b"a/b", False),
         ("a**b", b"axb", True),
     ],

@@ -158,7 +158,8 @@ def probe(root: int, *, writable: bool) -> dict[str, Any]:
 
     granularity: of its time stamps, ns; folding: which of ``case`` and ``normalization`` it does not tell apart in
     names; acls, xattrs: whether it has them; name_max: bytes; fstype; device and inode of the root. ``writable`` allows
-    it to be tried out within ``.serversync``, where there is one; else some of it is known by the type alone.
+    it to be tried out within ``.serversync``, under the root's lock; where that is not there or nothing can be written,
+    granularity and folding are what is known of the type.
     """
     info = os.stat(root)
     kind = fstype(root)
@@ -173,7 +174,7 @@ def probe(root: int, *, writable: bool) -> dict[str, Any]:
         "inode": info.st_ino,
     }
     if writable:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             directory = open_beneath(root, RESERVED, os.O_RDONLY | DIRECTORY)
             try:
                 facts |= tried(directory)
@@ -183,9 +184,9 @@ def probe(root: int, *, writable: bool) -> dict[str, Any]:
 
 
 def tried(directory: int) -> dict[str, Any]:
-    """Granularity and folding, by a file that is made for it."""
-    stem, time = f"probe-{os.getpid()}-{time_ns()}-\u00e9", 1_000_000_001_987_654_321
-    os.close(os.open(stem, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=directory))
+    """Granularity and folding, by a file that is made for it; raises OSError where it cannot be."""
+    stem, time = "probe-\u00e9", 1_000_000_001_987_654_321
+    os.close(os.open(stem, os.O_CREAT | os.O_NOFOLLOW | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=directory))
     try:
         os.utime(stem, ns=(time, time), dir_fd=directory)
         kept = os.stat(stem, dir_fd=directory).st_mtime_ns
@@ -401,18 +402,17 @@ class Detection:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                bufsize=0,
+                bufsize=READ,
             )
         except OSError:
             return None
         with process:
             assert process.stdout is not None
-            descriptor = process.stdout.fileno()
             # An ordinary user may have used up what he may have in pipes.
             with suppress(PermissionError):
-                fcntl(descriptor, F_SETPIPE_SZ, READ)
+                fcntl(process.stdout, F_SETPIPE_SZ, READ)
             try:
-                while piece := os.read(descriptor, READ):
+                while piece := process.stdout.read(READ):
                     stream.update(piece)
                     nuls += piece.count(b"\0")
                     length += len(piece)

@@ -25,19 +25,22 @@ from serversync.failure import Failure
 RESERVED = ".serversync"
 # A conflict copy: STEM.conflict-SERVER-MTIME[-N]EXT.
 CONFLICT_COPY = re.compile(r"\.conflict-[^/]+-\d{8}T\d{6}Z(-\d+)?(\.[^/]*)?\Z")
+# Bracket expressions of a regular expression, and whatever is escaped.
+SET = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
 # A surrogate that stands for no byte (PEP 383).
 NOWHERE = "\udc00"
+# The bracket expressions of POSIX; a line feed is a NUL here, see ``text``.
 CLASSES = {
     "alnum": "0-9A-Za-z",
     "alpha": "A-Za-z",
     "blank": " \t",
-    "cntrl": "\x01-\x1f\x7f",
+    "cntrl": "\0-\x1f\x7f",
     "digit": "0-9",
     "graph": "!-~",
     "lower": "a-z",
     "print": " -~",
-    "punct": "!-,./:-@\\[-`{-~-",
-    "space": " \t\n\v\f\r",
+    "punct": "!-*+-.:-@[-`{-~",
+    "space": " \t\0\v\f\r",
     "upper": "A-Z",
     "xdigit": "0-9A-Fa-f",
 }
@@ -145,7 +148,7 @@ def parsed(patterns: Iterable[str], field: str) -> list[Rule]:
 
 def parse(pattern: str) -> Rule | None:
     """None for what is no pattern: a comment, an empty line; raises ValueError where it cannot be understood."""
-    stripped = strip_trailing_spaces(pattern)
+    stripped = strip_trailing_spaces(pattern).replace("\n", "\0")
     if stripped.startswith("#"):
         return None
     takes = not stripped.startswith("!")
@@ -166,8 +169,12 @@ def parse(pattern: str) -> Rule | None:
 def expression(parts: list[str]) -> re.Pattern[str]:
     pattern = GitIgnoreSpec.from_lines(["/" + "/".join(parts)]).patterns[0]
     assert isinstance(pattern, RegexPattern) and pattern.regex is not None
-    # pathspec lets a negated bracket expression match a slash.
-    return re.compile(re.sub(r"\[\^(\]?)", r"[^\1/", pattern.regex.pattern))
+    # A bracket expression of git's matches no slash; those that pathspec makes of asterisks do not anyway.
+    return re.compile(SET.sub(lambda found: no_slash(found[0]), pattern.regex.pattern))
+
+
+def no_slash(expression: str) -> str:
+    return f"(?!/){expression}" if expression.startswith("[") and expression != "[^/]" else expression
 
 
 def plain(part: str, pattern: str) -> str:
@@ -190,7 +197,7 @@ def plain(part: str, pattern: str) -> str:
 
 def literal(character: str) -> str:
     # White space at an end is cut off, escaped or not.
-    return f"[{character}]".replace("\n", "\0") if character.isspace() else "\\" + character
+    return f"[{character}]" if character.isspace() else "\\" + character
 
 
 def bracketed(negated: str, members: str, pattern: str) -> str:
