@@ -452,6 +452,16 @@ def test_checksums_do_not_mind_holes(tmp_path: Path) -> None:
         assert isinstance(found.checksums([b"huge"])[b"huge"], tuple), "a sparse terabyte is read in no time"
 
 
+def test_a_file_is_read_no_further_than_its_size_was(tmp_path: Path) -> None:
+    with (tmp_path / "grown").open("w+b") as file:
+        file.write(b"data")
+        file.seek(3 * detect.GRAIN)
+        file.write(b"more")
+        file.flush()
+        for size in (4, detect.GRAIN + 1):
+            assert b"".join(piece for _start, piece in detect.blocks(file.fileno(), size)).rstrip(b"\0") == b"data"
+
+
 def test_checksums_of_what_has_none(tmp_path: Path) -> None:
     make(tmp_path, "d/")
     os.mkfifo(tmp_path / "fifo")
@@ -465,8 +475,8 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytes
     make(tmp_path, "f")
     real = detect.blocks
 
-    def changing(descriptor: int) -> Iterator[tuple[int, bytes]]:
-        yield from real(descriptor)
+    def changing(descriptor: int, size: int) -> Iterator[tuple[int, bytes]]:
+        yield from real(descriptor, size)
         os.utime(tmp_path / "f", ns=(1, 1))
 
     monkeypatch.setattr(detect, "blocks", changing)

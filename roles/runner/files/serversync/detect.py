@@ -113,10 +113,10 @@ def checksum(pieces: Iterable[tuple[int, bytes]], size: int) -> bytes:
     return content.digest()
 
 
-def blocks(descriptor: int) -> Iterator[tuple[int, bytes]]:
-    """An open file's pieces for ``checksum``, without those that are holes."""
+def blocks(descriptor: int, size: int) -> Iterator[tuple[int, bytes]]:
+    """The pieces for ``checksum`` of an open file of that size, without those that are holes."""
     start = 0
-    while True:
+    while start < size:
         try:
             start = os.lseek(descriptor, start, os.SEEK_DATA)
         except OSError as error:
@@ -124,13 +124,13 @@ def blocks(descriptor: int) -> Iterator[tuple[int, bytes]]:
                 raise
             return
         start -= start % GRAIN
-        piece = os.pread(descriptor, GRAIN, start)
-        while len(piece) < GRAIN and (rest := os.pread(descriptor, GRAIN - len(piece), start + len(piece))):
+        # Nothing is left where the data begin behind that size: the file has grown.
+        length = max(0, min(GRAIN, size - start))
+        piece = os.pread(descriptor, length, start)
+        while len(piece) < length and (rest := os.pread(descriptor, length - len(piece), start + len(piece))):
             piece += rest
-        if not piece:
-            return
         yield start, piece
-        start += len(piece)
+        start += GRAIN
 
 
 def now(root: int) -> int:
@@ -656,7 +656,7 @@ class Detection:
             return "it is not a regular file"
         descriptor = open_beneath(parent, name(path), os.O_RDONLY | os.O_NONBLOCK)
         try:
-            content = checksum(blocks(descriptor), before.size)
+            content = checksum(blocks(descriptor, before.size), before.size)
         finally:
             os.close(descriptor)
         if self._entry(parent, name(path)) != before:
