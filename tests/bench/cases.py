@@ -82,7 +82,7 @@ class Bench:
             "direction": "to_partner",
             "conflict": "this_server_wins",
             "delete": "extraneous",
-            "max_delete": 10_000_000,
+            "max_delete": "100%",
             "exclude": [],
             "include": [],
             "preserve": ARCHIVE,

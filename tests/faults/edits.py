@@ -83,7 +83,8 @@ class Edit(NamedTuple):
 class Editor:
     """Draws edits; the tokens and times of one editor are never drawn twice.
 
-    names: what new paths are called; only: the kinds of edits; quiet: whether those that only contents betray are in.
+    names: what new paths are called; only: the kinds of edits; quiet: whether those that only contents betray are in;
+    large: bytes of some files; grain: of times, in ns.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Editor:
         quiet: bool = False,
         depth: int = 4,
         large: int = 0,
+        grain: int = 1,
     ) -> None:
         self.rng = rng
         self.name = name
@@ -104,11 +106,13 @@ class Editor:
         self.quiet = quiet
         self.depth = depth
         self.large = large
+        self.grain = grain
         self.count = 0
 
     def time(self) -> int:
         """Rising, seven seconds and a bit apart."""
-        return (EPOCH + self.count * 7) * 10**9 + 123_456_789
+        time = (EPOCH + self.count * 7) * 10**9 + 123_456_789
+        return time - time % self.grain
 
     def choose(self, weights: dict[str, int]) -> str | None:
         allowed = {do: weight for do, weight in weights.items() if weight and (not self.only or do in self.only)}
