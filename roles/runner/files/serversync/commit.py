@@ -30,6 +30,7 @@ CODES = {
     errno.ENOTDIR: "moved",
     errno.ELOOP: "moved",
     errno.EEXIST: "moved",
+    errno.EAGAIN: "moved",
     errno.ENOTEMPTY: "not_empty",
     errno.EXDEV: "mount",
     errno.EBUSY: "busy",
@@ -98,12 +99,18 @@ MOVED = "has changed since it was looked at"
 
 
 class Slot(NamedTuple):
-    """A name in versions: held directory, name there, the path below the root; very: not a copy of what was to come."""
+    """A name in versions: held directory, name there, the path below the root."""
 
     directory: int
     name: bytes
     path: bytes
-    very: bool
+
+
+class Placed(NamedTuple):
+    """version: of what was displaced; copied: what is at the path now is a copy of what had been staged."""
+
+    version: bytes
+    copied: bool
 
 
 class Commit:
@@ -235,16 +242,37 @@ class Commit:
                 problems = [] if op.do in ("link", "mkdir") else self._dress(op, held)
                 return self._done(op, held, problems)
         name = next(self.names)
-        self._make(op, self.made, name)
+        try:
+            self._make(op, self.made, name)
+        except OSError as error:
+            if op.do != "link" or error.errno != errno.EXDEV:
+                raise
+            return self._link_near(op)
         try:
             with handle(self.made, name) as held:
                 problems = [] if op.do == "link" else self._dress(op, held)
                 if op.do == "link" and self._already(op, held):
                     return self._done(op, held, problems)
-                version = self._install(op, self.made, name, held)
-                return self._done(op, held, problems, version)
+                placed = self._install(op, self.made, name, held)
+                return self._done(op, held, problems, placed)
         finally:
             renames.remove(self.made, name)
+
+    def _link_near(self, op: Op) -> Result:
+        """Where the stage is on another file system than the file that is to have another name."""
+        above, leaf = parts(op.path)
+        directory = self._live[above]
+        with self._near(directory) as near:
+            self._link(op, near, leaf)
+            with handle(near, leaf) as held:
+                if self._already(op, held):
+                    return self._done(op, held, [])
+                if op.expect is None:
+                    self._install_new(near, leaf, directory, leaf)
+                    return self._done(op, held, [])
+                with self._looked_at(op, directory, leaf) as live:
+                    version = self._replace_in_steps(op, near, leaf, directory, leaf, live, False)
+                return self._done(op, held, [], Placed(version, False))
 
     def _install_staged(self, op: Op) -> Result:
         above, name = parts(op.staged)
@@ -263,12 +291,11 @@ class Commit:
             if KINDS[stat.S_IFMT(info.st_mode)] != want.kind or (want.kind == "f" and info.st_size != want.size):
                 raise Refused("not_staged", "did not arrive as planned")
             problems = self._dress(op, held)
-            version = self._install(op, directory, name, held)
+            placed = self._install(op, directory, name, held)
             if op.do == "tree":
                 self._staged.forget(op.staged)
-                # Now that it need not be moved any more it may be one that its owner cannot write in.
-                problems = metadata.apply(held, want, None, self.preserve, op.expect) or problems
-            return self._done(op, held, problems, version)
+                self._narrow(op, held, placed)
+            return self._done(op, held, problems, placed)
         finally:
             os.close(held)
 
@@ -276,12 +303,21 @@ class Commit:
         """Like ``put``, of what has the name in the held directory, which is on the same file system."""
         try:
             with handle(directory, name) as held:
-                version = self._install(op, directory, name, held)
-                return self._done(op, held, [], version)
+                placed = self._install(op, directory, name, held)
+                return self._done(op, held, [], placed)
         except Refused as refusal:
             return Result(op.path, refusal.problem, None, refusal.version)
         except OSError as error:
             return Result(op.path, Problem(CODES.get(error.errno or 0, "io"), reason(error)))
+
+    def _narrow(self, op: Op, held: int, placed: Placed) -> None:
+        """Now that it need not be moved any more the directory may be one that its owner cannot write in."""
+        mode = metadata.wanted_mode(os.fstat(held), wanted(op), self.preserve, op.expect)
+        if placed.copied:
+            above, leaf = parts(op.path)
+            with handle(self._live[above], leaf, DIRECTORY) as copy:
+                metadata.set_mode(copy, mode)
+        metadata.set_mode(held, mode)
 
     def _make(self, op: Op, directory: int, name: bytes) -> None:
         if op.do == "link":
@@ -322,10 +358,17 @@ class Commit:
         fillable = stat.S_IRWXU if want.kind == "d" and os.geteuid() != 0 else 0
         return metadata.apply(held, want, op.attributes, self.preserve, op.expect, spare=fillable)
 
-    def _done(self, op: Op, held: int, problems: list[Problem], version: bytes = b"") -> Result:
+    def _done(self, op: Op, held: int, problems: list[Problem], placed: Placed | None = None) -> Result:
         info = os.fstat(held)
+        version = placed.version if placed else b""
+        if placed and placed.copied:
+            above, leaf = parts(op.path)
+            copy = lstat(self._live[above], leaf)
+            if not same(Entry.of(info), copy):
+                raise Refused("moved", MOVED, version)
+            info = copy
         self._note(info)
-        link = wanted(op).link if stat.S_ISLNK(info.st_mode) else b""
+        link = os.readlink(b"", dir_fd=held) if stat.S_ISLNK(info.st_mode) else b""
         return Result(op.path, problems[0] if problems else None, Entry.of(info, link), version)
 
     def _note(self, info: os.stat_result) -> None:
@@ -339,27 +382,31 @@ class Commit:
         if op.expect.inode != info.st_ino or not as_seen or not same(op.expect, info):
             raise Refused("moved", MOVED)
 
-    def _install(self, op: Op, source: int, name: bytes, held: int) -> bytes:
-        """What is ``held`` moves from where it waits to its path; where what it displaced is."""
+    def _install(self, op: Op, source: int, name: bytes, held: int) -> Placed:
+        """What is ``held`` moves from where it waits to its path."""
         above, leaf = parts(op.path)
         directory = self._live[above]
         if op.expect is None:
-            try:
-                renames.move(source, name, directory, leaf)
-            except FileExistsError as error:
-                raise Refused("moved", "something has been made there since it was looked at") from error
-            return b""
+            return Placed(b"", copied=not self._install_new(source, name, directory, leaf))
         with self._looked_at(op, directory, leaf) as live:
+            copied = False
             try:
                 version = self._exchange(op, source, name, held, directory, leaf, live)
             except OSError as error:
                 if error.errno not in (errno.EXDEV, *renames.LACKING):
                     raise
-                crossing = error.errno == errno.EXDEV
-                version = self._replace_in_steps(op, source, name, directory, leaf, live, crossing)
+                copied = error.errno == errno.EXDEV
+                version = self._replace_in_steps(op, source, name, directory, leaf, live, copied)
             self._note(os.fstat(live))
             self._live.forget(op.path)
-            return version
+            return Placed(version, copied)
+
+    def _install_new(self, source: int, name: bytes, directory: int, leaf: bytes) -> bool:
+        """Whether the very thing is there now, no copy."""
+        try:
+            return renames.move(source, name, directory, leaf)
+        except FileExistsError as error:
+            raise Refused("moved", "something has been made there since it was looked at") from error
 
     @contextmanager
     def _looked_at(self, op: Op, directory: int, leaf: bytes) -> Iterator[int]:
@@ -433,9 +480,7 @@ class Commit:
             try:
                 self._take_over(op, source, name, directory, leaf, live)
             except (OSError, Refused):
-                with suppress(FileNotFoundError):
-                    if os.path.samestat(lstat(directory, leaf), before):
-                        os.unlink(slot.name, dir_fd=slot.directory)
+                self._drop(slot, directory, leaf, live)
                 raise
             return slot.path
 
@@ -443,18 +488,26 @@ class Commit:
         """What is at the path is in versions already; raises where it has changed since, and leaves it."""
         if not self._came_out(op, lstat(directory, leaf), live):
             raise Refused("moved", MOVED)
+        coming = lstat(source, name)
         try:
             linux.rename(source, name, directory, leaf, linux.RENAME_EXCHANGE)
         except OSError as error:
             if error.errno not in renames.LACKING:
                 raise
         else:
-            if not self._came_out(op, lstat(source, name), live):
+            if self._came_out(op, lstat(source, name), live):
+                os.unlink(name, dir_fd=source)
+                return
+            try:
                 linux.rename(source, name, directory, leaf, linux.RENAME_EXCHANGE)
+            except FileNotFoundError as error:
+                raise Refused("moved", MOVED, self._give_back(op, source, name, directory, leaf)) from error
+            if os.path.samestat(lstat(source, name), coming):
                 raise Refused("moved", MOVED)
-            os.unlink(name, dir_fd=source)
-            return
-        if stat.S_ISDIR(lstat(source, name).st_mode):
+            # A second edit came out.
+            kept = self._keep(op.path, lambda inner, free: renames.move(source, name, inner, free))
+            raise Refused("moved", MOVED, kept.path)
+        if stat.S_ISDIR(coming.st_mode):
             os.unlink(leaf, dir_fd=directory)
             renames.move(source, name, directory, leaf)
         else:
@@ -479,31 +532,30 @@ class Commit:
             with suppress_errno(errno.ENOTEMPTY, errno.EEXIST):
                 os.rmdir(RESERVED, dir_fd=directory)
 
-    def _keep(self, path: bytes, put: Callable[[int, bytes], bool]) -> Slot:
+    def _keep(self, path: bytes, put: Callable[[int, bytes], object]) -> Slot:
         """Lets ``put`` fill the path's place in versions, the first that is free: RUN, RUN~1, ..."""
         above, name = parts(path)
         for number in range(1000):
             run = os.fsencode(self.run) + (b"~%d" % number if number else b"")
             try:
                 directory = self._versions[run + b"/" + above if above else run]
-                very = put(directory, name)
+                put(directory, name)
             except OSError as error:
                 # Taken, or something that is no directory lies where one is needed.
                 if error.errno not in (errno.EEXIST, errno.ENOTDIR, errno.ELOOP):
                     raise
                 continue
-            return Slot(directory, name, b"/".join([self.home, b"versions", run, path]), very)
+            return Slot(directory, name, b"/".join([self.home, b"versions", run, path]))
         raise Refused("io", "has no free place in versions")
 
     def _remember(self, path: bytes, info: os.stat_result) -> Slot:
         """Keeps the owner and the mode of a directory that goes; its owner can always enter what is kept."""
 
-        def put(directory: int, name: bytes) -> bool:
+        def put(directory: int, name: bytes) -> None:
             with suppress(FileExistsError):
                 os.mkdir(name, 0o700, dir_fd=directory)
             with handle(directory, name, DIRECTORY) as held:
                 metadata.apply(held, Entry.of(info), None, renames.ALL, spare=stat.S_IRWXU)
-            return False
 
         return self._keep(path, put)
 
@@ -528,16 +580,49 @@ class Commit:
             info = os.fstat(live)
             if stat.S_ISDIR(info.st_mode):
                 return self._delete_directory(op.path, directory, name, info)
-            slot = self._keep(op.path, lambda inner, free: renames.move(directory, name, inner, free))
-            out = lstat(slot.directory, slot.name)
-            if not slot.very or self._came_out(op, out, live):
-                self._note(out)
-                return Result(op.path, version=slot.path)
             try:
-                renames.move(slot.directory, slot.name, directory, name)
-            except FileExistsError as error:
-                raise Refused("moved", MOVED, slot.path) from error
-            raise Refused("moved", MOVED)
+                slot = self._keep(op.path, lambda inner, free: renames.rename(directory, name, inner, free))
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                return Result(op.path, version=self._delete_across(op, directory, name, live))
+            out = lstat(slot.directory, slot.name)
+            if not self._came_out(op, out, live):
+                with suppress(FileExistsError):
+                    renames.rename(slot.directory, slot.name, directory, name)
+                    raise Refused("moved", MOVED)
+                raise Refused("moved", MOVED, slot.path)
+            self._note(out)
+            return Result(op.path, version=slot.path)
+
+    def _delete_across(self, op: Op, directory: int, name: bytes, live: int) -> bytes:
+        """Where versions are on another file system: a copy is there before anything goes."""
+        slot = self._keep(op.path, lambda inner, free: renames.keep(directory, name, inner, free))
+        try:
+            with self._near(directory) as near:
+                renames.rename(directory, name, near, name)
+                out = lstat(near, name)
+                if not self._came_out(op, out, live):
+                    raise Refused("moved", MOVED, self._give_back(op, near, name, directory, name))
+        except (OSError, Refused):
+            self._drop(slot, directory, name, live)
+            raise
+        self._note(out)
+        return slot.path
+
+    def _give_back(self, op: Op, source: int, name: bytes, directory: int, leaf: bytes) -> bytes:
+        """Back to its path, or where that has been taken again into versions: where it is there, else empty."""
+        try:
+            renames.rename(source, name, directory, leaf)
+        except FileExistsError:
+            return self._keep(op.path, lambda inner, free: renames.move(source, name, inner, free)).path
+        return b""
+
+    def _drop(self, slot: Slot, directory: int, leaf: bytes, live: int) -> None:
+        """What was kept for nothing, as what is at the path is what was there."""
+        with suppress(FileNotFoundError):
+            if os.path.samestat(lstat(directory, leaf), os.fstat(live)):
+                os.unlink(slot.name, dir_fd=slot.directory)
 
     def _delete_directory(self, path: bytes, directory: int, name: bytes, info: os.stat_result) -> Result:
         slot = self._remember(path, info)

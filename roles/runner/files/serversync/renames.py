@@ -3,8 +3,8 @@
 """Moving one thing to a free name, however the file system makes that hard; removing trees of any depth.
 
 The rule is renameat2(RENAME_NOREPLACE). A file system that has no such flag (NFS, some FUSE) gets link and unlink, and
-where it cannot link, or for a directory, a look and a plain rename: there, what somebody else makes under that name in
-between is lost if it is a file, and nothing is where it is a directory. Where a rename is refused with EXDEV (btrfs
+where it cannot link, or for a directory, a look and a plain rename: there, a file that somebody else makes under that
+name in between is lost. Where a rename is refused with EXDEV (btrfs
 subvolumes, project quotas, directories of overlayfs) a directory is moved file by file, and a file is copied, compared
 and only then removed.
 """
@@ -15,7 +15,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import count
 
 from serversync import linux
@@ -33,17 +33,21 @@ ALL = frozenset({"permissions", "owner", "group", "times", "acls", "xattrs"})
 class Changed(OSError):
     """What was to be moved changed while it was copied; it stays where it was."""
 
-    def __init__(self, name: bytes) -> None:
-        super().__init__(errno.EBUSY, "changed while it was copied", os.fsdecode(name))
+    def __init__(self) -> None:
+        super().__init__(errno.EAGAIN, "has changed while it was copied")
 
 
 @contextmanager
-def handle(directory: int, name: bytes, flags: int = THING) -> Iterator[int]:
-    descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+def descriptor(number: int) -> Iterator[int]:
     try:
-        yield descriptor
+        yield number
     finally:
-        os.close(descriptor)
+        os.close(number)
+
+
+def handle(directory: int, name: bytes, flags: int = THING) -> AbstractContextManager[int]:
+    """The thing of that name, held; raises OSError, ELOOP where it is a link and not only O_PATH is asked for."""
+    return descriptor(os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory))
 
 
 def lstat(directory: int, name: bytes) -> os.stat_result:
@@ -57,16 +61,23 @@ def move(source: int, old: bytes, target: int, new: bytes) -> bool:
     directory that has to be moved file by file a part may have been: what is left is where it was.
     """
     try:
+        rename(source, old, target, new)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        across(source, old, target, new)
+        return False
+    return True
+
+
+def rename(source: int, old: bytes, target: int, new: bytes) -> None:
+    """``move`` within a file system; raises OSError, EXDEV where these are two."""
+    try:
         linux.rename(source, old, target, new, linux.RENAME_NOREPLACE)
     except OSError as error:
-        if error.errno == errno.EXDEV:
-            across(source, old, target, new)
-            return False
-        if error.errno in LACKING:
-            move_without_flags(source, old, target, new)
-        else:
+        if error.errno not in LACKING:
             raise
-    return True
+        move_without_flags(source, old, target, new)
 
 
 def move_without_flags(source: int, old: bytes, target: int, new: bytes) -> None:
@@ -90,21 +101,21 @@ def across(source: int, old: bytes, target: int, new: bytes) -> None:
     with handle(source, old) as held:
         info = os.fstat(held)
         if stat.S_ISDIR(info.st_mode):
-            move_children(source, old, target, new, held)
+            move_children(source, old, target, new, held, info)
             return
         duplicate(source, old, target, new)
         if not unmoved(lstat(source, old), info):
             os.unlink(new, dir_fd=target)
-            raise Changed(old)
+            raise Changed
         os.unlink(old, dir_fd=source)
 
 
-def move_children(source: int, old: bytes, target: int, new: bytes, held: int) -> None:
+def move_children(source: int, old: bytes, target: int, new: bytes, held: int, info: os.stat_result) -> None:
     os.mkdir(new, 0o700, dir_fd=target)
     with handle(target, new, DIRECTORY) as inner:
         for name in names_in(held):
             move(held, name, inner, name)
-        alike(held, inner)
+        alike(held, inner, info)
     os.rmdir(old, dir_fd=source)
 
 
@@ -117,16 +128,14 @@ def unmoved(now: os.stat_result, before: os.stat_result) -> bool:
     )
 
 
-def keep(source: int, old: bytes, target: int, new: bytes) -> bool:
-    """Lets what is no directory be under a free name, too (FileExistsError); whether it is the very thing, no copy."""
+def keep(source: int, old: bytes, target: int, new: bytes) -> None:
+    """Lets what is no directory be under a free name, too (FileExistsError): by a link, or else by a copy."""
     try:
         os.link(old, new, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
     except OSError as error:
         if error.errno not in (errno.EXDEV, *UNLINKABLE):
             raise
         duplicate(source, old, target, new)
-        return False
-    return True
 
 
 def duplicate(source: int, old: bytes, target: int, new: bytes) -> None:
@@ -141,25 +150,36 @@ def duplicate(source: int, old: bytes, target: int, new: bytes) -> None:
         else:
             os.mknod(new, info.st_mode, info.st_rdev, dir_fd=target)
         with handle(target, new) as made:
-            alike(held, made)
+            alike(held, made, info)
 
 
 def duplicate_file(held: int, target: int, new: bytes) -> None:
     # Without a name until it is whole: nobody sees a part of it, and a kill leaves nothing.
-    inner = os.open(b".", os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=target)
     try:
-        outer = os.open(f"/proc/self/fd/{held}", os.O_RDONLY | os.O_CLOEXEC)
+        with descriptor(os.open(b".", os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=target)) as inner:
+            fill(held, inner)
+            os.link(f"/proc/self/fd/{inner}", new, dst_dir_fd=target, follow_symlinks=True)
+            return
+    except OSError as error:
+        if error.errno not in (errno.EISDIR, *UNLINKABLE):
+            raise
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with descriptor(os.open(new, flags, 0o600, dir_fd=target)) as inner:
         try:
-            pour(outer, inner)
-            alike(held, inner)
-            os.fsync(inner)
-            if not same_content(outer, inner):
-                raise Changed(new)
-        finally:
-            os.close(outer)
-        os.link(f"/proc/self/fd/{inner}", new, dst_dir_fd=target, follow_symlinks=True)
-    finally:
-        os.close(inner)
+            fill(held, inner)
+        except OSError:
+            os.unlink(new, dir_fd=target)
+            raise
+
+
+def fill(held: int, inner: int) -> None:
+    """Makes the empty file the same as the held one, on the disk; raises Changed where it is not the same then."""
+    with descriptor(os.open(f"/proc/self/fd/{held}", os.O_RDONLY | os.O_CLOEXEC)) as outer:
+        pour(outer, inner)
+        alike(held, inner, os.fstat(held))
+        os.fsync(inner)
+        if not same_content(outer, inner):
+            raise Changed
 
 
 def pour(outer: int, inner: int) -> None:
@@ -186,9 +206,12 @@ def same_content(one: int, other: int) -> bool:
         offset += len(block)
 
 
-def alike(original: int, copy: int) -> None:
-    """Owner, mode, attributes and time of the copy as the original's; what this process may not set stays."""
-    entry = Entry.of(os.fstat(original))
+def alike(original: int, copy: int, info: os.stat_result) -> None:
+    """Owner, mode, attributes and time of the copy as the original's; what this process may not set stays.
+
+    info: of the original, from before anything was moved out of it.
+    """
+    entry = Entry.of(info)
     path = f"/proc/self/fd/{original}"
     attributes = None
     if entry.kind != "l":
