@@ -23,17 +23,19 @@ def pipe() -> Iterator[tuple[frames.Frames, int]]:
             assert descriptor == target, "the reading end is never closed by a test"
 
 
+# Keys that frames keep for themselves are not the sender's.
+KEYS = st.text().filter(lambda key: key not in ("alive", "bytes"))
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3))
 
 
-@given(sent=st.lists(st.dictionaries(st.text(), JSON, max_size=3), max_size=5))
+@given(sent=st.lists(st.dictionaries(KEYS, JSON, max_size=3), max_size=5))
 def test_frames_arrive_as_they_were_sent(sent: list[dict[str, object]]) -> None:
     source, target = os.pipe()
     try:
         ends = frames.Frames(source, target)
         for frame in sent:
             ends.send(frame)
-        assert [ends.receive() for _frame in sent] == sent
+        assert [ends.receive() for _frame in sent] == [(frame, b"") for frame in sent]
     finally:
         os.close(source)
         os.close(target)
@@ -64,5 +66,28 @@ def test_an_endless_frame_ends(pipe: tuple[frames.Frames, int], monkeypatch: pyt
     ends, target = pipe
     monkeypatch.setattr(frames, "LIMIT", 100)
     os.write(target, b"x" * 1000)
+    with pytest.raises(Failure, match="too long"):
+        ends.receive()
+
+
+@given(payloads=st.lists(st.binary(max_size=300), max_size=5))
+def test_bytes_arrive_with_their_frames(payloads: list[bytes]) -> None:
+    source, target = os.pipe()
+    try:
+        ends = frames.Frames(source, target)
+        for number, payload in enumerate(payloads):
+            ends.send({"number": number}, payload)
+            ends.send({"alive": True})
+        ends.send({})
+        received = [ends.receive() for _payload in payloads]
+        assert received == [({"number": number}, payload) for number, payload in enumerate(payloads)]
+    finally:
+        os.close(source)
+        os.close(target)
+
+
+def test_more_bytes_than_are_allowed_are_refused(pipe: tuple[frames.Frames, int]) -> None:
+    ends, target = pipe
+    os.write(target, b'{"bytes": 1000000000000}\n')
     with pytest.raises(Failure, match="too long"):
         ends.receive()

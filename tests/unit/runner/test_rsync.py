@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -16,21 +18,49 @@ NAME = st.binary(min_size=1, max_size=40).filter(
 )
 
 
+def to_stage(source: str, stage: str, names: list[bytes], files: Path, **options: Any) -> list[str]:
+    files.write_bytes(rsync.list_of(names))
+    given: dict[str, Any] = {"basis": "../live", "preserve": frozenset(), "privileged": False, "users": {}, "groups": {}}
+    return rsync.command(source, stage, files_from=str(files), **{**given, **options})
+
+
 @settings(max_examples=80, deadline=None)
 @given(names=st.lists(NAME, min_size=1, max_size=8, unique=True))
-def test_every_name_comes_back_as_it_is_on_disk(names: list[bytes]) -> None:
+def test_every_name_arrives_and_comes_back_as_it_is_on_disk(names: list[bytes]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         source = Path(directory) / "a"
         source.mkdir()
         for name in names:
             (source / os.fsdecode(name)).touch()
         seen: list[str] = []
-        argv = rsync.command(
-            f"{source}/", f"{directory}/b/", exclude_from="/dev/null", scratch=None, privileged=False, dry_run=True
-        )
+        argv = to_stage(f"{source}/", f"{directory}/b/", names, Path(directory) / "list")
         outcome = rsync.execute(argv, lambda change: seen.append(change.name))
-    assert outcome.code == 0
-    assert sorted(map(os.fsencode, seen)) == sorted([*names, b"./"]) or sorted(map(os.fsencode, seen)) == sorted(names)
+        assert outcome.code == 0, outcome.problems
+        assert sorted(map(os.fsencode, seen)) == sorted(names)
+        assert sorted(map(os.fsencode, os.listdir(f"{directory}/b"))) == sorted(names)
+
+
+def test_the_live_file_is_the_basis_and_stays(tmp_path: Path) -> None:
+    for name in ("source", "live", "stage"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "source" / "big").write_bytes(os.urandom(1 << 20))
+    (tmp_path / "live" / "big").write_bytes((tmp_path / "source" / "big").read_bytes()[:-1] + b"!")
+    argv = to_stage(f"{tmp_path}/source/", f"{tmp_path}/stage/", [b"big"], tmp_path / "list")
+    said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    literal = next(line for line in said.splitlines() if line.startswith("Literal data"))
+    assert int(literal.split()[2]) < 100_000
+    assert (tmp_path / "stage" / "big").read_bytes() == (tmp_path / "source" / "big").read_bytes()
+    assert (tmp_path / "live" / "big").read_bytes().endswith(b"!")
+
+
+def test_the_options_follow_what_is_preserved(tmp_path: Path) -> None:
+    preserve = frozenset({"owner", "group", "permissions", "sparse"})
+    argv = to_stage("a/", "b/", [], tmp_path / "list", preserve=preserve, users={5: 5, 6: 7}, groups={8: 9})
+    assert {"--owner", "--group", "--perms", "--sparse", "--usermap=6:7", "--groupmap=8:9"} <= {*argv}
+    assert not {"--super", "--compress", "--ignore-times"} & {*argv}
+    bare = to_stage("a/", "b/", [], tmp_path / "list", privileged=True, compress=True, bandwidth_limit=2048, anew=True)
+    assert {"--super", "--compress", "--bwlimit=2K", "--ignore-times"} <= {*bare}
+    assert not {"--owner", "--perms", "--sparse", "--numeric-ids"} & {*bare}
 
 
 @pytest.mark.parametrize(

@@ -397,7 +397,7 @@ class Archive:
         with self._transaction() as state:
             self._check("intents")
             number = state["sealed"]["intents"][0] + 1
-            self._database.execute("INSERT INTO intents VALUES (?, ?)", (number, data))
+            self._one("INSERT INTO intents VALUES (?, ?)", number, data)
             _count(state, "intents", 1, _weight((number, data)))
 
     def intents(self) -> list[Intent]:
@@ -435,7 +435,7 @@ class Archive:
                 state["condition"] = "current"
                 state["runs"] = 0 if update.verified else state["runs"] + 1
             if state["sealed"]["intents"][0]:
-                self._database.execute("DELETE FROM intents")
+                self._one("DELETE FROM intents")
                 state["sealed"]["intents"] = [0, 0]
 
     # Reading.
@@ -553,7 +553,8 @@ class Archive:
         try:
             with _failures(self.path):
                 self._database.execute("BEGIN IMMEDIATE")
-                yield state
+            yield state
+            with _failures(self.path):
                 _write_state(self._database, state)
                 self._database.execute("COMMIT")
         except BaseException:
@@ -565,6 +566,11 @@ class Archive:
         finally:
             self._forget()
         self._state = state
+
+    def _write(self, batch: _Batch) -> None:
+        with _failures(self.path):
+            batch.write(self._database)
+        self._forget()
 
     def _forget(self) -> None:
         self._commits += 1
@@ -579,8 +585,7 @@ class Archive:
         keyed = sorted((*_split(path), row) for path, row in changes.items())
         for path, group in groupby(keyed, key=itemgetter(0)):
             self._put_rows(batch, path, {name: row for _path, name, row in group})
-        batch.write(self._database)
-        self._forget()
+        self._write(batch)
 
     def _put_rows(self, batch: _Batch, path: bytes, changes: Mapping[bytes, Row | None]) -> None:
         old = self._find(path)
@@ -614,8 +619,7 @@ class Archive:
         for path, here, there in {digest[0]: digest for digest in digests}.values():
             old = self._find(path)
             batch.directory(path, old, _Directory(here, there, old.chunks if old else []))
-        batch.write(self._database)
-        self._forget()
+        self._write(batch)
 
 
 class _Batch:
@@ -782,6 +786,9 @@ def _failures(path: Path) -> Iterator[None]:
         yield
     except (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.NotSupportedError):
         raise
+    except UnicodeDecodeError as error:
+        # Python cannot tell what SQLite says where that quotes damage.
+        raise DamagedArchive(path, "its tables are not those that were made") from error
     except sqlite3.Error as error:
         # A flipped byte, too, can make a file read-only to SQLite.
         refused = str(error) == READONLY and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)

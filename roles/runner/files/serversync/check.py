@@ -15,8 +15,9 @@ from serversync.failure import Failure
 from serversync.job import Job
 from serversync.layout import Layout
 from serversync.notify import PATIENCE
-from serversync.run import Sides, Transfer, select
-from serversync.serve import about
+from serversync.run import Servers, select
+from serversync.serve import about, rsync_version
+from serversync.synchronize import Synchronization
 
 Finding = dict[str, str]
 # rsync's release that closed the holes known by then (its NEWS of 2026-08-13).
@@ -35,17 +36,18 @@ def check(layout: Layout, job: Job) -> list[Finding]:
     """The findings for one job, the good ones too."""
     findings = [finding("ok", f"the document of {job.name} is valid")]
     try:
-        with Sides(layout, job) as sides:
-            findings += versions("this server", about())
-            if sides.connection:
+        with Servers(layout, job) as servers:
+            findings += versions("this server", about(), rsync_version())
+            if servers.connection:
                 findings.append(finding("ok", f"{job.partner} has the pinned host key and lets this server in"))
                 asked = time.time()
-                partner = sides.connection.ask("hello")
+                partner = servers.connection.ask("hello")
                 answered = time.time()
-                findings += versions(job.partner, partner)
+                findings += versions(job.partner, partner, servers.connection.ask("programs")["rsync"])
                 findings += clocks(partner, asked, answered)
             for element in select(job, None):
-                findings += element_findings(Transfer(layout, job, element, sides))
+                one = Synchronization(layout, job, element, servers.by_side, run="check", look=True)
+                findings += element_findings(one)
     except Failure as failure:
         findings.append(from_failure(failure, "no run can begin"))
     return findings + mail(layout, job)
@@ -56,9 +58,8 @@ def from_failure(failure: Failure, impact: str) -> Finding:
     return finding("error", issue, impact, remedy)
 
 
-def versions(server: str, about: dict[str, Any]) -> list[Finding]:
+def versions(server: str, about: dict[str, Any], rsync: str | None) -> list[Finding]:
     found = []
-    rsync = about.get("rsync")
     if not rsync:
         found.append(finding("error", f"rsync is not installed on {server}", "no run can begin", "install it"))
     elif tuple(int(part) for part in re.findall(r"\d+", str(rsync))[:3]) < RSYNC_FLOOR:
@@ -86,17 +87,17 @@ def clocks(partner: dict[str, Any], asked: float, answered: float) -> list[Findi
         finding(
             "warning",
             f"the partner's clock is {skew:+.0f} s off",
-            "time stamps mislead people",
+            "time stamps mislead people, and newer_wins within that difference is a tie",
             "run NTP on both",
         )
     ]
 
 
-def element_findings(transfer: Transfer) -> list[Finding]:
-    element = transfer.element
+def element_findings(one: Synchronization) -> list[Finding]:
+    element = one.element
     try:
-        kind = transfer.check()
-        free = transfer.target.look(transfer.target_path)["free_bytes"]
+        kind = one.check()
+        free = {side: one.servers[side].look(one.paths[side])["free_bytes"] for side in one.targets}
     except Failure as failure:
         return [from_failure(failure, f"{element.path} is not synchronized")]
     found = [
@@ -104,9 +105,10 @@ def element_findings(transfer: Transfer) -> list[Finding]:
             "ok", f"{element.path} and {element.partner_path}: {kind}, readable on the source, writable on the target"
         )
     ]
-    if free < LOW_SPACE:
-        issue = f"{transfer.target_path} on {transfer.server(transfer.target_side)} has {free >> 20} MiB left"
-        found.append(finding("warning", issue, "a run may end without space", "free some"))
+    for side, left in free.items():
+        if left < LOW_SPACE:
+            issue = f"{one.paths[side]} on {one.server(side)} has {left >> 20} MiB left"
+            found.append(finding("warning", issue, "a run may end without space", "free some"))
     return found
 
 

@@ -14,14 +14,18 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from serversync import __version__
 from serversync.failure import Failure, InvalidDocument, Stopped
 from serversync.layout import Layout
 
+if TYPE_CHECKING:
+    from serversync.job import Job
+
 USAGE = 2
 FAILED = 1
+DIFFERENT = 3
 SKIPPED = 4
 INTERNAL = 70
 
@@ -30,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="serversync",
         description="Runs and shows the synchronization jobs that serversync.core.sync_job declares.",
-        epilog="Exit codes: 0 fine, 1 failed, 2 usage or invalid document, 4 skipped.",
+        epilog="Exit codes: 0 fine, 1 failed, 2 usage or invalid document, 3 different, 4 skipped.",
     )
     top.add_argument("--version", action="version", version=f"serversync {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -48,8 +52,25 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--json", action="store_true", help="print JSON")
         return command
 
-    for name, text in (("run", "run a job now"), ("plan", "show what a run would do now; changes nothing")):
-        add(name, text, "one").add_argument("--element", metavar="PATH", help="only this element, by its path")
+    of_element = [
+        add("run", "run a job now", "one"),
+        add("plan", "show what a run would do now; changes nothing", "one"),
+        add("conflicts", "what is unresolved, with both versions", "one"),
+        add("resolve", "decide an unresolved path now", "one"),
+        add("versions", "what was overwritten or deleted and can come back", "one"),
+        add("restore", "bring back what was overwritten or deleted", "one"),
+    ]
+    run, _plan, _conflicts, resolve, versions, restore = of_element
+    run.add_argument("--approve", metavar="PLAN", help="let what this plan lists be deleted and overwritten")
+    resolve.add_argument("path", metavar="PATH", help="below the element, or whole")
+    resolve.add_argument(
+        "--use", required=True, choices=("this_server", "partner", "both"), help="whose version is to stand"
+    )
+    versions.add_argument("path", metavar="PATH", nargs="?", help="below the element, or whole; default: all")
+    restore.add_argument("path", metavar="PATH", help="below the element, or whole")
+    restore.add_argument("--run", metavar="RUN", dest="of", help="what this run displaced; default: the last")
+    for command in of_element:
+        command.add_argument("--element", metavar="PATH", help="only this element, by its path")
     add("status", "the jobs of this server with their last and next run", "any")
     add("show", "one run with every attempt, element and error", "one").add_argument(
         "run", metavar="RUN", nargs="?", help="the run's name; default: the last"
@@ -115,7 +136,9 @@ def log(line: str) -> None:
     print(line, flush=True)
 
 
-def perform(layout: Layout, name: str, trigger: str, only: str | None, say: Callable[[str], None]) -> dict[str, Any]:
+def perform(
+    layout: Layout, name: str, trigger: str, only: str | None, approve: str | None, say: Callable[[str], None]
+) -> dict[str, Any]:
     """A run in this process."""
     from serversync import job, notify, run
 
@@ -125,6 +148,7 @@ def perform(layout: Layout, name: str, trigger: str, only: str | None, say: Call
         document,
         trigger=trigger,
         only=only,
+        approve=approve,
         log=say,
         wait=time.sleep,
         tell=lambda record: notify.tell(layout, document, record, say),
@@ -142,32 +166,95 @@ def command_run(layout: Layout, arguments: argparse.Namespace) -> int:
     if layout.privileged:
         if sys.stderr.isatty():
             print(f"running in {unit.service(arguments.job)}; journalctl -fu has it live", file=sys.stderr)
-        record = unit.ask(layout, arguments.job, "run", element=arguments.element)
+        record = unit.ask(layout, arguments.job, "run", element=arguments.element, approve=arguments.approve)
     else:
-        record = perform(layout, arguments.job, "manual", arguments.element, say)
-    if arguments.json:
-        print(json.dumps(record, indent=2))
-    else:
-        show_record(record)
+        record = perform(layout, arguments.job, "manual", arguments.element, arguments.approve, say)
+    tell(arguments, record, lambda: show_record(record))
     return EXIT[record["state"]]
 
 
-def command_plan(layout: Layout, arguments: argparse.Namespace) -> int:
+def tell(arguments: argparse.Namespace, result: Any, show: Callable[[], None]) -> None:
+    if arguments.json:
+        print(json.dumps(result, indent=2))
+    else:
+        show()
+
+
+def work(layout: Layout, document: Job, request: dict[str, Any]) -> dict[str, Any]:
+    """What a command other than run asks of the process that may touch the replicas."""
+    from serversync import check, resolve, run
+
+    verb, only = request["verb"], request.get("element")
+    if verb == "plan":
+        return run.plan(layout, document, only)
+    if verb == "conflicts":
+        return resolve.conflicts(layout, document, only)
+    if verb == "resolve":
+        return resolve.resolve(layout, document, request["path"], request["use"], only)
+    if verb == "versions":
+        return resolve.versions(layout, document, request["path"], only)
+    if verb == "restore":
+        return resolve.restore(layout, document, request["path"], request["of"], only)
+    if verb == "check":
+        return {"findings": check.check(layout, document)}
+    raise Failure("unknown_verb", f"the unit was asked to {verb!r}, which this runner does not know")
+
+
+def ask(layout: Layout, arguments: argparse.Namespace, **request: Any) -> dict[str, Any]:
+    """Has the work done by whoever may touch the replicas: the job's unit, or in user scope this process."""
     from serversync import job, unit
-    from serversync.display import show_plan
-    from serversync.run import plan, select
+    from serversync.run import select
 
     document = job.load(layout, arguments.job)
     select(document, arguments.element)
+    request["element"] = arguments.element
     if layout.privileged:
-        found = unit.ask(layout, arguments.job, "plan", element=arguments.element)
-    else:
-        found = plan(layout, document, arguments.element)
-    if arguments.json:
-        print(json.dumps(found, indent=2))
-    else:
-        show_plan(found)
+        return unit.ask(layout, arguments.job, arguments.command, **request)
+    return work(layout, document, {"verb": arguments.command, **request})
+
+
+def command_plan(layout: Layout, arguments: argparse.Namespace) -> int:
+    from serversync.display import show_plan
+
+    found = ask(layout, arguments)
+    tell(arguments, found, lambda: show_plan(found))
     return FAILED if found["failed"] else 0
+
+
+def command_conflicts(layout: Layout, arguments: argparse.Namespace) -> int:
+    from serversync.display import show_conflicts
+
+    found = ask(layout, arguments)
+    tell(arguments, found, lambda: show_conflicts(found["elements"], found["job"]))
+    return DIFFERENT if any(entry["conflicts"] for entry in found["elements"]) else 0
+
+
+def command_resolve(layout: Layout, arguments: argparse.Namespace) -> int:
+    from serversync.display import safe
+
+    done = ask(layout, arguments, path=arguments.path, use=arguments.use)
+    tell(arguments, done, lambda: print(f"{safe(done['path'])}: resolved, {done['used']}"))
+    return 0
+
+
+def command_versions(layout: Layout, arguments: argparse.Namespace) -> int:
+    from serversync.display import show_versions
+
+    found = ask(layout, arguments, path=arguments.path)
+    tell(arguments, found, lambda: show_versions(found["elements"], found["job"]))
+    return 0
+
+
+def command_restore(layout: Layout, arguments: argparse.Namespace) -> int:
+    from serversync.display import safe
+
+    done = ask(layout, arguments, path=arguments.path, of=arguments.of)
+    lines = [
+        f"{safe(path)}: brought back on {safe(done['server'])}, as before run {done['run']}"
+        for path in done["restored"]
+    ]
+    tell(arguments, done, lambda: print("\n".join(lines)))
+    return 0
 
 
 def command_check(layout: Layout, arguments: argparse.Namespace) -> int:
@@ -187,34 +274,27 @@ def command_check(layout: Layout, arguments: argparse.Namespace) -> int:
                 findings[name] = unit.ask(layout, name, "check")["findings"]
             else:
                 findings[name] = check.check(layout, document)
-    if arguments.json:
-        print(json.dumps(findings, indent=2))
-    else:
-        from serversync.display import show_findings
+    from serversync.display import show_findings
 
-        show_findings(findings)
+    tell(arguments, findings, lambda: show_findings(findings))
     return FAILED if any(entry["level"] == "error" for found in findings.values() for entry in found) else 0
 
 
 def command_unit(layout: Layout, arguments: argparse.Namespace) -> int:
     """In the job's own unit: what a terminal asks for, or else the run that the schedule wants."""
-    from serversync import check, job, run, unit
+    from serversync import job, run, unit
 
     name = job.check_name(arguments.job)
     request = unit.request_of(name) if layout.privileged else None
     try:
         if request is None:
-            return run.EXIT[perform(layout, name, "schedule", None, log)["state"]]
-        verb, only = request["verb"], request.get("element")
-        if verb == "run":
-            return run.EXIT[
-                unit.respond(layout, name, request, lambda: perform(layout, name, "manual", only, log))["state"]
-            ]
+            return run.EXIT[perform(layout, name, "schedule", None, None, log)["state"]]
+        if request["verb"] == "run":
+            only, approve = request.get("element"), request.get("approve")
+            record = unit.respond(layout, name, request, lambda: perform(layout, name, "manual", only, approve, log))
+            return run.EXIT[record["state"]]
         document = job.load(layout, name)
-        if verb == "plan":
-            unit.respond(layout, name, request, lambda: run.plan(layout, document, only))
-        else:
-            unit.respond(layout, name, request, lambda: {"findings": check.check(layout, document)})
+        unit.respond(layout, name, request, lambda: work(layout, document, request))
     except Stopped:
         # What a run had to say of its end is on record.
         return FAILED
@@ -232,10 +312,7 @@ def command_status(layout: Layout, arguments: argparse.Namespace) -> int:
     from serversync.display import show_status
 
     rows = status.status(layout, arguments.job)
-    if arguments.json:
-        print(json.dumps(rows, indent=2))
-    else:
-        show_status(rows)
+    tell(arguments, rows, lambda: show_status(rows))
     return 0
 
 
@@ -244,8 +321,5 @@ def command_show(layout: Layout, arguments: argparse.Namespace) -> int:
     from serversync.display import show_record
 
     record = status.record(layout, arguments.job, arguments.run)
-    if arguments.json:
-        print(json.dumps(record, indent=2))
-    else:
-        show_record(record)
+    tell(arguments, record, lambda: show_record(record))
     return 0

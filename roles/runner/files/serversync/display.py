@@ -5,11 +5,23 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-SIGNS = {"new": "+", "update": "~", "attributes": "~"}
+SIGNS = {
+    "new": "+",
+    "update": "~",
+    "metadata": "~",
+    "delete": "-",
+    "conflict": "!",
+    "unresolved": "!",
+    "kept": "=",
+    "left": "=",
+    "unknown": "?",
+}
+ARROWS = {"to_partner": "->", "from_partner": "<-", "both": "<->"}
 
 
 def safe(text: object) -> str:
@@ -45,7 +57,7 @@ def lines(cell: object) -> str:
     return "\n".join(map(safe, cell)) if isinstance(cell, tuple) else safe(cell)
 
 
-NUMBERS = {"bytes", "copied", "duration", "entries", "new", "updated"}
+NUMBERS = {"bytes", "conflicts", "copied", "deleted", "duration", "entries", "new", "updated"}
 COLOURS = {
     "equal": "green",
     "failed": "bold red",
@@ -80,7 +92,6 @@ def size(count: int) -> str:
 
 def show_record(record: dict[str, Any]) -> None:
     """One run with its attempts, elements and errors."""
-    arrow = {"to_partner": "->", "from_partner": "<-"}
     print(
         safe(
             f"{record['job']}: {record['state']} (run {record['run']}, {record['trigger']}, configuration "
@@ -89,15 +100,17 @@ def show_record(record: dict[str, Any]) -> None:
     )
     if record["elements"]:
         table(
-            ("element", "before", "after", "entries", "new", "updated", "bytes"),
+            ("element", "before", "after", "entries", "new", "updated", "deleted", "conflicts", "bytes"),
             (
                 (
-                    (entry["path"], f"{arrow[entry['direction']]} {entry['partner_path']}"),
+                    (entry["path"], f"{ARROWS[entry['direction']]} {entry['partner_path']}"),
                     entry["state_before"] or "-",
                     entry["state_after"] or "-",
                     entry["files"],
                     entry["created"],
                     entry["updated"] + entry["attributes"],
+                    entry["deleted"],
+                    entry["conflicts"] + entry["standing"].get("unresolved", 0),
                     size(entry["bytes"]),
                 )
                 for entry in record["elements"]
@@ -113,12 +126,26 @@ def show_record(record: dict[str, Any]) -> None:
             told.add(describe(error))
             print(f"error: {safe(describe(error))}")
     for entry in record["elements"]:
-        for problem in entry["problems"][1:]:
-            print(f"  {safe(problem)}")
+        show_element(entry, record["job"])
     notification = record["notification"]
     if notification:
         what = f"failed: {notification['error']}" if notification["error"] else "sent"
         print(f"mail to {safe(', '.join(notification['to']))} {safe(what)}")
+
+
+def show_element(entry: dict[str, Any], job: str) -> None:
+    """What a run says of an element beside its row in the table."""
+    told = [*entry["warnings"], *(f"stopped before the first change: {guard}" for guard in entry["guards"])]
+    for text in told:
+        print(f"{safe(entry['path'])}: {safe(text)}")
+    for problem in entry["problems"]:
+        print(f"  {safe(problem)}")
+    for one in entry["paths"]:
+        print(f"  {SIGNS[one['what']]} {safe(one['path'])}: {safe(one['reason'])}")
+    if entry["guards"]:
+        print(f"  see what it would do: serversync plan {job}; and let it: serversync run {job} --approve PLAN")
+    if entry["standing"].get("unresolved"):
+        print(f"  decide: serversync conflicts {job}; serversync resolve {job} PATH --use this_server|partner|both")
 
 
 def describe(error: dict[str, Any]) -> str:
@@ -127,16 +154,47 @@ def describe(error: dict[str, Any]) -> str:
 
 def show_plan(plan: dict[str, Any]) -> None:
     for element in plan["elements"]:
-        arrow = "->" if element["direction"] == "to_partner" else "<-"
+        arrow = ARROWS[element["direction"]]
         print(f"{safe(element['path'])} {arrow} {safe(plan['partner'])} {safe(element['partner_path'])}")
-        for change in element["changes"]:
-            note = " (attributes)" if change["what"] == "attributes" else ""
-            print(f"  {SIGNS[change['what']]} {safe(change['path'])}{note}")
+        for one in element["decisions"]:
+            print(f"  {SIGNS[one['what']]} {safe(one['path']) or '.'}  ({safe(one['reason'])})")
+        for text in (*element["warnings"], *(f"stops before its first change: {it}" for it in element["guards"])):
+            print(f"  {safe(text)}")
         if element["error"]:
             print(f"  error: {safe(describe(element['error']))}")
-        new = sum(change["what"] == "new" for change in element["changes"])
-        bytes_ = sum(change["bytes"] for change in element["changes"] if change["what"] != "attributes")
-        print(f"  {new} new, {len(element['changes']) - new} to update, {size(bytes_)} of files")
+        counts = Counter(one["what"] for one in element["decisions"])
+        names = ("new", "update", "metadata", "delete", "conflict", "unresolved", "kept", "left", "unknown")
+        totals = ", ".join(f"{counts[name]} {name}" for name in names if counts[name])
+        moved = size(sum(one["bytes"] for one in element["decisions"]))
+        print(f"  {totals or 'nothing to do'}{f', {moved} of files' if totals else ''}")
+    print(f"plan {plan['plan']}")
+
+
+def show_conflicts(elements: list[dict[str, Any]], job: str) -> None:
+    """What stands unresolved, with both versions."""
+    rows = [
+        (entry["path"], one["path"], one["this_server"], one["partner"])
+        for entry in elements
+        for one in entry["conflicts"]
+    ]
+    if not rows:
+        print(f"{job} has no unresolved paths")
+        return
+    table(("element", "path", "this server", "partner"), rows)
+    print(f"decide: serversync resolve {job} PATH --use this_server|partner|both")
+
+
+def show_versions(elements: list[dict[str, Any]], job: str) -> None:
+    rows = [
+        (one["run"], one["server"], entry["path"], one["path"], size(one["bytes"]))
+        for entry in elements
+        for one in entry["versions"]
+    ]
+    if not rows:
+        print(f"{job} has no versions of that")
+        return
+    table(("run", "server", "element", "path", "bytes"), rows)
+    print(f"bring one back: serversync restore {job} PATH --run RUN")
 
 
 def show_findings(findings: dict[str, list[dict[str, str]]]) -> None:
@@ -152,13 +210,18 @@ def show_status(rows: list[dict[str, Any]]) -> None:
         last = row["last"]
         when = datetime.fromtimestamp(row["next"]).strftime("%Y-%m-%d %H:%M:%S") if row["next"] else "-"
         paused = row["enabled"] is False
-        outcome = (local_time(last["started"]), duration(last), copied(last)) if last else ("never", "-", "-")
+        outcome = (
+            (local_time(last["started"]), duration(last), copied(last), total(last, "deleted"), conflicts(last))
+            if last
+            else ("never", "-", "-", "-", "-")
+        )
         return (row["job"], row["partner"] or "-", row["state"] or "-", *outcome, "paused" if paused else when)
 
     if not rows:
         print("no jobs on this server; declare one with serversync.core.sync_job")
         return
-    table(("job", "partner", "state", "last run", "duration", "copied", "next run"), map(cells, rows))
+    columns = ("job", "partner", "state", "last run", "duration", "copied", "deleted", "conflicts", "next run")
+    table(columns, map(cells, rows))
     for row in rows:
         if row["problem"]:
             print(f"{row['job']}: {safe(row['problem'])}")
@@ -168,3 +231,13 @@ def show_status(rows: list[dict[str, Any]]) -> None:
 
 def copied(record: dict[str, Any]) -> int:
     return sum(entry["created"] + entry["updated"] for entry in record["elements"])
+
+
+def total(record: dict[str, Any], counter: str) -> int:
+    return sum(int(entry[counter]) for entry in record["elements"])
+
+
+def conflicts(record: dict[str, Any]) -> int:
+    """Those decided in the run, and those that stand."""
+    standing = sum(int(entry["standing"].get("unresolved", 0)) for entry in record["elements"])
+    return total(record, "conflicts") + standing

@@ -1,52 +1,109 @@
 # SPDX-FileCopyrightText: serversync.core contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The conversation of two runners: one JSON object a line, a request and its answer; what is read is bounded."""
+"""The conversation of two runners: one JSON object a line, some followed by bytes; what is read is bounded.
+
+A frame with ``bytes: N`` is followed by N bytes as they are. A long answer comes in several frames, all but the last
+with ``more``. Whoever works on a long answer, and whoever has nothing to ask meanwhile, says ``alive`` now and then.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import select
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from serversync.failure import Failure
 
 LIMIT = 4 * 1024 * 1024
+PAYLOAD_LIMIT = 16 * 1024 * 1024
+# What a sender puts into one frame of a long answer.
+CHUNK = 1024 * 1024
 # The connection itself is watched by ssh (ServerAliveInterval); this bounds a partner that lives but does not answer.
 PATIENCE = 120.0
+# A side that is busy or idle says so this often, in seconds.
+HEARTBEAT = 10.0
 
 
 class Frames:
-    """Frames over two descriptors."""
+    """Frames over two descriptors; sending is safe from several threads."""
 
     def __init__(self, source: int, target: int) -> None:
         self.source = source
         self.target = target
         self.buffer = bytearray()
+        self.sending = threading.Lock()
 
-    def send(self, frame: dict[str, Any]) -> None:
-        data = json.dumps(frame).encode("ascii") + b"\n"
-        while data:
-            data = data[os.write(self.target, data) :]
+    def send(self, frame: dict[str, Any], payload: bytes = b"") -> None:
+        if payload:
+            frame = {**frame, "bytes": len(payload)}
+        data = memoryview(json.dumps(frame).encode("ascii") + b"\n" + payload)
+        with self.sending:
+            while data:
+                data = data[os.write(self.target, data) :]
 
-    def receive(self, patience: float | None = PATIENCE) -> dict[str, Any]:
-        """The next frame; EOFError at the end, Failure on silence (unless patience is None) and on what is no frame."""
-        while b"\n" not in self.buffer:
+    def receive(self, patience: float | None = PATIENCE) -> tuple[dict[str, Any], bytes]:
+        """The next frame that says more than ``alive``, and its bytes.
+
+        EOFError at the end; Failure on silence (unless patience, in seconds, is None) and on what is no frame.
+        """
+        while True:
+            frame, payload = self.read(patience)
+            if "alive" not in frame:
+                return frame, payload
+
+    def read(self, patience: float | None) -> tuple[dict[str, Any], bytes]:
+        scanned = 0
+        while (end := self.buffer.find(b"\n", scanned)) < 0:
             if len(self.buffer) > LIMIT:
                 raise Failure("protocol", "the other side sent a frame that is too long")
-            ready, _writable, _failed = select.select([self.source], [], [], patience)
-            if not ready:
-                raise Failure("silent", f"the other side did not answer for {patience:.0f} s", transient=True)
-            data = os.read(self.source, 65536)
-            if not data:
-                raise EOFError
-            self.buffer += data
-        line, _newline, rest = bytes(self.buffer).partition(b"\n")
-        self.buffer = bytearray(rest)
+            scanned = len(self.buffer)
+            self.fill(patience)
+        line = bytes(self.buffer[:end])
+        del self.buffer[: end + 1]
         try:
             frame = json.loads(line)
         except ValueError:
             frame = None
         if not isinstance(frame, dict):
             raise Failure("protocol", f"the other side answered {line[:80]!r}, which is no frame of serversync")
-        return frame
+        length = frame.pop("bytes", 0)
+        if not isinstance(length, int) or not 0 <= length <= PAYLOAD_LIMIT:
+            raise Failure("protocol", "the other side sent a frame that is too long")
+        while len(self.buffer) < length:
+            self.fill(patience)
+        payload = bytes(self.buffer[:length])
+        del self.buffer[:length]
+        return frame, payload
+
+    def fill(self, patience: float | None) -> None:
+        ready, _writable, _failed = select.select([self.source], [], [], patience)
+        if not ready:
+            raise Failure("silent", f"the other side did not answer for {patience:.0f} s", transient=True)
+        data = os.read(self.source, 1 << 18)
+        if not data:
+            raise EOFError
+        self.buffer += data
+
+    @contextmanager
+    def alive(self) -> Iterator[None]:
+        """Says ``alive`` every HEARTBEAT seconds for as long as the block takes."""
+        done = threading.Event()
+
+        def beat() -> None:
+            while not done.wait(HEARTBEAT):
+                try:
+                    self.send({"alive": True})
+                except OSError:  # whoever reads or writes next meets the broken connection
+                    return
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()

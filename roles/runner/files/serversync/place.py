@@ -1,10 +1,9 @@
 # SPDX-FileCopyrightText: serversync.core contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What one server says about, and does to, a path of its own before files move: looked at, made ready, pruned.
+"""What one server says about a path of its own before it is opened as a replica.
 
 Paths are walked from / on held directory descriptors, and none of their components may be a symbolic link. Both the
-runner (for its own side) and ``serve`` (for the partner's) use it. rsync opens the path again by its name: who may
-rename a directory above an element can still lead it elsewhere, within what the unit may write.
+runner (for its own side) and ``serve`` (for the partner's) use it.
 """
 
 from __future__ import annotations
@@ -12,19 +11,14 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shutil
 import stat
-import time
 from contextlib import ExitStack, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from serversync.failure import Failure
-from serversync.filters import RESERVED
 
-# How long overwritten files stay before a later run of the same element removes them, in seconds.
-KEEP_VERSIONS = 7 * 86400
 # The name of a run begins with the time at which it began, UTC.
 RUN_TIME = "%Y%m%dT%H%M%SZ"
 WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
@@ -95,74 +89,28 @@ def space(descriptor: int) -> dict[str, Any]:
     return {"free_bytes": free.f_bavail * free.f_frsize, "free_inodes": free.f_favail}
 
 
-def prepare(path: str, kind: str, element: str, run: str) -> dict[str, str]:
-    """Makes the target ready for an attempt; where rsync puts what it displaces and what has not wholly arrived.
-
-    ``versions`` and ``temporary`` are relative to the element's directory (for a file the one above), which is made
-    where it is missing; ``temporary`` is left out where a file system is mounted below. What earlier runs of this
-    element put aside more than KEEP_VERSIONS ago is removed, and what a killed one left half arrived.
-    """
-    parts = split(path)
-    for word in (element, run):
-        if not WORD.fullmatch(word):
-            raise Failure("bad_request", f"{word!r} is not a name for a directory")
+def open_directory(parts: list[str], *, make: bool) -> int:
+    """A held descriptor of the directory, no link on the way followed; with ``make`` what is missing is made."""
     with ExitStack() as held:
         directory = hold(held, os.open("/", WALK))
-        for name in parts if kind == "directory" else parts[:-1]:
-            directory = enter(held, directory, name, 0o755)
-        for name in (RESERVED, element):
-            directory = enter(held, directory, name, 0o700)
-        prune(enter(held, directory, "versions", 0o700), min(started(run), time.time()))
-        empty(enter(held, directory, "temporary", 0o700))
-    own = f"{RESERVED}/{element}"
-    scratch = {"versions": f"{own}/versions/{run}", "temporary": f"{own}/temporary"}
-    if mounted_below(path):
-        # What arrives for another file system must not first need room on this one.
-        del scratch["temporary"]
-    return scratch
+        for name in parts:
+            directory = enter(held, directory, name, make=make)
+        return os.dup(directory)
 
 
-def mounted_below(path: str) -> bool:
-    """Whether a file system is mounted somewhere below the path (proc(5), mountinfo)."""
-    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-        point = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found.group(1), 8)), line.split()[4])
-        if point.startswith(f"{path.rstrip('/')}/"):
-            return True
-    return False
-
-
-def enter(held: ExitStack, directory: int, name: str, mode: int) -> int:
+def enter(held: ExitStack, directory: int, name: str, *, make: bool) -> int:
     try:
-        inner = os.open(name, WALK, dir_fd=directory)
+        return hold(held, os.open(name, WALK, dir_fd=directory))
     except FileNotFoundError:
+        if not make:
+            raise
         with suppress(FileExistsError):
-            os.mkdir(name, mode, dir_fd=directory)
-        inner = os.open(name, WALK, dir_fd=directory)
-    return hold(held, inner)
-
-
-def prune(versions: int, now: float) -> None:
-    """Removes the runs that began KEEP_VERSIONS before ``now``; a run's name begins with its time.
-
-    The caller takes the earlier of both servers' clocks, so that one that is fast removes nothing too early.
-    """
-    for path in through(versions).iterdir():
-        if WORD.fullmatch(path.name) and now - started(path.name) > KEEP_VERSIONS:
-            with suppress(FileNotFoundError):
-                shutil.rmtree(path)
-
-
-def empty(directory: int) -> None:
-    for path in through(directory).iterdir():
-        if path.is_dir() and not path.is_symlink():
-            with suppress(FileNotFoundError):
-                shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+            os.mkdir(name, 0o755, dir_fd=directory)
+        return hold(held, os.open(name, WALK, dir_fd=directory))
 
 
 def through(descriptor: int) -> Path:
-    """A path to what the descriptor holds, wherever that has been moved; rmtree follows no link below it."""
+    """A path to what the descriptor holds, wherever that has been moved."""
     return Path(f"/proc/self/fd/{descriptor}")
 
 

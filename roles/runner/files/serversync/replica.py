@@ -1,57 +1,90 @@
 # SPDX-FileCopyrightText: serversync.core contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A replica, one of the two copies of an element, behind one interface: on this server, or on the partner by SSH."""
+"""The two servers of a job behind one interface: this one, and the partner by SSH. What fails raises Failure.
+
+A server opens replicas; an open replica is a ``Tree``, or a ``PartnerTree`` that passes every call on to the Tree which
+the partner's ``serve`` holds.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import re
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any, Protocol, Union
 
-from serversync import place
-from serversync.failure import Failure
+from serversync import place, tree
+from serversync.commit import Op, Result
+from serversync.detect import Summary
+from serversync.entry import Entry, unpack
+from serversync.layout import Layout
 from serversync.ssh import Connection
+from serversync.tree import Item, Tree
+from serversync.wire import decode_attributes, decode_entry, decode_result, encode_ops, pack_paths, unpack_seen
+
+# Paths or operations in one request: with names of the greatest length still one frame.
+REQUEST = 2000
+Names = tuple[dict[int, str], dict[int, str]]
+Numbers = tuple[dict[str, int], dict[str, int]]
 
 
-class Replica(Protocol):
-    """One server's side of a job. Paths are absolute there; what fails raises Failure."""
+class Server(Protocol):
+    """One server of a job. Paths are absolute there."""
 
+    # What rsync takes as its -e, None where it needs none.
     remote_shell: str | None
-    # Whether its process may give files to other owners.
+    # Whether rsync there runs with capabilities but not as root.
     privileged: bool
 
     def look(self, path: str) -> dict[str, Any]:
         """What is at the path; see place.look."""
 
-    def prepare(self, path: str, kind: str, element: str, run: str) -> dict[str, str]:
-        """Makes a target ready; see place.prepare."""
+    def open(self, path: str, kind: str, *, element: str, run: str, writable: bool, look: bool, owner: str) -> Replica:
+        """Holds a replica; see Tree."""
+
+    def names(self, users: Iterable[int], groups: Iterable[int]) -> Names:
+        """See tree.names."""
+
+    def numbers(self, users: Iterable[str], groups: Iterable[str]) -> Numbers:
+        """See tree.numbers."""
 
     def address(self, path: str) -> str:
         """The path as rsync names it."""
 
 
-class LocalReplica:
-    """A directory or file of this server."""
+class ThisServer:
+    """The server that the job runs on."""
 
     remote_shell: str | None = None
 
-    def __init__(self, privileged: bool) -> None:
-        self.privileged = privileged
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.privileged = layout.privileged
 
     def look(self, path: str) -> dict[str, Any]:
         return place.look(path)
 
-    def prepare(self, path: str, kind: str, element: str, run: str) -> dict[str, str]:
+    def open(self, path: str, kind: str, *, element: str, run: str, writable: bool, look: bool, owner: str) -> Replica:
+        locks = self.layout.locks
         try:
-            return place.prepare(path, kind, element, run)
+            return Tree(path, kind, element=element, run=run, writable=writable, look=look, owner=owner, locks=locks)
         except OSError as error:
             raise place.unprepared(path, error) from error
+
+    def names(self, users: Iterable[int], groups: Iterable[int]) -> Names:
+        return tree.names(users, groups)
+
+    def numbers(self, users: Iterable[str], groups: Iterable[str]) -> Numbers:
+        return tree.numbers(users, groups)
 
     def address(self, path: str) -> str:
         return path
 
 
-class SshReplica:
-    """A directory or file of the partner, behind its door."""
+class Partner:
+    """The partner, behind its door."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -64,17 +97,140 @@ class SshReplica:
         self.addresses[path] = str(reply["address"])
         return dict(reply["facts"])
 
-    def prepare(self, path: str, kind: str, element: str, run: str) -> dict[str, str]:
-        reply = self.connection.ask("prepare", path=path, kind=kind, element=element, run=run)
-        return dict(reply["scratch"])
+    def open(self, path: str, kind: str, *, element: str, run: str, writable: bool, look: bool, owner: str) -> Replica:
+        reply = self.connection.ask(
+            "open", path=path, kind=kind, element=element, run=run, writable=writable, look=look, owner=owner
+        )
+        return PartnerTree(self.connection, int(reply["tree"]), dict(reply["facts"]))
+
+    def names(self, users: Iterable[int], groups: Iterable[int]) -> Names:
+        reply = self.connection.ask("names", users=list(users), groups=list(groups))
+        return {int(n): str(name) for n, name in reply["users"]}, {int(n): str(name) for n, name in reply["groups"]}
+
+    def numbers(self, users: Iterable[str], groups: Iterable[str]) -> Numbers:
+        reply = self.connection.ask("numbers", users=list(users), groups=list(groups))
+        users_found = {str(name): int(number) for name, number in reply["users"].items()}
+        return users_found, {str(name): int(number) for name, number in reply["groups"].items()}
 
     def address(self, path: str) -> str:
+        """rsync on the partner takes * ? [ in the path that it is given for a pattern, and a backslash as quoting."""
         if path not in self.addresses:
             self.look(path)
-        address = self.addresses[path]
-        if re.search(r"[*?\[\\]", address):
-            message = (
-                f"{path} contains one of * ? [ \\, which rsync on the partner takes for a pattern; name another path"
-            )
-            raise Failure("pattern", message)
-        return f"{self.connection.host}::{address}"
+        return f"{self.connection.host}::" + re.sub(r"([*?\[\\])", r"\\\1", self.addresses[path])
+
+
+class PartnerTree:
+    """A replica that the partner holds for this connection."""
+
+    def __init__(self, connection: Connection, handle: int, facts: dict[str, Any]) -> None:
+        self.connection = connection
+        self.handle = handle
+        self.facts = facts
+
+    def ask(self, verb: str, payload: bytes = b"", **request: Any) -> dict[str, Any]:
+        return self.connection.ask(verb, payload, tree=self.handle, **request)
+
+    def ask_long(self, verb: str, payload: bytes = b"") -> Iterator[bytes]:
+        return self.connection.ask_long(verb, payload, tree=self.handle)
+
+    def close(self) -> None:
+        self.ask("close")
+
+    def scan(
+        self, known: bytes, include: list[str], exclude: list[str], xattrs: frozenset[str], expected: int
+    ) -> Summary:
+        reply = self.ask("scan", known, include=include, exclude=exclude, xattrs=sorted(xattrs), expected=expected)
+        found = {name: reply[name] for name in Summary._fields}
+        problems = {os.fsencode(path): str(reason) for path, reason in reply["problems"]}
+        root = decode_entry(reply["root"])
+        return Summary(**{**found, "stream": bytes.fromhex(reply["stream"]), "problems": problems, "root": root})
+
+    def digests(self) -> Iterator[tuple[bytes, bytes]]:
+        for path, digest, _nothing in self.items("digests", None):
+            yield path, bytes.fromhex(digest.decode("ascii"))
+
+    def listing(self, directories: Iterable[bytes]) -> Iterator[Item]:
+        return self.items("listing", directories)
+
+    def entries(self, paths: Iterable[bytes]) -> Iterator[tuple[bytes, Entry | str | None]]:
+        return self.seen("entries", paths)
+
+    def checksums(self, paths: Iterable[bytes]) -> Iterator[tuple[bytes, Entry | str]]:
+        for path, found in self.seen("checksums", paths):
+            yield path, "is gone" if found is None else found
+
+    def attributes(self, paths: Iterable[bytes]) -> Iterator[tuple[bytes, dict[str, bytes]]]:
+        for path, found in self.lines("attributes", (pack_paths(some) for some in batches(paths))):
+            yield os.fsencode(path), decode_attributes(found) or {}
+
+    def prepare(self, preserve: frozenset[str]) -> str:
+        return str(self.ask("prepare", preserve=sorted(preserve))["stage"])
+
+    def staged(self) -> Iterator[Item]:
+        return self.items("staged", None)
+
+    def commit(self, ops: Iterable[Op]) -> Iterator[Result]:
+        return map(decode_result, self.lines("commit", map(encode_ops, batches(ops))))
+
+    def finish(self) -> None:
+        self.ask("finish")
+
+    def sync(self) -> None:
+        self.ask("sync")
+
+    def mark(self, content: dict[str, Any]) -> None:
+        self.ask("mark", content=content)
+
+    def prune(self, keep: int, most: int, now: float) -> list[str]:
+        return [str(problem) for problem in self.ask("prune", keep=keep, most=most, now=now)["problems"]]
+
+    def versions(self, path: bytes | None) -> Iterator[dict[str, Any]]:
+        return self.lines("versions", [b"" if path is None else pack_paths([path])])
+
+    def restore(self, path: bytes, run: str) -> Iterator[Result]:
+        return map(decode_result, self.lines("restore", [pack_paths([os.fsencode(run), path])]))
+
+    # How answers of any length are read: in pieces that are whole.
+
+    def items(self, verb: str, paths: Iterable[bytes] | None) -> Iterator[Item]:
+        for payload in [b""] if paths is None else map(pack_paths, batches(paths)):
+            for data in self.ask_long(verb, payload):
+                yield from unpack(data)
+
+    def seen(self, verb: str, paths: Iterable[bytes]) -> Iterator[tuple[bytes, Entry | str | None]]:
+        for some in batches(paths):
+            for data in self.ask_long(verb, pack_paths(some)):
+                yield from unpack_seen(data)
+
+    def lines(self, verb: str, payloads: Iterable[bytes]) -> Iterator[Any]:
+        for payload in payloads:
+            for data in self.ask_long(verb, payload):
+                yield from map(json.loads, data.splitlines())
+
+
+Replica = Union[Tree, PartnerTree]
+
+
+def batches(items: Iterable[Any]) -> Iterator[list[Any]]:
+    rest = iter(items)
+    while some := list(islice(rest, REQUEST)):
+        yield some
+
+
+def translations(
+    source: Server, target: Server, users: set[int], groups: set[int]
+) -> tuple[dict[int, int], dict[int, int], list[str]]:
+    """Users and groups of the source as numbers of the target, by name; and the names that the target lacks.
+
+    A number that is missing in the result stays as it is.
+    """
+    user_names, group_names = source.names(users, groups)
+    user_numbers, group_numbers = target.numbers(set(user_names.values()), set(group_names.values()))
+    lacking = sorted({*user_names.values()} - user_numbers.keys()) + sorted(
+        {*group_names.values()} - group_numbers.keys()
+    )
+    return (
+        {number: user_numbers[name] for number, name in user_names.items() if name in user_numbers},
+        {number: group_numbers[name] for number, name in group_names.items() if name in group_numbers},
+        lacking,
+    )

@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO
 
@@ -78,37 +78,54 @@ class Outcome:
 
 def command(
     source: str,
-    target: str,
+    stage: str,
     *,
-    exclude_from: str,
-    scratch: dict[str, str] | None,
+    files_from: str,
+    basis: str,
+    preserve: frozenset[str],
     privileged: bool,
+    users: Mapping[int, int],
+    groups: Mapping[int, int],
     remote_shell: str | None = None,
-    dry_run: bool = False,
+    bandwidth_limit: int | None = None,
+    compress: bool = False,
+    anew: bool = False,
 ) -> list[str]:
-    """The argv that makes target as source is.
+    """The argv that brings files into a stage.
 
-    ``privileged``: the target's process may change owners.
-    ``scratch``: what place.prepare returns; None in a dry run.
-    ``remote_shell``: rsync's -e, split by rsync on blanks.
+    source, stage: as Server.address names the two directories; files_from: a file with a ``list_of`` paths below the
+    source; basis: the live tree, as seen from the stage; privileged: the target's process may change owners without
+    being root; users, groups: numbers of the source -> numbers of the target; remote_shell: rsync's -e, split by rsync
+    on blanks; bandwidth_limit: bytes per second; anew: also files of the basis' size and time, whose contents differ.
     """
-    argv = ["rsync", "--recursive", "--links", "--perms", "--times", "--group", "--owner", "--specials"]
-    argv += ["--hard-links", "--acls", "--xattrs", "--sparse", "--numeric-ids"]
-    # Without it rsync takes files whose times differ by less than a second for equal.
-    argv += ["--modify-window=-1"]
-    argv += ["--timeout=600", "--secluded-args", f"--out-format={FORMAT}", "--stats", "--no-human-readable"]
-    argv += ["--from0", f"--exclude-from={exclude_from}"]
+    argv = ["rsync", "--from0", f"--files-from={files_from}", "--secluded-args", "--no-implied-dirs"]
+    # Without --modify-window=-1 rsync takes files whose times differ by less than a second for equal.
+    argv += [f"--compare-dest={basis}", "--no-whole-file", "--modify-window=-1", "--times"]
+    argv += ["--ignore-times"] if anew else []
+    argv += ["--perms"] if "permissions" in preserve else []
+    argv += ["--sparse"] if "sparse" in preserve else []
+    if "owner" in preserve or "group" in preserve:
+        argv += ["--numeric-ids"]
+        for option, numbers in (("owner", users), ("group", groups)):
+            if option in preserve:
+                argv.append(f"--{option}")
+                changed = sorted((old, new) for old, new in numbers.items() if old != new)
+                if changed:
+                    kind = "usermap" if option == "owner" else "groupmap"
+                    argv.append(f"--{kind}=" + ",".join(f"{old}:{new}" for old, new in changed))
     if privileged:
         # A process that may change owners but is not root would otherwise silently keep its own.
         argv.append("--super")
-    if dry_run:
-        argv += ["--dry-run", "--mkpath"]
-    if scratch:
-        argv += ["--backup", f"--backup-dir={scratch['versions']}"]
-        argv += [f"--temp-dir={scratch['temporary']}"] if "temporary" in scratch else []
-    if remote_shell:
-        argv += ["-e", remote_shell]
-    return [*argv, "--", source, target]
+    argv += [f"--bwlimit={bandwidth_limit // 1024 or 1}K"] if bandwidth_limit else []
+    argv += ["--compress"] if compress else []
+    argv += ["--timeout=600", f"--out-format={FORMAT}", "--stats", "--no-human-readable"]
+    argv += ["-e", remote_shell] if remote_shell else []
+    return [*argv, "--", source, stage]
+
+
+def list_of(paths: Iterable[bytes]) -> bytes:
+    """The contents of ``files_from``; without the ./ rsync would take names that begin with ; or # for comments."""
+    return b"".join(b"./%b\0" % path for path in paths)
 
 
 def unescape(name: str) -> str:

@@ -6,23 +6,26 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import secrets
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from typing import Any
 
-from serversync import __version__, filters, rsync
+from serversync import __version__
 from serversync.display import safe
+from serversync.entry import HERE, THERE, Entry
 from serversync.failure import Failure, InvalidDocument, Stopped
-from serversync.history import History
+from serversync.history import History, replace
 from serversync.job import Element, Job, seconds
 from serversync.layout import Layout
 from serversync.place import RUN_TIME
-from serversync.replica import LocalReplica, Replica, SshReplica
+from serversync.reconcile import Decision
+from serversync.replica import Partner, Server, ThisServer
 from serversync.ssh import Connection
+from serversync.synchronize import NAMED_PATHS, Report, Synchronization, seen_text
 
 Record = dict[str, Any]
 EXIT = {"equal": 0, "equal_with_warnings": 0, "failed": 1, "different": 3, "skipped": 4}
@@ -67,140 +70,108 @@ def select(job: Job, only: str | None) -> list[Element]:
     return chosen
 
 
-class Sides:
-    """The two replicas of a job's elements; the connection behind them is opened once and used by all."""
+class Servers:
+    """The two servers of a job; the connection between them is opened once and used by all elements."""
 
     def __init__(self, layout: Layout, job: Job) -> None:
-        self.local = LocalReplica(layout.privileged)
         self.held = ExitStack()
-        self.partner: Replica = self.local
+        here = ThisServer(layout)
         self.connection: Connection | None = None
+        partner: Server = here
         if not job.local:
             self.connection = self.held.enter_context(Connection(layout, job))
-            self.partner = SshReplica(self.connection)
+            partner = Partner(self.connection)
+        self.by_side: dict[str, Server] = {HERE: here, THERE: partner}
 
-    def __enter__(self) -> Sides:
+    def __enter__(self) -> Servers:
         return self
 
     def __exit__(self, *_exception: object) -> None:
         self.held.close()
 
 
-class Transfer:
-    """One element between its two replicas, along the job's direction."""
-
-    def __init__(self, layout: Layout, job: Job, element: Element, sides: Sides) -> None:
-        self.layout = layout
-        self.job = job
-        self.element = element
-        ends: list[tuple[str, Replica, str]] = [
-            ("this_server", sides.local, element.path),
-            ("partner", sides.partner, element.partner_path),
-        ]
-        if not job.to_partner:
-            ends.reverse()
-        (
-            (self.source_side, self.source, self.source_path),
-            (self.target_side, self.target, self.target_path),
-        ) = ends
-        self.remote_shell = sides.partner.remote_shell
-
-    def server(self, side: str) -> str:
-        return "this server" if side == "this_server" else self.job.partner
-
-    def check(self) -> str:
-        """The element's kind (directory or file); Failure where the two replicas cannot be synchronized."""
-        source = self.source.look(self.source_path)
-        field, server = self.element.field(self.source_side), self.server(self.source_side)
-        if source["kind"] == "missing":
-            message = (
-                f"{self.source_path} does not exist on {server}, the source; create or mount it, or correct the path"
-            )
-            raise Failure("missing", message, field=field)
-        check_kind(source, self.source_path, server, field)
-        if not source["readable"]:
-            message = (
-                f"{self.source_path} is not readable on {server}; give the account or the pairing's root read access"
-            )
-            raise Failure("not_readable", message, field=field)
-        target = self.target.look(self.target_path)
-        field, server = self.element.field(self.target_side), self.server(self.target_side)
-        if target["kind"] == "missing":
-            confined = self.layout.privileged and self.target_side == "this_server"
-            if confined or not target["writable"]:
-                remedy = "create it there"
-                if confined and source["kind"] == "file":
-                    remedy = "create it empty, then apply the playbook again, which opens its directory to the job"
-                raise Failure("missing", f"{self.target_path} does not exist on {server}; {remedy}", field=field)
-            return str(source["kind"])
-        check_kind(target, self.target_path, server, field)
-        if target["kind"] != source["kind"]:
-            message = f"{self.target_path} is a {target['kind']} on {server}, but the source is a {source['kind']}"
-            raise Failure("kind", f"{message}; correct the path, or move it away", field=field)
-        if not target["writable"]:
-            message = (
-                f"{self.target_path} is not writable on {server}; give the account or the pairing's root write access"
-            )
-            raise Failure("not_writable", message, field=field)
-        return str(source["kind"])
-
-    def move(self, run: str, dry_run: bool, on_change: Callable[[rsync.Change], None] | None) -> rsync.Outcome:
-        """Lets rsync make the target as the source is; Failure where it could not begin."""
-        kind = self.check()
-        tail = "/" if kind == "directory" else ""
-        scratch = None
-        if not dry_run:
-            # Both paths: another server's job of this name may put its files into the same directory.
-            both = os.fsencode(f"{self.source_path}\0{self.target_path}")
-            digest = hashlib.sha256(both).hexdigest()[:8]
-            scratch = self.target.prepare(self.target_path, kind, f"{self.job.name}.{digest}", run)
-        with tempfile.NamedTemporaryFile(prefix="serversync-") as rules:
-            exclude = self.job["settings"]["exclude"] if kind == "directory" else []
-            rules.write(filters.rules(exclude))
-            rules.flush()
-            argv = rsync.command(
-                self.source.address(self.source_path) + tail,
-                self.target.address(self.target_path) + tail,
-                exclude_from=rules.name,
-                scratch=scratch,
-                privileged=self.target.privileged,
-                remote_shell=self.remote_shell,
-                dry_run=dry_run,
-            )
-            return rsync.execute(argv, on_change)
-
-
-def check_kind(facts: dict[str, Any], path: str, server: str, field: str) -> None:
-    if facts["kind"] == "blocked":
-        raise Failure(
-            "blocked",
-            f"{path} cannot be reached on {server}: {facts['reason']}; name the real path",
-            field=field,
-        )
-    if facts["kind"] in ("link", "other"):
-        what = (
-            "a symbolic link; name what it points to" if facts["kind"] == "link" else "neither a directory nor a file"
-        )
-        raise Failure("kind", f"{path} on {server} is {what}", field=field)
-
-
 def plan(layout: Layout, job: Job, only: str | None = None) -> dict[str, Any]:
-    """What a run would do now: per element the changes, or the failure. Nothing is written on either server."""
+    """What a run would do now: per element the decisions, or the failure. Nothing is written on either server.
+
+    ``plan`` is its id, for ``run --approve``: the same decisions on the same entries have the same.
+    """
     elements = []
-    with Sides(layout, job) as sides:
+    with Servers(layout, job) as servers:
         for element in select(job, only):
-            changes: list[rsync.Change] = []
-            found = describe(job, element)
+            found: dict[str, Any] = describe(job, element) | {
+                "decisions": [],
+                "guards": [],
+                "warnings": [],
+                "error": None,
+            }
             try:
-                transfer = Transfer(layout, job, element, sides)
-                outcome = transfer.move("plan", True, changes.append)
-                failure = rsync.failure(outcome, element.field(transfer.source_side))
+                with Synchronization(layout, job, element, servers.by_side, run=new_run(), look=True) as one:
+                    decided = one.plan()
+                    found["decisions"] = told(decided.decisions)
+                    found["guards"] = one.guarded(decided)
+                    found["warnings"] = one.report.warnings
             except Failure as error:
-                failure = error
-            told = [{"what": change.what, "path": change.name, "bytes": change.size} for change in changes]
-            elements.append(found | {"changes": told, "error": failure.as_dict() if failure else None})
+                found["error"] = error.as_dict()
+            elements.append(found)
     failed = any(entry["error"] for entry in elements)
-    return {"job": job.name, "partner": job.partner, "failed": failed, "elements": elements}
+    kept = keep_plan(layout, job, elements)
+    return {"job": job.name, "partner": job.partner, "plan": kept, "failed": failed, "elements": elements}
+
+
+# Plans of a job that wait for their approval.
+KEEP_PLANS = 10
+
+
+def keep_plan(layout: Layout, job: Job, elements: list[dict[str, Any]]) -> str:
+    """Keeps what was planned until somebody approves it; its id."""
+    text = json.dumps({"elements": [{name: entry[name] for name in ("path", "decisions")} for entry in elements]})
+    name = hashlib.sha256(text.encode()).hexdigest()[:12]
+    directory = layout.state / "plans" / job.name
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    replace(directory / f"{name}.json", text, 0o600)
+    for old in sorted(directory.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)[KEEP_PLANS:]:
+        old.unlink()
+    return name
+
+
+def load_plan(layout: Layout, job: Job, name: str) -> dict[str, Any]:
+    path = layout.state / "plans" / job.name / f"{name}.json"
+    try:
+        plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        message = f"there is no plan {name!r} of {job.name}; make one: serversync plan {job.name}"
+        raise InvalidDocument("unknown_plan", message) from None
+    return plan
+
+
+def told(decisions: list[Decision]) -> list[dict[str, Any]]:
+    """What people, and the approval of a plan, need of decisions; those that change nothing are left out."""
+    return [
+        {
+            "what": decision.what,
+            "path": os.fsdecode(decision.path),
+            "row": decision.row,
+            "reason": decision.reason,
+            "bytes": moved_bytes(decision),
+            "by": decision.by,
+            "here": seen_text(decision.here),
+            "there": seen_text(decision.there),
+            "aside": os.fsdecode(decision.aside),
+        }
+        for decision in decisions
+        if decision.what not in QUIET
+    ]
+
+
+# What a decision may be that neither replica nor reader notices.
+QUIET = {"equal", "dropped"}
+
+
+def moved_bytes(decision: Decision) -> int:
+    if decision.content is None:
+        return 0
+    source = decision.here if decision.content == HERE else decision.there
+    return source.size if isinstance(source, Entry) and source.kind == "f" else 0
 
 
 def describe(job: Job, element: Element) -> dict[str, Any]:
@@ -221,6 +192,7 @@ class Run:
         *,
         trigger: str,
         only: str | None,
+        approve: str | None,
         log: Callable[[str], None],
         wait: Callable[[float], None],
     ) -> None:
@@ -229,6 +201,8 @@ class Run:
         self.log = log
         self.wait = wait
         self.elements = select(job, only)
+        self.plans: dict[str, list[dict[str, Any]]] = {}
+        self.approved = load_plan(layout, job, approve) if approve else None
         self.record: Record = {
             "run": new_run(),
             "job": job.name,
@@ -242,6 +216,7 @@ class Run:
             "attempts": [],
             "elements": [blank(job, element) for element in self.elements],
             "error": None,
+            "plan": None,
             "notification": None,
         }
 
@@ -259,7 +234,7 @@ class Run:
                         "number": number,
                         "started": started,
                         "ended": timestamp(),
-                        "state": "failed" if failures else "equal",
+                        "state": "failed" if failures else self.worst(),
                         "errors": list({str(failure): failure.as_dict() for failure in failures.values()}.values()),
                     }
                 )
@@ -276,15 +251,19 @@ class Run:
         self.end(None)
         return self.record
 
+    def worst(self) -> str:
+        states = [entry["state_after"] for entry in self.record["elements"] if entry["state_after"]]
+        return str(max(states, key=SEVERITY.index))
+
     def attempt(self, todo: list[int]) -> dict[int, Failure]:
         """Tries the elements of these numbers; the failures by number."""
         failures: dict[int, Failure] = {}
         for index in todo:
-            self.record["elements"][index] |= {"state_after": None, "error": None, "problems": []}
+            self.record["elements"][index] |= {"state_after": None, "error": None}
         try:
-            with Sides(self.layout, self.job) as sides:
+            with Servers(self.layout, self.job) as servers:
                 for index in todo:
-                    failure = self.synchronize(index, sides)
+                    failure = self.synchronize(index, servers)
                     if failure:
                         failures[index] = failure
         except Failure as failure:
@@ -295,33 +274,68 @@ class Run:
                     failures[index] = failure
         return failures
 
-    def synchronize(self, index: int, sides: Sides) -> Failure | None:
+    def synchronize(self, index: int, servers: Servers) -> Failure | None:
         element, entry = self.elements[index], self.record["elements"][index]
-        failure: Failure | None
+        # An attempt of its own directory: a second one must not replace what the first one put aside.
+        attempt = len(self.record["attempts"]) + 1
+        run = self.record["run"] + (f".{attempt}" if attempt > 1 else "")
+        report = Report()
         try:
-            transfer = Transfer(self.layout, self.job, element, sides)
-            # An attempt of its own directory: a second one must not replace what the first one put aside.
-            attempt = len(self.record["attempts"]) + 1
-            run = self.record["run"] + (f".{attempt}" if attempt > 1 else "")
-            outcome = transfer.move(run, False, None)
+            with Synchronization(
+                self.layout, self.job, element, servers.by_side, run=run, look=False, decided=self.released(element)
+            ) as one:
+                report = one.report
+                one.synchronize(self.approval(element))
         except Failure as error:
-            failure = error
-        else:
-            for counter in ("created", "updated", "attributes"):
-                entry[counter] += getattr(outcome, counter)
-            entry["bytes"] += outcome.sent
-            entry["files"] = outcome.files
-            failure = rsync.failure(outcome, element.field(transfer.source_side))
-            if entry["state_before"] is None:
-                entry["state_before"] = "different" if outcome.changed or failure else "equal"
-            entry["problems"] = outcome.problems
-        if failure:
-            self.tell(index, failure)
-        else:
-            entry["state_after"] = "equal"
-            copied = entry["created"] + entry["updated"]
-            self.log(f"{safe(element.path)}: equal, {copied} copied, {entry['bytes']} bytes")
-        return failure
+            report.failure = report.failure or error
+        if report.failure:
+            self.count(entry, report)
+            self.tell(index, report.failure)
+            return report.failure
+        self.count(entry, report)
+        entry["state_after"] = report.state_after
+        copied = entry["created"] + entry["updated"]
+        self.log(f"{safe(element.path)}: {report.state_after}, {copied} copied, {entry['bytes']} bytes")
+        return None
+
+    def approval(self, element: Element) -> dict[bytes, dict[str, Any]] | None:
+        """What the approved plan has for the element, by path; None: no plan is approved."""
+        if self.approved is None:
+            return None
+        return {
+            os.fsencode(one["path"]): one
+            for entry in self.approved["elements"]
+            if entry["path"] == element.path
+            for one in entry["decisions"]
+        }
+
+    def released(self, element: Element) -> dict[bytes, str]:
+        """Deletions that were held back because the archive was new: the side that lacks the path wins."""
+        return {
+            path: HERE if one["here"] is None else THERE
+            for path, one in (self.approval(element) or {}).items()
+            if one["by"] == "guard" and (one["here"] is None) != (one["there"] is None)
+        }
+
+    def count(self, entry: dict[str, Any], report: Report) -> None:
+        """Adds an attempt's figures to the element's."""
+        for counter in ("created", "updated", "attributes", "deleted", "conflicts"):
+            entry[counter] += getattr(report, counter)
+        entry["bytes"] += report.sent
+        entry["files"] = report.entries
+        entry["standing"] = report.standing
+        entry["warnings"] = list(dict.fromkeys(entry["warnings"] + report.warnings))
+        entry["guards"] = report.guards
+        if entry["state_before"] is None:
+            entry["state_before"] = report.state_before
+        if report.plan is not None:
+            decisions = told(report.plan.decisions)
+            self.plans[entry["path"]] = decisions
+            notable = [one for one in decisions if one["what"] not in ("new", "update", "metadata")]
+            entry["paths"] = notable[:NAMED_PATHS]
+        entry["problems"] = [
+            f"{os.fsdecode(path) or '.'}: {text}" for path, (_code, text) in sorted(report.problems.items())
+        ][:NAMED_PATHS]
 
     def tell(self, index: int, failure: Failure) -> None:
         entry = self.record["elements"][index]
@@ -332,16 +346,23 @@ class Run:
         for entry in self.record["elements"]:
             if entry["state_after"] is None:
                 entry["state_after"] = "failed"
-        failed = failure or any(entry["state_after"] == "failed" for entry in self.record["elements"])
-        self.record["state"] = "failed" if failed else "equal"
+        self.record["state"] = "failed" if failure else self.worst()
         self.record["error"] = failure.as_dict() if failure else first_error(self.record)
+        if any(entry["guards"] for entry in self.record["elements"]):
+            kept = [{"path": path, "decisions": decisions} for path, decisions in self.plans.items()]
+            self.record["plan"] = keep_plan(self.layout, self.job, kept)
         self.record["ended"] = timestamp()
 
 
+# A job is as its worst element.
+SEVERITY = ["equal", "equal_with_warnings", "different", "failed"]
+
+
 def blank(job: Job, element: Element) -> dict[str, Any]:
-    counters = dict.fromkeys(("files", "created", "updated", "attributes", "bytes"), 0)
+    counters = dict.fromkeys(("files", "created", "updated", "attributes", "deleted", "conflicts", "bytes"), 0)
     states = dict.fromkeys(("state_before", "state_after", "error"))
-    return {**describe(job, element), **states, **counters, "problems": []}
+    lists: dict[str, Any] = {name: [] for name in ("problems", "paths", "warnings", "guards")}
+    return {**describe(job, element), **states, **counters, **lists, "standing": {}}
 
 
 def first_error(record: Record) -> dict[str, Any] | None:
@@ -354,13 +375,14 @@ def run(
     *,
     trigger: str,
     only: str | None,
+    approve: str | None,
     log: Callable[[str], None],
     wait: Callable[[float], None],
     tell: Callable[[Record], dict[str, Any] | None],
 ) -> Record:
     """Runs the job, or records that it was skipped; ``tell`` sends the notification of a record."""
     history = History(layout)
-    attempt = Run(layout, job, trigger=trigger, only=only, log=log, wait=wait)
+    attempt = Run(layout, job, trigger=trigger, only=only, approve=approve, log=log, wait=wait)
     record = attempt.record
     record["configuration"] = history.configuration(job)
     with locked(layout, job) as free:

@@ -17,20 +17,26 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from serversync import PROTOCOL, __version__, place
+from serversync.entry import pack
 from serversync.failure import Failure
 from serversync.frames import Frames
 from serversync.layout import Layout
+from serversync.tree import Tree, names, numbers
+from serversync.wire import chunks, decode_ops, encode_attributes, encode_entry, encode_result, pack_seen, unpack_paths
 
 SOCKETS = Path("/run/serversync-serve")
 # What rsync asks its remote shell for where it speaks to a daemon; nothing in it is chosen by the caller.
 RSYNC = "rsync --server --daemon ."
 CONTROL = "serversync"
 HEADER_LIMIT = 4096
+# A runner that lives says so every ten seconds; after this many without a word its locks are released.
+SILENCE = 60.0
 ACCESS = {"read": (True, False), "write": (False, True), "both": (True, True)}
 
 
@@ -159,54 +165,183 @@ class Door:
 
 
 def converse(frames: Frames, door: Door) -> None:
-    """Answers requests until the other side closes; what a request asks wrongly is answered, never raised."""
-    while True:
-        try:
-            # The caller is silent while rsync moves files, for hours; a dead connection is sshd's to end.
-            request = frames.receive(patience=None)
-        except EOFError:
-            return
-        try:
-            answer = {"ok": True, **handle(request, door)}
-        except Failure as failure:
-            answer = {"ok": False, "failure": failure.as_dict()}
-        except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-            print(f"serversync: request {request!r:.200}: {error!r}", file=sys.stderr)
-            answer = {"ok": False, "failure": Failure("partner_error", f"{error!r}").as_dict()}
-        # The number lets the other side tell a late answer from the one that it waits for.
-        frames.send({"id": request.get("id"), **answer})
+    """Answers requests until the other side closes or falls silent; then every replica is released."""
+    with ExitStack() as held:
+        desk = Desk(door, held)
+        while True:
+            try:
+                request, payload = frames.receive(SILENCE)
+            except EOFError:
+                return
+            number = request.get("id")
+            try:
+                with frames.alive():
+                    for answer, data in desk.answer(request, payload):
+                        frames.send({"id": number, "ok": True, **answer}, data)
+            except Failure as failure:
+                frames.send({"id": number, "ok": False, "failure": failure.as_dict()})
+            except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+                print(f"serversync: request {request!r:.200}: {error!r}", file=sys.stderr)
+                frames.send({"id": number, "ok": False, "failure": Failure("partner_error", f"{error!r}").as_dict()})
 
 
-def handle(request: dict[str, Any], door: Door) -> dict[str, Any]:
-    verb = request["verb"]
-    if verb == "hello":
-        return {"roots": door.roots, "privileged": door.layout.privileged, **about()}
-    if verb == "look":
-        root, below = door.find(request["path"])
+Answer = tuple[dict[str, Any], bytes]
+
+
+class Desk:
+    """Answers the requests of one connection; it holds the replicas that these have opened.
+
+    An answer is one frame or more; each has ``more`` but the last.
+    """
+
+    def __init__(self, door: Door, held: ExitStack) -> None:
+        self.door = door
+        self.held = held
+        self.trees: dict[int, Tree] = {}
+
+    def answer(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
+        verb = str(request["verb"])
+        handler: Callable[[dict[str, Any], bytes], Iterator[Answer]] | None = getattr(self, f"verb_{verb}", None)
+        if handler is None:
+            raise Failure("unknown_verb", f"this runner ({__version__}) does not know the request {verb!r}; upgrade it")
+        return handler(request, payload)
+
+    def verb_hello(self, _request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
+        yield {"roots": self.door.roots, "privileged": self.door.layout.privileged, **about()}, b""
+
+    def verb_programs(self, _request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
+        yield {"rsync": rsync_version()}, b""
+
+    def verb_look(self, request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
+        root, below = self.door.find(request["path"])
         may_read, may_write = ACCESS[root["access"]]
         facts = place.look(root["path"] + below)
         facts["readable"] = facts["readable"] and may_read
         facts["writable"] = facts["writable"] and may_write
-        return {"facts": facts, "access": root["access"], "address": f"{root['module']}{below}"}
-    if verb == "prepare":
-        root, below = door.find(request["path"])
-        if not ACCESS[root["access"]][1]:
-            raise Failure(
-                "read_only",
-                f"{root['path']} is open for reading only; change its access in runner_partners there",
-            )
-        door.hold_to(root)
+        yield {"facts": facts, "access": root["access"], "address": f"{root['module']}{below}"}, b""
+
+    def verb_open(self, request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
+        root, below = self.door.find(request["path"])
+        writable = bool(request["writable"])
+        may_read, may_write = ACCESS[root["access"]]
+        if writable and not may_write:
+            message = f"{root['path']} is open for reading only; change its access in runner_partners there"
+            raise Failure("read_only", message)
+        if not may_read and not writable:
+            message = f"{root['path']} is open for writing only; change its access in runner_partners there"
+            raise Failure("write_only", message)
+        self.door.hold_to(root)
         path = root["path"] + below
+        for word in (request["element"], request["run"]):
+            if not place.WORD.fullmatch(word):
+                raise Failure("bad_request", f"{word!r} is not a name for a directory")
         try:
-            return {"scratch": place.prepare(path, request["kind"], request["element"], request["run"])}
+            tree = Tree(
+                path,
+                request["kind"],
+                element=request["element"],
+                run=request["run"],
+                writable=writable,
+                look=bool(request["look"]),
+                owner=f"{self.door.pairing}: {request['owner']}",
+                locks=self.door.layout.locks,
+            )
         except OSError as error:
             raise place.unprepared(path, error) from error
-    raise Failure("unknown_verb", f"this runner ({__version__}) does not know the request {verb!r}; upgrade it")
+        self.held.callback(tree.close)
+        handle = len(self.trees)
+        self.trees[handle] = tree
+        yield {"tree": handle, "facts": tree.facts}, b""
+
+    def tree(self, request: dict[str, Any]) -> Tree:
+        return self.trees[request["tree"]]
+
+    def verb_close(self, request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
+        self.trees.pop(request["tree"]).close()
+        yield {}, b""
+
+    def verb_scan(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
+        summary = self.tree(request).scan(
+            payload, request["include"], request["exclude"], frozenset(request["xattrs"]), request["expected"]
+        )
+        problems = [[os.fsdecode(path), reason] for path, reason in summary.problems.items()]
+        found = {"stream": summary.stream.hex(), "problems": problems, "root": encode_entry(summary.root)}
+        yield {**summary._asdict(), **found}, b""
+
+    def verb_digests(self, request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
+        return stream(
+            pack([(path, digest.hex().encode("ascii"), b"")]) for path, digest in self.tree(request).digests()
+        )
+
+    def verb_listing(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
+        return stream(pack([item]) for item in self.tree(request).listing(unpack_paths(payload)))
+
+    def verb_entries(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
+        return stream(pack([item]) for item in pack_seen(self.tree(request).entries(unpack_paths(payload))))
+
+    def verb_checksums(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
+        return stream(pack([item]) for item in pack_seen(self.tree(request).checksums(unpack_paths(payload))))
+
+    def verb_attributes(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
+        return stream(
+            json.dumps([os.fsdecode(path), encode_attributes(found)]).encode("ascii") + b"\n"
+            for path, found in self.tree(request).attributes(unpack_paths(payload))
+        )
+
+    def verb_names(self, request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
+        users, groups = names(request["users"], request["groups"])
+        yield {"users": list(users.items()), "groups": list(groups.items())}, b""
+
+    def verb_numbers(self, request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
+        users, groups = numbers(request["users"], request["groups"])
+        yield {"users": users, "groups": groups}, b""
+
+    def verb_prepare(self, request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
+        yield {"stage": self.tree(request).prepare(frozenset(request["preserve"]))}, b""
+
+    def verb_staged(self, request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
+        return stream(pack([item]) for item in self.tree(request).staged())
+
+    def verb_commit(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
+        results = self.tree(request).commit(decode_ops(payload))
+        return stream(json.dumps(encode_result(result)).encode("ascii") + b"\n" for result in results)
+
+    def verb_finish(self, request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
+        self.tree(request).finish()
+        yield {}, b""
+
+    def verb_sync(self, request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
+        self.tree(request).sync()
+        yield {}, b""
+
+    def verb_mark(self, request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
+        self.tree(request).mark(request["content"])
+        yield {}, b""
+
+    def verb_prune(self, request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
+        problems = self.tree(request).prune(request["keep"], request["most"], min(request["now"], time.time()))
+        yield {"problems": problems}, b""
+
+    def verb_versions(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
+        path = unpack_paths(payload)[0] if payload else None
+        return stream(json.dumps(version).encode("ascii") + b"\n" for version in self.tree(request).versions(path))
+
+    def verb_restore(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
+        run, path = os.fsdecode(unpack_paths(payload)[0]), unpack_paths(payload)[1]
+        results = self.tree(request).restore(path, run)
+        return stream(json.dumps(encode_result(result)).encode("ascii") + b"\n" for result in results)
+
+
+def stream(pieces: Iterable[bytes]) -> Iterator[Answer]:
+    """An answer of any length in frames of about a megabyte."""
+    for data in chunks(pieces):
+        yield {"more": True}, data
+    yield {}, b""
 
 
 def about() -> dict[str, Any]:
-    """What a runner tells of itself: versions, protocol, clock (seconds since the epoch)."""
-    return {"version": __version__, "protocol": PROTOCOL, "rsync": rsync_version(), "time": time.time()}
+    """What a runner tells of itself: version, protocol, clock (seconds since the epoch)."""
+    return {"version": __version__, "protocol": PROTOCOL, "time": time.time()}
 
 
 def rsync_version() -> str | None:

@@ -14,7 +14,8 @@ import shlex
 import subprocess
 import tempfile
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -100,6 +101,7 @@ class Connection:
         self.partner = job.partner
         self.pairing = Pairing(layout, job)
         self.own_key = layout.key
+        self.held = ExitStack()
         self.directory = tempfile.TemporaryDirectory(prefix="ss-", dir=socket_directory(layout))
         try:
             self.open()
@@ -159,6 +161,9 @@ class Connection:
         self.stderr = b""
         self.questions = 0
         self.lost: Failure | None = None
+        self.talking = threading.RLock()
+        # The partner must be able to tell a runner that waits for rsync from one that is gone.
+        self.held.enter_context(self.frames.alive())
         self.drain = threading.Thread(target=self.keep_stderr, daemon=True)
         self.drain.start()
         self.about = self.ask("hello", patience=GREETING)
@@ -177,30 +182,58 @@ class Connection:
                 return
             self.stderr = (self.stderr + data)[-STDERR_LIMIT:]
 
-    def ask(self, verb: str, patience: float = PATIENCE, **request: Any) -> dict[str, Any]:
-        """The partner's answer; its refusals and a lost connection are raised as Failure.
+    def ask(self, verb: str, payload: bytes = b"", *, patience: float = PATIENCE, **request: Any) -> dict[str, Any]:
+        """The partner's answer in one frame; its refusals and a lost connection are raised as Failure."""
+        with self.talking:
+            self.question(verb, payload, request)
+            return self.reply(patience)[0]
 
-        After anything but an answer to this very question the connection is given up: the next answer to come could
-        be that to an older question.
-        """
+    def ask_long(self, verb: str, payload: bytes = b"", **request: Any) -> Iterator[bytes]:
+        """The bytes of an answer of any length, piece by piece; nothing else is asked until it has been read."""
+        with self.talking:
+            self.question(verb, payload, request)
+            more = True
+            try:
+                while more:
+                    reply, data = self.reply(PATIENCE)
+                    more = bool(reply.get("more"))
+                    if data:
+                        yield data
+            except GeneratorExit:
+                self.lost = self.lost or Failure("protocol", "an answer was not read to its end", transient=True)
+                raise
+
+    def question(self, verb: str, payload: bytes, request: dict[str, Any]) -> None:
         if self.lost:
             raise self.lost
         self.questions += 1
         try:
-            self.frames.send({"id": self.questions, "verb": verb, **request})
-            reply = self.frames.receive(patience)
+            self.frames.send({"id": self.questions, "verb": verb, **request}, payload)
+        except BrokenPipeError:
+            raise self.explained() from None
+
+    def reply(self, patience: float) -> tuple[dict[str, Any], bytes]:
+        """The next frame of the answer to the last question.
+
+        After anything but that the connection is given up: the next answer to come could be that to an older question.
+        """
+        try:
+            reply, data = self.frames.receive(patience)
             if reply.get("id") != self.questions:
                 raise Failure("protocol", f"{self.partner} answered another question", transient=True)
-        except (EOFError, BrokenPipeError):
-            self.end()
-            self.lost = explain(self.stderr.decode("utf-8", "replace"), self.partner)
-            raise self.lost from None
+        except EOFError:
+            raise self.explained() from None
         except Failure as failure:
             self.lost = failure
             raise
         if not reply.get("ok"):
             raise Failure.from_dict(reply.get("failure", {}))
-        return reply
+        return reply, data
+
+    def explained(self) -> Failure:
+        self.end()
+        self.lost = explain(self.stderr.decode("utf-8", "replace"), self.partner)
+        return self.lost
 
     @property
     def remote_shell(self) -> str:
@@ -229,6 +262,7 @@ class Connection:
         self.drain.join()
 
     def close(self) -> None:
+        self.held.close()
         process = getattr(self, "process", None)
         if process is not None:
             with suppress(BrokenPipeError):

@@ -1,0 +1,424 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Propagation of one element: stage, journal, commit, durable; what comes of it goes into the archive.
+
+rsync brings contents into the stage of the replica that is to change; that replica's own process puts each path in its
+place, after both replicas were looked at again. A path that has moved meanwhile is left for the next attempt.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from serversync import rsync
+from serversync.commit import Op, Result
+from serversync.entry import HERE, THERE, Entry
+from serversync.failure import Failure
+from serversync.reconcile import Decision, Owners
+from serversync.replica import Replica, Server
+
+OTHER = {HERE: THERE, THERE: HERE}
+# Operations that are on record as intents at a time.
+BATCH = 2000
+# What a commit could not do -> whether another attempt may.
+TRANSIENT = {"moved", "no_space", "busy"}
+
+
+# Path -> all names of its file, of files with several names.
+Groups = Mapping[bytes, frozenset[bytes]]
+
+
+@dataclass
+class Side:
+    """One replica of the element in this run."""
+
+    name: str
+    server: Server
+    tree: Replica
+    path: str
+    # Where the element's files are named by rsync: its directory.
+    directory: str
+    account: int
+
+
+@dataclass
+class Settings:
+    """What of a job's settings says how data moves."""
+
+    preserve: frozenset[str]
+    # HERE, THERE -> numbers of the other replica's owners as numbers there.
+    owners: dict[str, Owners]
+    granularity: int
+    bandwidth_limit: int | None
+    compress: bool
+
+
+@dataclass
+class Done:
+    """What a propagation did on one replica: entries as read back (None: removed), and what it could not do."""
+
+    entries: dict[bytes, Entry | None] = field(default_factory=dict)
+    versions: dict[bytes, bytes] = field(default_factory=dict)
+    problems: dict[bytes, tuple[str, str]] = field(default_factory=dict)
+    sent: int = 0
+
+
+def parent(path: bytes) -> bytes:
+    return path.rpartition(b"/")[0]
+
+
+class Propagation:
+    """Carries decisions out on one replica, ``target``; the other one is ``source``."""
+
+    def __init__(
+        self,
+        source: Side,
+        target: Side,
+        settings: Settings,
+        intend: Callable[[str, Iterable[tuple[Decision, Entry | None]]], None],
+        progress: Callable[[str, int, int], None],
+    ) -> None:
+        self.source = source
+        self.target = target
+        self.settings = settings
+        self.intend = intend
+        self.progress = progress
+        self.done = Done()
+
+    def wanted(self, decision: Decision) -> Entry:
+        """The entry that the target is to have, in the target's own numbers of owners."""
+        there = self.seen(decision, self.source)
+        mine = self.seen(decision, self.target)
+        assert isinstance(there, Entry)
+        content = there if decision.content == self.source.name or not isinstance(mine, Entry) else mine
+        owners = self.settings.owners[self.target.name]
+        if decision.metadata == self.target.name and isinstance(mine, Entry):
+            return content._replace(mode=mine.mode, uid=mine.uid, gid=mine.gid, xattrs=mine.xattrs)
+        return content._replace(
+            mode=there.mode,
+            uid=owners.users.get(there.uid, there.uid),
+            gid=owners.groups.get(there.gid, there.gid),
+            xattrs=there.xattrs,
+            mtime=there.mtime,
+        )
+
+    def seen(self, decision: Decision, side: Side) -> object:
+        return decision.here if side.name == HERE else decision.there
+
+    def carry_out(self, decisions: list[Decision], groups: Groups, target_groups: Groups) -> Done:
+        """Everything that the decisions ask of the target; ``groups`` are the source's hard links."""
+        source = self.source.name
+        contents = [decision for decision in decisions if decision.content == source]
+        metas: list[Decision] = []
+        for decision in decisions:
+            if decision.metadata == source and decision.content != source:
+                # Names that shall be one file, or no longer be one, take its data anew.
+                relinked = groups.get(decision.path) != target_groups.get(decision.path)
+                (contents if relinked and "hardlinks" in self.settings.preserve else metas).append(decision)
+        removals = [decision for decision in decisions if decision.remove == self.target.name]
+        asides = [decision for decision in contents if decision.aside]
+        if not (contents or metas or removals):
+            return self.done
+        stage = self.target.tree.prepare(self.settings.preserve)
+        leaders, followers = self.split_groups(contents, groups)
+        new_trees = {one.path for one in leaders if self.kind(one) == "d"}
+        tops = {path for path in new_trees if parent(path) not in new_trees}
+        inside = {one.path for one in leaders if one.path not in tops and self.top(one.path, tops) is not None}
+        self.stage(stage, leaders, inside | tops)
+        staged = {path: Entry.parse(record, more) for path, record, more in self.target.tree.staged()}
+        good = self.verify(leaders, staged)
+        self.clear([one for one in leaders if one.path in inside and one.path not in good], staged)
+        self.commit(asides, removals, [one for one in leaders if one.path in good], tops, inside, staged)
+        self.link(followers, groups)
+        self.set_metadata(metas, contents, removals, tops)
+        self.target.tree.finish()
+        return self.done
+
+    def kind(self, decision: Decision) -> str:
+        entry = self.seen(decision, self.source)
+        return entry.kind if isinstance(entry, Entry) else ""
+
+    @staticmethod
+    def top(path: bytes, tops: set[bytes]) -> bytes | None:
+        """The new directory that the path arrives in, if any."""
+        while path:
+            path = parent(path)
+            if path in tops:
+                return path
+        return None
+
+    def split_groups(self, contents: list[Decision], groups: Groups) -> tuple[list[Decision], list[Decision]]:
+        """Of every hard-link group one name brings the data; the others are linked to it."""
+        if "hardlinks" not in self.settings.preserve:
+            return contents, []
+        leaders, followers = [], []
+        led: set[frozenset[bytes]] = set()
+        arriving = {one.path for one in contents}
+        for decision in contents:
+            group = groups.get(decision.path)
+            if group is None or self.kind(decision) == "d":
+                leaders.append(decision)
+            elif group in led or group - arriving:
+                # A name that does not arrive is there already, with these contents.
+                followers.append(decision)
+            else:
+                led.add(group)
+                leaders.append(decision)
+        return leaders, followers
+
+    # Stage.
+
+    def stage(self, stage: str, leaders: list[Decision], inside: set[bytes]) -> None:
+        files = [one for one in leaders if self.kind(one) == "f"]
+        made = [one for one in leaders if one.path in inside and self.kind(one) != "f"]
+        attributes = self.attributes([one for one in leaders if one.path in inside])
+        self.run(
+            Op("mkdir", one.path, None, writable(self.wanted(one)), None, b"", b"", True)
+            for one in made
+            if self.kind(one) == "d"
+        )
+        self.bring(stage, [one.path for one in files if not self.same_look(one)], anew=False)
+        self.bring(stage, [one.path for one in files if self.same_look(one)], anew=True)
+        self.run(
+            Op(KIND_OPS[self.kind(one)], one.path, None, self.wanted(one), attributes.get(one.path), b"", b"", True)
+            for one in made
+            if self.kind(one) != "d"
+        )
+        self.run(
+            Op("meta", one.path, None, self.wanted(one), attributes.get(one.path), b"", b"", True)
+            for one in leaders
+            if one.path in inside and self.kind(one) == "f" and one.path in attributes
+        )
+        self.run(
+            Op("meta", one.path, None, self.wanted(one), attributes.get(one.path), b"", b"", True)
+            for one in reversed(made)
+            if self.kind(one) == "d"
+        )
+
+    def run(self, ops: Iterable[Op]) -> None:
+        for result in self.target.tree.commit(ops):
+            if result.problem:
+                self.done.problems[result.path] = result.problem
+
+    def same_look(self, decision: Decision) -> bool:
+        """Whether rsync would take the target's file for the source's, by size and time."""
+        there, mine = self.seen(decision, self.source), self.seen(decision, self.target)
+        return (
+            isinstance(there, Entry)
+            and isinstance(mine, Entry)
+            and (there.kind, there.size, there.mtime) == (mine.kind, mine.size, mine.mtime)
+        )
+
+    def attributes(self, decisions: list[Decision]) -> dict[bytes, dict[str, bytes]]:
+        """The source's attributes of the paths that have some, or whose target has some to lose."""
+        if not self.settings.preserve & {"acls", "xattrs"}:
+            return {}
+        paths = []
+        for decision in decisions:
+            mine = self.seen(decision, self.target)
+            if self.wanted(decision).xattrs or (isinstance(mine, Entry) and mine.xattrs):
+                paths.append(decision.path)
+        return dict(self.source.tree.attributes(paths)) if paths else {}
+
+    def bring(self, stage: str, paths: list[bytes], *, anew: bool) -> None:
+        if not paths:
+            return
+        owners = self.settings.owners[self.target.name]
+        with tempfile.NamedTemporaryFile(prefix="serversync-") as names:
+            names.write(rsync.list_of(paths))
+            names.flush()
+            argv = rsync.command(
+                self.source.server.address(self.source.directory) + "/",
+                self.target.server.address(f"{self.target.directory.rstrip('/')}/{stage}") + "/",
+                files_from=names.name,
+                basis="/".join([".."] * (stage.count("/") + 1)),
+                preserve=self.settings.preserve,
+                privileged=self.target.server.privileged,
+                users=owners.users,
+                groups=owners.groups,
+                remote_shell=self.source.server.remote_shell or self.target.server.remote_shell,
+                bandwidth_limit=self.settings.bandwidth_limit,
+                compress=self.settings.compress,
+                anew=anew,
+            )
+            seen = [0, 0]
+
+            def count(change: rsync.Change) -> None:
+                seen[0] += 1
+                seen[1] += change.size
+                self.progress("copying", seen[0], seen[1])
+
+            outcome = rsync.execute(argv, count)
+        self.done.sent += outcome.sent
+        failure = rsync.failure(outcome, self.source.path)
+        if failure and outcome.code not in PARTIAL:
+            raise failure
+        if failure:
+            self.done.problems[b""] = (failure.code, failure.message)
+
+    # Looking again.
+
+    def verify(self, leaders: list[Decision], staged: dict[bytes, Entry]) -> set[bytes]:
+        """The paths whose staged entry is what was planned and whose source has not moved since."""
+        good = set()
+        now = dict(self.source.tree.entries([one.path for one in leaders]))
+        for one in leaders:
+            planned, arrived, current = self.seen(one, self.source), staged.get(one.path), now.get(one.path)
+            assert isinstance(planned, Entry)
+            if not isinstance(current, Entry) or not unmoved(planned, current):
+                self.done.problems[one.path] = ("moved", "was changed on the source during the run")
+            elif planned.kind == "f" and not (isinstance(arrived, Entry) and self.arrived(planned, arrived)):
+                self.done.problems.setdefault(one.path, ("not_copied", "did not arrive whole"))
+            elif one.path not in self.done.problems:
+                good.add(one.path)
+        return good
+
+    def arrived(self, planned: Entry, arrived: Entry) -> bool:
+        step = self.settings.granularity
+        return arrived.kind == "f" and arrived.size == planned.size and arrived.mtime // step == planned.mtime // step
+
+    def clear(self, bad: list[Decision], staged: dict[bytes, Entry]) -> None:
+        """What must not become visible with the new directory around it."""
+        self.run(
+            Op("drop", one.path, None, None, None, b"", b"", True)
+            for one in reversed(bad)
+            if one.path in staged and self.kind(one) != "d"
+        )
+
+    # Commit.
+
+    def commit(
+        self,
+        asides: list[Decision],
+        removals: list[Decision],
+        good: list[Decision],
+        tops: set[bytes],
+        inside: set[bytes],
+        staged: dict[bytes, Entry],
+    ) -> None:
+        attributes = self.attributes([one for one in good if one.path not in inside and one.path not in tops])
+        steps: list[tuple[Decision, Op]] = []
+        for one in asides:
+            steps.append((one, Op("aside", one.path, self.expected(one), None, None, b"", one.aside, False)))
+        for one in sorted(removals, key=lambda one: one.path, reverse=True):
+            steps.append((one, Op("delete", one.path, self.expected(one), None, None, b"", b"", False)))
+        for one in good:
+            if one.path in inside:
+                continue
+            kind = self.kind(one)
+            do = "tree" if one.path in tops else KIND_OPS[kind]
+            arriving = one.path if do in ("tree", "put") else b""
+            mine = self.expected(one)
+            if one.aside:
+                # It is at its new name by then.
+                mine = None
+            steps.append(
+                (one, Op(do, one.path, mine, self.wanted(one), attributes.get(one.path), arriving, b"", False))
+            )
+        within: dict[bytes, list[Decision]] = {}
+        for one in good:
+            if one.path in inside:
+                top = self.top(one.path, tops)
+                assert top is not None
+                within.setdefault(top, []).append(one)
+        for batch in cut(steps, BATCH):
+            self.intend(
+                self.target.name,
+                (
+                    (one, None if op.do == "delete" else staged.get(one.path, op.want))
+                    for decision, op in batch
+                    if op.do != "aside"
+                    for one in [decision, *(within.get(decision.path, []) if op.do == "tree" else [])]
+                ),
+            )
+            for (decision, op), result in zip(batch, list(self.target.tree.commit(op for _decision, op in batch))):
+                self.keep(decision, op, result)
+                if op.do == "tree" and result.problem is None:
+                    self.done.entries.update((one.path, staged[one.path]) for one in within.get(decision.path, []))
+                elif op.do == "tree":
+                    for one in within.get(decision.path, []):
+                        self.done.problems[one.path] = ("moved", "its directory could not be put in its place")
+            self.progress("committing", len(self.done.entries), 0)
+
+    def expected(self, decision: Decision) -> Entry | None:
+        entry = self.seen(decision, self.target)
+        return entry if isinstance(entry, Entry) else None
+
+    def keep(self, decision: Decision, op: Op, result: Result) -> None:
+        if result.problem:
+            self.done.problems[decision.path] = result.problem
+        elif op.do == "aside":
+            self.done.entries[op.to] = result.entry
+        else:
+            self.done.entries[decision.path] = None if op.do == "delete" else result.entry
+        if result.version:
+            self.done.versions[decision.path] = result.version
+
+    def link(self, followers: list[Decision], groups: Groups) -> None:
+        """The other names of a group whose data has arrived, or was there."""
+        steps = []
+        for one in followers:
+            for leader in sorted(groups[one.path]):
+                entry = self.done.entries.get(leader)
+                if leader != one.path and entry is not None and leader not in self.done.problems:
+                    break
+            else:
+                there = [path for path in sorted(groups[one.path]) if path not in {it.path for it in followers}]
+                if not there or there[0] in self.done.problems:
+                    self.done.problems[one.path] = ("moved", "the file that it is a hard link of did not arrive")
+                    continue
+                leader = there[0]
+            steps.append((one, Op("link", one.path, self.expected(one), self.wanted(one), None, b"", leader, False)))
+        for batch in cut(steps, BATCH):
+            self.intend(self.target.name, ((one, op.want) for one, op in batch))
+            for (one, op), result in zip(batch, list(self.target.tree.commit(op for _one, op in batch))):
+                self.keep(one, op, result)
+
+    def set_metadata(
+        self, metas: list[Decision], contents: list[Decision], removals: list[Decision], tops: set[bytes]
+    ) -> None:
+        """Metadata of what is there; directories after all else and from below, since changes in them set their times."""
+        attributes = self.attributes(metas)
+        steps = [
+            (one, Op("meta", one.path, self.expected(one), self.wanted(one), attributes.get(one.path), b"", b"", False))
+            for one in sorted(metas, key=lambda one: (self.kind(one) == "d", [-len(one.path)]))
+        ]
+        for batch in cut(steps, BATCH):
+            self.intend(self.target.name, ((one, op.want) for one, op in batch))
+            for (one, op), result in zip(batch, list(self.target.tree.commit(op for _one, op in batch))):
+                self.keep(one, op, result)
+
+
+KIND_OPS = {"f": "put", "l": "symlink", "p": "special", "s": "special", "b": "special", "c": "special", "d": "mkdir"}
+# rsync's exit codes after which what has arrived may be used: some paths could not be read, or vanished.
+PARTIAL = {0, 23, 24}
+
+
+def writable(entry: Entry) -> Entry:
+    """A directory into which its owner may put files; its own mode comes last."""
+    return entry._replace(mode=entry.mode | 0o700)
+
+
+def unmoved(planned: Entry, current: Entry) -> bool:
+    if planned.kind != current.kind or planned.inode != current.inode:
+        return False
+    if planned.kind == "d":
+        return True
+    return (planned.size, planned.mtime, planned.ctime) == (current.size, current.mtime, current.ctime)
+
+
+def cut(items: list[tuple[Decision, Op]], size: int) -> Iterable[list[tuple[Decision, Op]]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def failure_of(problems: dict[bytes, tuple[str, str]], where: str) -> Failure | None:
+    """What the problems of an element mean for it, or None where there are none."""
+    if not problems:
+        return None
+    transient = all(code in TRANSIENT for code, _text in problems.values())
+    path, (code, text) = min(problems.items(), key=lambda item: (item[1][0] in TRANSIENT, item[0]))
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return Failure(code, f"{os.fsdecode(path) or '.'}: {text}{more}", field=where, transient=transient)

@@ -1,0 +1,165 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What people do after a run: look at conflicts and decide them, look at versions and bring one back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+from serversync.archive import Archive
+from serversync.entry import Entry, Row
+from serversync.failure import Failure
+from serversync.job import Element, Job
+from serversync.layout import Layout
+from serversync.reconcile import Plan
+from serversync.run import Servers, locked, new_run, select
+from serversync.synchronize import SIDES, Synchronization, element_name
+
+Result = dict[str, Any]
+
+
+def conflicts(layout: Layout, job: Job, only: str | None) -> Result:
+    """Per element the paths that stand unresolved, each with both versions in words."""
+    elements = []
+    for element in select(job, only):
+        name = element_name(job.name, element.path, element.partner_path)
+        path = layout.state / "archives" / job.name / f"{name}.sqlite"
+        found = []
+        if path.exists():
+            with Archive(path) as archive:
+                found = [in_words(row) for row in archive.standing(("unresolved",))]
+        elements.append({"path": element.path, "partner_path": element.partner_path, "conflicts": found})
+    return {"job": job.name, "elements": elements}
+
+
+def in_words(row: Row) -> dict[str, str]:
+    return {
+        "path": os.fsdecode(row.path),
+        "this_server": entry_in_words(row.here, row.here_more),
+        "partner": entry_in_words(row.there, row.there_more),
+    }
+
+
+KINDS = {
+    "f": "file",
+    "d": "directory",
+    "l": "link",
+    "p": "fifo",
+    "s": "socket",
+    "b": "block device",
+    "c": "character device",
+}
+
+
+def entry_in_words(record: bytes | None, more: bytes) -> str:
+    if record is None:
+        return "absent"
+    entry = Entry.parse(record, more)
+    when = datetime.fromtimestamp(entry.mtime / 1e9).strftime("%Y-%m-%d %H:%M:%S")
+    size = f", {entry.size} bytes" if entry.kind == "f" else ""
+    return f"{KINDS[entry.kind]}{size}, {when}, mode {entry.mode:o}, {entry.uid}:{entry.gid}"
+
+
+def find(job: Job, path: str, only: str | None) -> tuple[Element, bytes]:
+    """The element that a path is of, and the path below it. It is given as one of either server, or below the element.
+
+    Failure where more than one element may be meant.
+    """
+    elements = select(job, only)
+    if path.startswith("/"):
+        for element in elements:
+            for root in (element.path, element.partner_path):
+                if path == root or path.startswith(root.rstrip("/") + "/"):
+                    return element, os.fsencode(path[len(root) :].strip("/"))
+        raise Failure("unknown_path", f"{path} is not below an element of {job.name}")
+    if len(elements) > 1:
+        raise Failure("ambiguous", f"{job.name} has several elements; give the whole path, or --element")
+    return elements[0], os.fsencode(path.strip("/"))
+
+
+def resolve(layout: Layout, job: Job, path: str, use: str, only: str | None) -> Result:
+    """Decides one unresolved path now; ``use``: this_server, partner, or both. Failure where it has moved since."""
+    element, below = find(job, path, only)
+    with held(layout, job), Servers(layout, job) as servers:
+        decided = {below: use}
+        run = new_run()
+        with Synchronization(layout, job, element, servers.by_side, run=run, look=False, decided=decided) as one:
+            row = one.archive.row(below)
+            if row is None or row.status != "unresolved":
+                raise Failure("not_unresolved", f"{path} is not unresolved; see: serversync conflicts {job.name}")
+            plan = one.plan()
+            mine = [decision for decision in plan.decisions if concerns(decision.path, below)]
+            for decision in mine:
+                if decision.path == below and (moved(decision.here, row.here) or moved(decision.there, row.there)):
+                    message = f"{path} has changed since it was found unresolved; run the job, then decide again"
+                    raise Failure("moved", message)
+            one.carry_out(Plan(mine, [], []), whole=False)
+            problems = {os.fsdecode(key): text for key, (_code, text) in one.report.problems.items()}
+    if problems:
+        raise Failure("not_resolved", "; ".join(f"{key}: {text}" for key, text in sorted(problems.items())))
+    return {"job": job.name, "element": element.path, "path": os.fsdecode(below), "used": use, "run": run}
+
+
+def concerns(path: bytes, decided: bytes) -> bool:
+    return path == decided or path.startswith(decided + b"/")
+
+
+def moved(seen: object, record: bytes | None) -> bool:
+    return (seen.record if isinstance(seen, Entry) else None) != record
+
+
+@contextmanager
+def held(layout: Layout, job: Job) -> Iterator[None]:
+    """The job's lock, or Failure ``running``."""
+    with locked(layout, job) as free:
+        if not free:
+            raise Failure("running", f"{job.name} is running now; see: serversync status {job.name}")
+        yield
+
+
+def versions(layout: Layout, job: Job, path: str | None, only: str | None) -> Result:
+    """Per element what its runs overwrote or deleted, on both servers."""
+    chosen = [find(job, path, only)] if path else [(element, b"") for element in select(job, only)]
+    elements = []
+    with Servers(layout, job) as servers:
+        for element, below in chosen:
+            with Synchronization(layout, job, element, servers.by_side, run=new_run(), look=True) as one:
+                found = [
+                    {**version, "server": one.server(side)}
+                    for side in SIDES
+                    for version in one.sides[side].tree.versions(below or None)
+                ]
+            elements.append({"path": element.path, "partner_path": element.partner_path, "versions": found})
+    return {"job": job.name, "elements": elements}
+
+
+def restore(layout: Layout, job: Job, path: str, run: str | None, only: str | None) -> Result:
+    """Brings back what a run displaced, the last one unless ``run`` names it; what is there now goes into versions."""
+    element, below = find(job, path, only)
+    if not below:
+        raise Failure("no_path", "name a path below the element")
+    with (
+        held(layout, job),
+        Servers(layout, job) as servers,
+        Synchronization(layout, job, element, servers.by_side, run=new_run(), look=False) as one,
+    ):
+        known = [
+            (version["when"], version["run"], side)
+            for side in one.targets
+            for version in one.sides[side].tree.versions(below)
+            if run in (None, version["run"])
+        ]
+        if not known:
+            of = f" of the run {run}" if run else ""
+            raise Failure("no_version", f"{path} has no version{of}; see: serversync versions {job.name}")
+        _when, chosen, side = max(known)
+        results = list(one.sides[side].tree.restore(below, chosen))
+    problems = {os.fsdecode(result.path): result.problem[1] for result in results if result.problem}
+    if problems:
+        raise Failure("not_restored", "; ".join(f"{key}: {text}" for key, text in sorted(problems.items())))
+    restored = [os.fsdecode(result.path) for result in results]
+    return {"job": job.name, "element": element.path, "server": one.server(side), "run": chosen, "restored": restored}

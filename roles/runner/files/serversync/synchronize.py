@@ -1,0 +1,851 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One element of one run: update detection on both replicas, reconciliation against the archive, propagation.
+
+Detection compares digests of directories with those that the archive has; only the directories whose digest moved are
+read path by path, and only on the side where it moved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from serversync.archive import Archive, DamagedArchive, Intent, Update
+from serversync.detect import Summary, digest
+from serversync.entry import HERE, THERE, Entry, Row, pack
+from serversync.failure import Failure
+from serversync.guards import tripped
+from serversync.job import Element, Job, size
+from serversync.layout import Layout
+from serversync.propagate import OTHER, Done, Groups, Propagation, Settings, Side, failure_of, parent
+from serversync.reconcile import Decision, Owners, Plan, Rules, Seen, Triple, Unknown, moved, reconcile
+from serversync.replica import Server, translations
+
+SIDES = (HERE, THERE)
+# What a plan and a record name one by one.
+NAMED_PATHS = 200
+PRESERVE = frozenset(("times", "permissions", "owner", "group", "links", "hardlinks", "acls", "xattrs", "sparse"))
+# Directories whose children are compared at a time: bounds memory, not the result.
+DIRECTORIES = 500
+# An entry whose ctime is this near to the scan (ns) may have changed once more without a trace.
+RACY = 10_000_000
+Progress = Callable[[str, int, int], None]
+
+
+def silent(_phase: str, _files: int, _bytes: int) -> None:
+    return
+
+
+@dataclass
+class Report:
+    """What a run tells of one element; paths are bytes as the replicas have them."""
+
+    state_before: str = "equal"
+    state_after: str = "equal"
+    plan: Plan | None = None
+    entries: int = 0
+    created: int = 0
+    updated: int = 0
+    attributes: int = 0
+    deleted: int = 0
+    conflicts: int = 0
+    sent: int = 0
+    standing: dict[str, int] = field(default_factory=dict)
+    guards: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    problems: dict[bytes, tuple[str, str]] = field(default_factory=dict)
+    versions: dict[bytes, bytes] = field(default_factory=dict)
+    failure: Failure | None = None
+
+
+def element_name(job: str, path: str, partner_path: str) -> str:
+    """The element's directory below ``.serversync``, and its archive. Both paths count: another server's job of this
+    name may put its files into the same directory."""
+    both = os.fsencode(f"{path}\0{partner_path}")
+    return f"{job}.{hashlib.sha256(both).hexdigest()[:8]}"
+
+
+class Synchronization:
+    """One element between its two replicas, held open until its ``with`` block ends."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        job: Job,
+        element: Element,
+        servers: dict[str, Server],
+        *,
+        run: str,
+        look: bool,
+        decided: dict[bytes, str] | None = None,
+        progress: Progress = silent,
+    ) -> None:
+        """look: for a plan, so nothing is made, changed or locked; decided: paths whose winner a person has named."""
+        self.layout = layout
+        self.job = job
+        self.element = element
+        self.servers = servers
+        self.run = run
+        self.look = look
+        self.decided = decided or {}
+        self.progress = progress
+        self.settings: dict[str, Any] = job["settings"]
+        self.direction: str = self.settings["direction"]
+        self.paths = {HERE: element.path, THERE: element.partner_path}
+        self.targets = {"to_partner": (THERE,), "from_partner": (HERE,), "both": SIDES}[self.direction]
+        self.name = element_name(job.name, element.path, element.partner_path)
+        self.held = ExitStack()
+        self.report = Report()
+        self.held_back: list[bytes] = []
+
+    def __enter__(self) -> Synchronization:
+        try:
+            self.kind = self.check()
+            self.sides = {name: self.open(name) for name in SIDES}
+            self.identity = {name: self.identify(name) for name in SIDES}
+            self.archive = self.open_archive()
+            self.held.callback(self.archive.close)
+        except BaseException:
+            self.held.close()
+            raise
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.held.close()
+
+    # Before anything else: can these two be synchronized at all?
+
+    def field(self, side: str) -> str:
+        return self.element.field(side)
+
+    def server(self, side: str) -> str:
+        return "this server" if side == HERE else self.job.partner
+
+    def check(self) -> str:
+        """The element's kind (directory or file); Failure where the two replicas cannot be synchronized."""
+        looks = {side: self.servers[side].look(self.paths[side]) for side in SIDES}
+        for side in SIDES:
+            check_kind(looks[side], self.paths[side], self.server(side), self.field(side))
+        present = [side for side in SIDES if looks[side]["kind"] != "missing"]
+        for side in SIDES:
+            where, server, path = self.field(side), self.server(side), self.paths[side]
+            if side in present:
+                if not looks[side]["readable"] and (self.direction == "both" or side not in self.targets):
+                    message = f"{path} is not readable on {server}; give the account or the pairing's root read access"
+                    raise Failure("not_readable", message, field=where)
+                if not looks[side]["writable"] and side in self.targets:
+                    message = f"{path} is not writable on {server}; give the account or the pairing's root write access"
+                    raise Failure("not_writable", message, field=where)
+            elif side not in self.targets or not present:
+                role = "the source; " if side not in self.targets else ""
+                message = f"{path} does not exist on {server}, {role}create or mount it, or correct the path"
+                raise Failure("missing", message, field=where)
+            else:
+                self.check_missing(looks[side], looks[OTHER[side]]["kind"], side)
+        kinds = {looks[side]["kind"] for side in present}
+        if len(kinds) > 1:
+            message = (
+                f"{self.paths[THERE]} is a {looks[THERE]['kind']} on {self.server(THERE)}, "
+                f"but {self.paths[HERE]} is a {looks[HERE]['kind']}"
+            )
+            raise Failure("kind", f"{message}; correct the path, or move it away", field=self.field(THERE))
+        return str(kinds.pop())
+
+    def check_missing(self, look: dict[str, Any], kind: str, side: str) -> None:
+        """A target that is not there is made where that is allowed."""
+        confined = self.layout.privileged and side == HERE
+        if not confined and look["writable"]:
+            return
+        remedy = "create it there"
+        if confined and kind == "file":
+            remedy = "create it empty, then apply the playbook again, which opens its directory to the job"
+        message = f"{self.paths[side]} does not exist on {self.server(side)}; {remedy}"
+        raise Failure("missing", message, field=self.field(side))
+
+    def open(self, side: str) -> Side:
+        server, path = self.servers[side], self.paths[side]
+        tree = server.open(
+            path,
+            self.kind,
+            element=self.name,
+            run=self.run,
+            writable=side in self.targets,
+            look=self.look,
+            owner=f"{self.job.name}, run {self.run}",
+        )
+        self.held.callback(tree.close)
+        directory = path if self.kind == "directory" else path.rpartition("/")[0] or "/"
+        return Side(side, server, tree, path, directory, int(tree.facts["account"]))
+
+    def identify(self, side: str) -> dict[str, Any]:
+        facts = self.sides[side].tree.facts
+        return {name: facts[name] for name in ("machine", "path", "fstype", "inode")}
+
+    def open_archive(self) -> Archive:
+        path = self.layout.state / "archives" / self.job.name / f"{self.name}.sqlite"
+        archive = self.looked_at(path) if self.look else Archive.open(path, self.identity)
+        self.deletions = archive.condition == "current"
+        for side in self.targets:
+            archive = self.check_marker(archive, side)
+        self.report.warnings += archive.warnings
+        return archive
+
+    def looked_at(self, path: Path) -> Archive:
+        """The archive for a plan; where a run would begin a new one, one that goes with the plan."""
+        if path.exists():
+            with suppress(DamagedArchive):
+                archive = Archive(path)
+                if archive.identity in ({}, json.loads(json.dumps(self.identity))):
+                    return archive
+                archive.close()
+        directory = self.held.enter_context(tempfile.TemporaryDirectory(prefix="serversync-"))
+        return Archive.open(Path(directory) / path.name, self.identity)
+
+    def check_marker(self, archive: Archive, side: str) -> Archive:
+        """The marker on a target says whose it is and which archive knows it."""
+        facts = self.sides[side].tree.facts
+        for other in facts["others"]:
+            if not self.abandoned(other):
+                message = (
+                    f"{self.paths[side]} on {self.server(side)} is the target of the job {other.get('job')} of "
+                    f"{other.get('server')} already; give one of them another target, or, if that job is no more, "
+                    f"remove {self.paths[side]}/.serversync/{other.get('element')}"
+                )
+                raise Failure("contended", message, field=self.field(side))
+        found = facts["marker"]
+        if found is None:
+            if archive.rows_count:
+                self.suspect(
+                    f"{self.paths[side]} on {self.server(side)} lost the runner's marker: it looks unmounted or emptied"
+                )
+        elif archive.rows_count and not {*archive.generation} & {found.get("current"), found.get("next")} - {""}:
+            if not self.look:
+                archive = archive.restart("void", f"{self.paths[side]} or the archive was restored from a backup")
+            self.deletions = False
+        return archive
+
+    def abandoned(self, other: dict[str, Any]) -> bool:
+        """Whether a marker is of a job of this server that is no longer declared."""
+        mine = other.get("machine") == self.identity[HERE]["machine"] and other.get("state") == str(self.layout.state)
+        return mine and not (self.layout.jobs / f"{other.get('job')}.json").exists()
+
+    def suspect(self, message: str) -> None:
+        raise Failure(
+            "unmounted", f"{message}; mount it, or approve what the plan lists: serversync plan {self.job.name}"
+        )
+
+    # Detection and reconciliation.
+
+    def preserve(self) -> frozenset[str]:
+        """What of a file beside its contents is kept the same: what was asked for, or all that both servers can."""
+        facts = [self.sides[side].tree.facts for side in SIDES]
+        able = set(PRESERVE)
+        if not all(self.sides[side].tree.facts["owner"] for side in self.targets):
+            able -= {"owner", "group"}
+        for name in ("acls", "xattrs"):
+            if not all(fact[name] for fact in facts):
+                able.discard(name)
+        asked = self.settings["preserve"]
+        if asked is None:
+            return frozenset(able)
+        lacking = [name for name in asked if name not in able]
+        if lacking:
+            message = (
+                f"{lacking[0]} cannot be preserved between {self.paths[HERE]} and {self.paths[THERE]}: the target's "
+                "account may not, or a file system cannot; take it off the list"
+            )
+            raise Failure("preserve", message, field="settings.preserve")
+        return frozenset(asked)
+
+    def at_once(self, work: Callable[[str], Any]) -> dict[str, Any]:
+        """The work on both sides at the same time."""
+        with ThreadPoolExecutor(2) as pool:
+            running = {side: pool.submit(work, side) for side in SIDES}
+            return {side: future.result() for side, future in running.items()}
+
+    def plan(self) -> Plan:
+        """Detects and reconciles; ``report`` has the state before, and the plan."""
+        self.preserved = self.preserve()
+        before = self.archive.settings
+        now = {
+            name: self.settings[name] for name in ("direction", "conflict", "delete", "include", "exclude", "owners")
+        } | {"preserve": sorted(self.preserved)}
+        self.now = now
+        edited = {name for name in now if before and before.get(name) != now[name]}
+        self.verify = self.settings["verify"] == "checksum" or self.due_to_verify()
+        known = dict(zip(SIDES, self.archive.streams()))
+        usable = not (edited or self.verify or self.decided or self.archive.counts["racy"] or self.archive.intents())
+        self.progress("scanning", 0, 0)
+        self.scans: dict[str, Summary] = self.at_once(lambda side: self.scan(side, known[side] if usable else b""))
+        self.report.entries = max(scan.entries for scan in self.scans.values())
+        self.touched: set[bytes] = set()
+        self.forget_disagreements(edited)
+        if usable and all(scan.unchanged for scan in self.scans.values()):
+            self.report.plan = Plan([], [], [])
+            self.groups: dict[str, Groups] = {}
+            return self.report.plan
+        triples = self.with_ancestors(list(self.moved(edited)))
+        self.rules = self.make_rules(triples, edited)
+        plan = reconcile(triples, self.rules)
+        for _round in range(3):
+            if not plan.needs:
+                break
+            triples = self.compared(triples, plan.needs)
+            plan = reconcile(triples, self.rules)
+        if plan.needs:
+            raise Failure("internal", f"contents of {len(plan.needs)} paths stayed undecided")
+        self.report.plan = plan
+        self.report.warnings += plan.warnings
+        return plan
+
+    def due_to_verify(self) -> bool:
+        every = self.settings["verify_every"]
+        return every is not None and (self.archive.runs + 1) % every == 0
+
+    def scan(self, side: str, known: bytes) -> Summary:
+        xattrs = frozenset(self.preserved & {"acls", "xattrs"})
+        tree = self.sides[side].tree
+        return tree.scan(known, self.settings["include"], self.settings["exclude"], xattrs, self.archive.rows_count)
+
+    def forget_disagreements(self, edited: set[str]) -> None:
+        """An old disagreement must never become a deletion once direction or delete are edited."""
+        self.forgotten = bool(edited & {"direction", "delete"})
+
+    def moved(self, edited: set[str]) -> Iterator[Triple]:
+        """What is not as archived, directory by directory."""
+        archived = {path: dict(zip(SIDES, digests)) for path, *digests in self.archive.directories()}
+        found = self.at_once(lambda side: dict(self.sides[side].tree.digests()))
+        stale = {
+            side: {
+                path
+                for path in found[side].keys() | archived.keys()
+                if found[side].get(path) != archived.get(path, {}).get(side)
+            }
+            for side in SIDES
+        }
+        self.intents = intended(self.archive.intents())
+        again: set[bytes] = {parent(row.path) for row in self.archive.racy()}
+        again |= {parent(path) for path in (*self.decided, *self.intents)}
+        reopened = self.reopened(edited)
+        if reopened or self.forgotten:
+            again |= {parent(row.path) for row in self.archive.standing(("kept", "left", "unresolved"))}
+        if self.verify or edited & {"preserve", "owners", "include", "exclude"}:
+            again |= found[HERE].keys() | found[THERE].keys() | archived.keys()
+        everything = sorted(stale[HERE] | stale[THERE] | again)
+        self.touched.update(everything)
+        rest = iter(everything)
+        while directories := list(islice(rest, DIRECTORIES)):
+            listings = self.at_once(
+                lambda side, some=directories: self.listed(side, [one for one in some if one in stale[side]])  # type: ignore[misc]
+            )
+            for directory in directories:
+                rows = self.archive.rows(directory)
+                if self.forgotten:
+                    rows = [row for row in rows if row.status == "agreed"]
+                lines = {
+                    side: listings[side].get(directory, [])
+                    if directory in stale[side]
+                    else [line for line in map(LINES[side], rows) if line]
+                    for side in SIDES
+                }
+                if self.forgotten:
+                    lines = self.relisted(directory)
+                yield from self.triples(directory, lines, rows, reopened)
+
+    def relisted(self, directory: bytes) -> dict[str, list[tuple[bytes, bytes, bytes]]]:
+        return {side: self.listed(side, [directory]).get(directory, []) for side in SIDES}
+
+    def listed(self, side: str, directories: list[bytes]) -> dict[bytes, list[tuple[bytes, bytes, bytes]]]:
+        """Directory -> its children now; one that could not be seen is unknown, not absent."""
+        found: dict[bytes, list[tuple[bytes, bytes, bytes]]] = {}
+        for line in self.sides[side].tree.listing(directories):
+            if line[1]:
+                found.setdefault(parent(line[0]), []).append(line)
+            else:
+                self.scans[side].problems.setdefault(line[0], "it vanished, or could not be read")
+        return found
+
+    def triples(
+        self,
+        directory: bytes,
+        lines: dict[str, list[tuple[bytes, bytes, bytes]]],
+        rows: list[Row],
+        reopened: frozenset[str],
+    ) -> Iterator[Triple]:
+        emitted = set()
+        for triple in moved(lines[HERE], lines[THERE], rows):
+            emitted.add(triple.path)
+            yield self.with_unknown(self.with_intent(triple))
+        forced = {row.path for row in rows if row.by in reopened and row.status != "agreed"}
+        forced |= {path for path in (*self.decided, *self.intents) if parent(path) == directory}
+        if self.verify:
+            forced |= {line[0] for side in SIDES for line in lines[side]}
+        forced -= emitted
+        if forced:
+            now = {side: {line[0]: Entry.parse(line[1], line[2]) for line in lines[side]} for side in SIDES}
+            known = {row.path: row for row in rows}
+            for path in sorted(forced):
+                triple = Triple(path, now[HERE].get(path), now[THERE].get(path), known.get(path))
+                yield self.with_unknown(self.with_intent(triple))
+
+    def with_intent(self, triple: Triple) -> Triple:
+        """What a run that was killed had put in its place is ours, with what the other side had then."""
+        for side, (coming, source) in self.intents.get(triple.path, {}).items():
+            entry = SEEN[side](triple)
+            if coming is None and entry is None:
+                return triple._replace(row=None)
+            if coming is not None and isinstance(entry, Entry) and as_intended(Entry.parse(coming), entry):
+                records = {side: entry.record, OTHER[side]: source}
+                row = Row(triple.path, "agreed", records[HERE], b"", records[THERE], b"")
+                return triple._replace(row=row)
+        return triple
+
+    def reopened(self, edited: set[str]) -> frozenset[str]:
+        return frozenset(edited & {"conflict", "delete"})
+
+    def with_unknown(self, triple: Triple) -> Triple:
+        """What a scan could not read is not absent."""
+        here, there = (
+            self.unknown(side, triple.path) or seen for side, seen in zip(SIDES, (triple.here, triple.there))
+        )
+        return triple._replace(here=here, there=there)
+
+    def unknown(self, side: str, path: bytes) -> Unknown | None:
+        reason = self.scans[side].problems.get(path)
+        return Unknown(reason) if reason else None
+
+    def with_ancestors(self, triples: list[Triple]) -> list[Triple]:
+        """Every triple's directories up to the root, as archived where they have not moved; and what was not read."""
+        present = {triple.path for triple in triples}
+        missing = {path for side in SIDES for path in self.scans[side].problems if path not in present}
+        wanted = set(missing)
+        for path in present | missing:
+            while path := parent(path):
+                if path in present or path in wanted:
+                    break
+                wanted.add(path)
+        for path in wanted:
+            row = self.archive.row(path)
+            here = Entry.parse(row.here, row.here_more) if row and row.here else None
+            there = Entry.parse(row.there, row.there_more) if row and row.there else None
+            triples.append(self.with_unknown(Triple(path, here, there, row)))
+        return triples
+
+    def make_rules(self, triples: list[Triple], edited: set[str]) -> Rules:
+        facts = {side: self.sides[side].tree.facts for side in SIDES}
+        entries = {
+            HERE: [triple.here for triple in triples if isinstance(triple.here, Entry)],
+            THERE: [triple.there for triple in triples if isinstance(triple.there, Entry)],
+        }
+        owners = {side: Owners({}, {}) for side in SIDES}
+        if self.settings["owners"] == "names" and self.preserved & {"owner", "group"}:
+            for side in SIDES:
+                users, groups, lacking = translations(
+                    self.servers[side],
+                    self.servers[OTHER[side]],
+                    {entry.uid for entry in entries[side]},
+                    {entry.gid for entry in entries[side]},
+                )
+                owners[OTHER[side]] = Owners(users, groups)
+                if lacking and OTHER[side] in self.targets:
+                    self.report.warnings.append(
+                        f"{self.server(OTHER[side])} has no {', '.join(lacking[:5])}: the numbers are kept"
+                    )
+        self.owners = owners
+        self.groups = self.hard_links(triples) if "hardlinks" in self.preserved else {}
+        return Rules(
+            direction=self.direction,
+            conflict=self.settings["conflict"],
+            delete=self.settings["delete"],
+            preserve=self.preserved,
+            to_there=owners[THERE],
+            to_here=owners[HERE],
+            granularity=max(facts[side]["granularity"] for side in SIDES),
+            skew=int(abs(facts[HERE]["time"] - facts[THERE]["time"]) * 1e9) if self.servers[THERE].remote_shell else 0,
+            deletions=self.deletions,
+            reopened=self.reopened(edited),
+            one_file=self.kind == "file",
+            names={HERE: os.uname().nodename, THERE: self.job["partner"]["host"]},
+            name_max=min(facts[side]["name_max"] for side in SIDES),
+            folding={side: frozenset(facts[side]["folding"]) for side in SIDES},
+            verify=self.verify,
+            groups={**{side: self.groups.get(side, {}) for side in SIDES}, **self.base_groups(triples)},
+            suspicious=frozenset(),
+            decided=self.decided,
+        )
+
+    def hard_links(self, triples: Iterable[Triple]) -> dict[str, Groups]:
+        """Per side the names of every file with several, of those that have moved."""
+        found: dict[str, Groups] = {}
+        for side in SIDES:
+            names: dict[int, set[bytes]] = {}
+            here = {triple.path: SEEN[side](triple) for triple in triples}
+            for path, entry in here.items():
+                if isinstance(entry, Entry) and entry.kind != "d" and entry.nlink > 1:
+                    names.setdefault(entry.inode, set()).add(path)
+            for inode, group in names.items():
+                group |= {row.path for row in self.archive.by_inode(side, inode) if row.path not in here}
+            found[side] = {path: frozenset(group) for group in names.values() if len(group) > 1 for path in group}
+        return found
+
+    def base_groups(self, triples: Iterable[Triple]) -> dict[str, Groups]:
+        found: dict[str, Groups] = {}
+        for side, name in ((HERE, "base_here"), (THERE, "base_there")):
+            groups: dict[bytes, frozenset[bytes]] = {}
+            for triple in triples:
+                record = triple.row and (triple.row.here if side == HERE else triple.row.there)
+                if not record or triple.path in groups:
+                    continue
+                entry = Entry.parse(record)
+                if entry.kind != "d" and entry.nlink > 1:
+                    group = frozenset(row.path for row in self.archive.by_inode(side, entry.inode))
+                    if len(group) > 1:
+                        groups.update(dict.fromkeys(group, group))
+            found[name] = groups
+        return found
+
+    def compared(self, triples: list[Triple], paths: list[bytes]) -> list[Triple]:
+        """The triples with the contents' digests of these paths."""
+        self.progress("comparing", len(paths), 0)
+        by_path = {triple.path: triple for triple in triples}
+
+        def read(side: str) -> dict[bytes, Entry | str]:
+            there = [path for path in paths if isinstance(SEEN[side](by_path[path]), Entry)]
+            return dict(self.sides[side].tree.checksums(there))
+
+        digests = self.at_once(read)
+
+        def with_digest(side: str, path: bytes, seen: Seen) -> Seen:
+            found = digests[side].get(path)
+            if not isinstance(seen, Entry) or found is None:
+                return seen
+            if isinstance(found, str):
+                return Unknown(found)
+            if found.record != seen.record:
+                return Unknown("was changed during the run")
+            return seen._replace(digest=found.digest)
+
+        chosen = set(paths)
+        return [
+            triple._replace(
+                here=with_digest(HERE, triple.path, triple.here), there=with_digest(THERE, triple.path, triple.there)
+            )
+            if triple.path in chosen
+            else triple
+            for triple in triples
+        ]
+
+    # Propagation.
+
+    def guarded(self, plan: Plan) -> list[str]:
+        """Why the plan must not begin without a person's word."""
+        found = tripped(plan, self.archive.rows_count, self.settings["max_delete"], self.settings["max_change"], 0)
+        for side in SIDES:
+            if self.scans[side].entries == 0 and self.archive.rows_count and self.kind == "directory":
+                found.append(f"{self.paths[side]} on {self.server(side)} is empty: it looks unmounted")
+        return found
+
+    def synchronize(self, approved: Mapping[bytes, Mapping[str, Any]] | None = None) -> None:
+        """The whole of it; what came of it is in ``report``, with ``failure`` where it did not come to its end.
+
+        approved: what a person has seen and released, by path, as ``run.told`` tells it. Of what deletes or overwrites
+        only that is done, and only where both entries still are as they were.
+        """
+        report = self.report
+        plan = self.plan()
+        acting = [one for one in plan.decisions if one.content or one.metadata or one.remove]
+        report.state_before = "different" if acting or unsettled(plan) else "equal"
+        if approved is None:
+            report.guards = self.guarded(plan)
+        else:
+            plan = self.only_approved(plan, approved)
+        if not report.guards:
+            self.carry_out(plan)
+            self.tally(plan)
+        counts = self.archive.counts
+        report.standing = {status: counts[status] for status in ("kept", "left", "unresolved") if counts[status]}
+        unknown = [one for one in plan.decisions if one.what == "unknown"]
+        for one in unknown:
+            seen = one.here if isinstance(one.here, Unknown) else one.there
+            report.problems.setdefault(one.path, ("unread", seen.reason if isinstance(seen, Unknown) else one.reason))
+        report.failure = failure_of(report.problems, self.field(HERE))
+        if report.guards or self.held_back or report.standing.get("unresolved"):
+            report.state_after = "different"
+        elif report.standing or report.conflicts:
+            report.state_after = "equal_with_warnings"
+        if report.failure:
+            report.state_after = "failed"
+
+    def only_approved(self, plan: Plan, approved: Mapping[bytes, Mapping[str, Any]]) -> Plan:
+        decisions = []
+        for one in plan.decisions:
+            known = approved.get(one.path)
+            destructive = one.remove or (one.content and one.here is not None and one.there is not None)
+            planned = known and (known["here"], known["there"])
+            if destructive and planned != (seen_text(one.here), seen_text(one.there)):
+                self.held_back.append(one.path)
+            else:
+                decisions.append(one)
+        if self.held_back:
+            first = os.fsdecode(self.held_back[0])
+            self.report.warnings.append(
+                f"{len(self.held_back)} paths are not in the approved plan, or have moved since, and were left: {first}"
+            )
+        return replace(plan, decisions=decisions)
+
+    def tally(self, plan: Plan) -> None:
+        """What was done, by the decisions that asked for it."""
+        report = self.report
+        done = {path for one in self.propagated.values() for path in one.entries}
+        for decision in plan.decisions:
+            if decision.path not in done:
+                continue
+            if decision.what == "conflict":
+                report.conflicts += 1
+            if decision.remove:
+                report.deleted += 1
+            elif decision.content is None:
+                report.attributes += 1
+            elif decision.here is None or decision.there is None:
+                report.created += 1
+            else:
+                report.updated += 1
+        report.sent = sum(one.sent for one in self.propagated.values())
+        report.versions = {path: it for one in self.propagated.values() for path, it in one.versions.items()}
+
+    def carry_out(self, plan: Plan, *, whole: bool = True) -> None:
+        """Does what the plan says, and archives what came of it; not ``whole``: the plan leaves other paths out."""
+        self.whole = whole
+        self.propagated = {side: Done() for side in SIDES}
+        settings = Settings(
+            self.preserved,
+            getattr(self, "owners", {side: Owners({}, {}) for side in SIDES}),
+            self.rules.granularity,
+            size(self.settings["bandwidth_limit"]) if self.settings["bandwidth_limit"] else None,
+            self.settings["compress"] == "always",
+        )
+        for target in self.targets:
+            source = OTHER[target]
+            propagation = Propagation(self.sides[source], self.sides[target], settings, self.intend, self.progress)
+            self.propagated[target] = propagation.done
+            propagation.carry_out(plan.decisions, self.groups.get(source, {}), self.groups.get(target, {}))
+        for side in self.targets:
+            self.sides[side].tree.sync()
+        self.remember(plan)
+
+    def intend(self, side: str, steps: Iterable[tuple[Decision, Entry | None]]) -> None:
+        """Journals what is about to be put on the side, with what the other side has: after a kill that is the pair."""
+        other, batch = OTHER[side], []
+        for decision, coming in steps:
+            planned = {HERE: decision.here, THERE: decision.there}
+            source = planned[other]
+            expected = planned[side]
+            batch.append(Intent(decision.path, other, None, source.record if isinstance(source, Entry) else None))
+            batch.append(
+                Intent(
+                    decision.path,
+                    side,
+                    expected.record if isinstance(expected, Entry) else None,
+                    coming._replace(inode=0, ctime=0).record if coming else None,
+                )
+            )
+        self.archive.intend(batch)
+
+    def remember(self, plan: Plan) -> None:
+        """Rows, directory digests and the generation: in the archive once both replicas have it on their disks."""
+        rows, dropped, refresh = [], [], {side: set() for side in SIDES}  # type: ignore[var-annotated]
+        problems = {path: it for done in self.propagated.values() for path, it in done.problems.items()}
+        for decision in plan.decisions:
+            if decision.status == "unchanged" or decision.path in problems:
+                continue
+            entries = {HERE: decision.here, THERE: decision.there}
+            for side in SIDES:
+                if decision.path in self.propagated[side].entries:
+                    entries[side] = self.propagated[side].entries[decision.path]
+                    refresh[side].add(parent(decision.path))
+            if decision.status == "dropped":
+                dropped.append(decision.path)
+            else:
+                rows.append(self.archived_row(decision, entries))
+        self.report.problems = problems
+        self.update(rows, dropped, refresh)
+
+    def archived_row(self, decision: Decision, entries: dict[str, Any]) -> Row:
+        racy = "".join(
+            letter
+            for side, letter in ((HERE, "h"), (THERE, "t"))
+            if isinstance(entries[side], Entry)
+            and decision.path not in self.propagated[side].entries
+            and entries[side].kind == "f"
+            and entries[side].ctime >= self.scans[side].moment - RACY
+        )
+        row = row_of(decision.path, decision.status, entries)._replace(racy=racy, by=decision.by)
+        if decision.status == "unresolved":
+            old = self.archive.row(decision.path)
+            if old is not None:
+                base = old.base
+                if old.status == "agreed" and old.here is not None and old.there is not None:
+                    base = pack([(b"here", old.here, old.here_more), (b"there", old.there, old.there_more)])
+                row = row._replace(base=base)
+        return row
+
+    def update(self, rows: list[Row], dropped: list[bytes], refresh: dict[str, set[bytes]]) -> None:
+        """One transaction for what has changed; nothing where nothing has."""
+        touched = self.touched | {path for paths in refresh.values() for path in paths}
+        for side in SIDES:
+            # The directories' own entries have moved with their children.
+            again = {path for path in refresh[side] if path}
+            now = dict(self.sides[side].tree.entries(sorted(again)))
+            by_path = {row.path: index for index, row in enumerate(rows)}
+            for path, entry in now.items():
+                if not isinstance(entry, Entry):
+                    continue
+                index = by_path.get(path)
+                old = rows[index] if index is not None else self.archive.row(path)
+                if old is None:
+                    continue
+                fresh = (
+                    old._replace(here=entry.record, here_more=entry.more)
+                    if side == HERE
+                    else old._replace(there=entry.record, there_more=entry.more)
+                )
+                if index is not None:
+                    rows[index] = fresh
+                else:
+                    by_path[path] = len(rows)
+                    rows.append(fresh)
+                touched.add(parent(path))
+        changed = bool(rows or dropped)
+        generation = secrets.token_hex(16) if changed else self.archive.generation[0]
+        if changed:
+            self.archive.begin(generation)
+            self.mark(current=self.archive.generation[0], next=generation)
+        failed = bool(self.report.problems or any(scan.problems for scan in self.scans.values()))
+        self.archive.commit(
+            Update(
+                rows=rows,
+                dropped=dropped,
+                settings=self.now if self.whole else None,
+                generation=generation if changed else "",
+                finished=self.whole and not failed,
+                verified=self.verify,
+            )
+        )
+        if changed:
+            self.mark(current=generation, next="")
+        # Now that the rows are there: what the next scan finds with these digests has not moved.
+        self.archive.commit(
+            Update(
+                directories=((path, *self.archived_digests(path)) for path in sorted(touched)),
+                streams=(self.stream(HERE, refresh), self.stream(THERE, refresh)),
+            )
+        )
+
+    def stream(self, side: str, refresh: dict[str, set[bytes]]) -> bytes:
+        """The scan's, where nothing was changed since and all of it is archived."""
+        return (
+            b""
+            if not self.whole or refresh[side] or self.report.problems or self.scans[side].problems
+            else self.scans[side].stream
+        )
+
+    def archived_digests(self, directory: bytes) -> tuple[bytes | None, bytes | None]:
+        """The digests that a scan of the archived children would have; None: the directory is not there."""
+        rows = self.archive.rows(directory)
+        own = self.archive.row(directory) if directory else None
+        found = []
+        for line, record in ((here_line, own and own.here), (there_line, own and own.there)):
+            children = [child for child in map(line, rows) if child]
+            there = not directory or (record is not None and record.startswith(b"d"))
+            found.append(digest(children) if there else None)
+        return found[0], found[1]
+
+    def mark(self, **generations: str | None) -> None:
+        for side in self.targets:
+            self.sides[side].tree.mark(
+                {
+                    "element": self.name,
+                    "job": self.job.name,
+                    "server": os.uname().nodename,
+                    "machine": self.identity[HERE]["machine"],
+                    "state": str(self.layout.state),
+                    "path": self.paths[side],
+                    **generations,
+                }
+            )
+
+
+def seen_text(seen: Seen) -> str | None:
+    """An entry as a plan names it: what may not move before the plan is approved."""
+    if isinstance(seen, Entry):
+        return os.fsdecode(seen.record)
+    return None if seen is None else f"unknown: {seen.reason}"
+
+
+def unsettled(plan: Plan) -> bool:
+    return any(one.status == "unresolved" or one.what == "unknown" for one in plan.decisions)
+
+
+def intended(intents: Iterable[Intent]) -> dict[bytes, dict[str, tuple[bytes | None, bytes | None]]]:
+    """Path -> the side that was about to change -> the record to come there, and the other side's meanwhile."""
+    found: dict[bytes, dict[str, tuple[bytes | None, bytes | None]]] = {}
+    source: bytes | None = None
+    for number, intent in enumerate(intents):
+        if number % 2 == 0:
+            source = intent.coming
+        else:
+            found.setdefault(intent.path, {})[intent.side] = (intent.coming, source)
+    return found
+
+
+def as_intended(coming: Entry, entry: Entry) -> bool:
+    """Whether an entry is what was to come; inode and ctime, and a directory's size and times, were not known."""
+    fields = ("kind", "mode", "uid", "gid", "link") + (("size", "mtime") if coming.kind == "f" else ())
+    return all(getattr(coming, name) == getattr(entry, name) for name in fields)
+
+
+def here_line(row: Row) -> tuple[bytes, bytes, bytes] | None:
+    return (row.path, row.here, row.here_more) if row.here is not None else None
+
+
+def there_line(row: Row) -> tuple[bytes, bytes, bytes] | None:
+    return (row.path, row.there, row.there_more) if row.there is not None else None
+
+
+LINES = {HERE: here_line, THERE: there_line}
+SEEN: dict[str, Callable[[Triple], Seen]] = {HERE: lambda triple: triple.here, THERE: lambda triple: triple.there}
+
+
+def row_of(path: bytes, status: str, entries: dict[str, Any]) -> Row:
+    here, there = (entries[side] if isinstance(entries[side], Entry) else None for side in SIDES)
+    return Row(
+        path,
+        status,
+        here.record if here else None,
+        here.more if here else b"",
+        there.record if there else None,
+        there.more if there else b"",
+    )
+
+
+def check_kind(facts: dict[str, Any], path: str, server: str, field: str) -> None:
+    if facts["kind"] == "blocked":
+        raise Failure(
+            "blocked", f"{path} cannot be reached on {server}: {facts['reason']}; name the real path", field=field
+        )
+    if facts["kind"] in ("link", "other"):
+        what = (
+            "a symbolic link; name what it points to" if facts["kind"] == "link" else "neither a directory nor a file"
+        )
+        raise Failure("kind", f"{path} on {server} is {what}", field=field)

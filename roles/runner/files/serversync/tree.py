@@ -1,0 +1,245 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One element's replica, held open for a run by the server that it lies on: looked at, locked, scanned, changed.
+
+The runner holds its own replica so, and ``serve`` the partner's. Everything below happens on the held root, which no
+renaming above it can lead elsewhere.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from serversync import linux, place, versions
+from serversync.commit import Commit, Op, Result
+from serversync.detect import Detection, Summary, probe
+from serversync.entry import Entry
+from serversync.failure import Failure
+from serversync.filters import RESERVED, Filter
+from serversync.held import reach
+from serversync.locks import lock
+from serversync.marker import marker, set_marker
+from serversync.renames import handle
+
+CAP_CHOWN = 0
+Item = tuple[bytes, bytes, bytes]
+
+
+def capable(capability: int) -> bool:
+    """Whether this process has the capability in effect (proc(5), CapEff)."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> capability & 1)
+    return os.geteuid() == 0
+
+
+class Tree:
+    """A replica of one element; close it, or leave its ``with`` block, to release its lock."""
+
+    def __init__(
+        self, path: str, kind: str, *, element: str, run: str, writable: bool, look: bool, owner: str, locks: Path
+    ) -> None:
+        """Opens what ``place.look`` has found to be a ``kind`` (directory or file); a target that is missing is made.
+
+        element: the name of its directory below ``.serversync``; writable: it may be changed, so its lock is exclusive;
+        look: for a plan, so nothing is made, changed or locked.
+        """
+        self.element = element
+        self.run = run
+        self.look = look
+        self.held = ExitStack()
+        try:
+            parts = place.split(path)
+            self.only = os.fsencode(parts.pop()) if kind == "file" else None
+            self.root = place.open_directory(parts, make=writable and not look)
+            self.held.callback(os.close, self.root)
+            if not look:
+                self.held.enter_context(lock(self.root, writable, owner, locks))
+            info = os.stat(self.root)
+            self.facts: dict[str, Any] = {
+                **probe(self.root, writable=writable and not look),
+                "device": info.st_dev,
+                "inode": info.st_ino,
+                "machine": machine(),
+                "path": path,
+                "owner": capable(CAP_CHOWN),
+                "account": os.geteuid(),
+                "marker": marker(self.root, element),
+                "others": self.others(),
+                "free": place.space(self.root),
+                "time": time.time(),
+            }
+        except BaseException:
+            self.held.close()
+            raise
+        self.detection: Detection | None = None
+        self.commits: Commit | None = None
+
+    def __enter__(self) -> Tree:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.held.close()
+
+    # Update detection.
+
+    def scan(
+        self, known: bytes, include: list[str], exclude: list[str], xattrs: frozenset[str], expected: int
+    ) -> Summary:
+        rules = Filter(include, exclude) if (include or exclude) and self.only is None else None
+        self.xattrs, self.expected = xattrs, expected
+        self.detection = Detection(self.root, only=self.only, filter=rules, xattrs=xattrs, expected=expected)
+        return self.detection.scan(known)
+
+    @property
+    def scanned(self) -> Detection:
+        if self.detection is None:
+            raise Failure("protocol", "a replica was asked about its entries before it was scanned")
+        return self.detection
+
+    def digests(self) -> Iterator[tuple[bytes, bytes]]:
+        yield from self.scanned.digests().items()
+
+    def listing(self, directories: Iterable[bytes]) -> Iterator[Item]:
+        """The children of these directories; of one that is gone, none."""
+        for _directory, children in self.scanned.listing(directories, seen=True):
+            yield from children
+
+    def entries(self, paths: Iterable[bytes]) -> Iterator[tuple[bytes, Entry | str | None]]:
+        yield from self.scanned.entries(paths).items()
+
+    def checksums(self, paths: Iterable[bytes]) -> Iterator[tuple[bytes, Entry | str]]:
+        """The entries with their contents' digest, or why there is none."""
+        for path in paths:
+            for found in self.scanned.checksums([path]).values():
+                yield path, found if isinstance(found, str) else found[0]._replace(digest=found[1])
+
+    def attributes(self, paths: Iterable[bytes]) -> Iterator[tuple[bytes, dict[str, bytes]]]:
+        yield from self.scanned.attributes(paths).items()
+
+    # Propagation.
+
+    def prepare(self, preserve: frozenset[str]) -> str:
+        """Makes the stage; its path below the root."""
+        self.commits = Commit(self.root, self.element, self.run, preserve)
+        return self.commits.prepare()
+
+    def staged(self) -> Iterator[Item]:
+        """Everything in the stage, as a scan of it sees it."""
+        stage = Detection(self.committing.stage, only=None, filter=None, xattrs=self.xattrs, expected=self.expected)
+        stage.scan(b"")
+        for _directory, children in stage.listing(sorted(stage.digests()), seen=True):
+            yield from children
+
+    @property
+    def committing(self) -> Commit:
+        if self.commits is None:
+            raise Failure("protocol", "a replica was asked to change before its stage was made")
+        return self.commits
+
+    def commit(self, ops: Iterable[Op]) -> Iterator[Result]:
+        yield from self.committing.carry_out(ops)
+
+    def finish(self) -> None:
+        self.committing.finish()
+
+    def sync(self) -> None:
+        """Everything written here is on the disk, or OSError."""
+        descriptor = linux.open_beneath(self.root, b"", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            linux.syncfs(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def mark(self, content: dict[str, Any]) -> None:
+        set_marker(self.root, self.element, content)
+
+    def others(self) -> list[dict[str, Any]]:
+        """The markers of other elements that have this replica as their target."""
+        found = []
+        try:
+            reserved = reach(self.root, RESERVED.encode())
+        except FileNotFoundError:
+            return []
+        try:
+            with handle(reserved, b".", os.O_RDONLY | os.O_DIRECTORY) as listed:
+                names = sorted(os.listdir(listed))
+        except PermissionError:
+            # A pure source may keep what is its own account's closed to this one.
+            return []
+        finally:
+            os.close(reserved)
+        for name in names:
+            content = marker(self.root, name) if name != self.element and place.WORD.fullmatch(name) else None
+            if content:
+                found.append({**content, "element": name})
+        return found
+
+    # Versions.
+
+    def prune(self, keep: int, most: int, now: float) -> list[str]:
+        """Drops versions older than ``keep`` seconds at ``now``, then the oldest beyond ``most`` bytes; its problems."""
+        return versions.prune(self.root, self.element, keep, most, now, self.run).problems
+
+    def versions(self, path: bytes | None) -> Iterator[dict[str, Any]]:
+        """What JSON can carry of them."""
+        for version in versions.versions(self.root, self.element, path):
+            yield {
+                "run": version["run"],
+                "path": os.fsdecode(version["path"]),
+                "bytes": version["entry"].size,
+                "when": version["when"],
+            }
+
+    def restore(self, path: bytes, run: str) -> Iterator[Result]:
+        yield from versions.restore(self.root, self.element, path, run, self.run)
+
+
+def machine() -> str:
+    """machine-id(5); of a server without one (a chroot, a container being built) its host name."""
+    try:
+        return Path("/etc/machine-id").read_text(encoding="ascii").strip() or os.uname().nodename
+    except FileNotFoundError:
+        return os.uname().nodename
+
+
+def names(users: Iterable[int], groups: Iterable[int]) -> tuple[dict[int, str], dict[int, str]]:
+    """The names of these numbers on this server; one without a name is left out."""
+    found_users, found_groups = {}, {}
+    for number in users:
+        try:
+            found_users[number] = pwd.getpwuid(number).pw_name
+        except KeyError:
+            continue
+    for number in groups:
+        try:
+            found_groups[number] = grp.getgrgid(number).gr_name
+        except KeyError:
+            continue
+    return found_users, found_groups
+
+
+def numbers(users: Iterable[str], groups: Iterable[str]) -> tuple[dict[str, int], dict[str, int]]:
+    """The numbers of these names on this server; a name that it does not know is left out."""
+    found_users, found_groups = {}, {}
+    for name in users:
+        try:
+            found_users[name] = pwd.getpwnam(name).pw_uid
+        except KeyError:
+            continue
+    for name in groups:
+        try:
+            found_groups[name] = grp.getgrnam(name).gr_gid
+        except KeyError:
+            continue
+    return found_users, found_groups

@@ -1,0 +1,138 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How paths, entries and operations travel in the frames of two runners. Pure; ValueError on what is none."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any, Union
+
+from serversync.commit import Op, Result
+from serversync.entry import Entry, unpack
+from serversync.frames import CHUNK
+from serversync.metadata import Problem
+
+# An entry, None where there is nothing, or why it could not be read.
+Seen = Union[Entry, None, str]
+UNREAD = b"?"
+
+
+def pack_paths(paths: Iterable[bytes]) -> bytes:
+    return b"".join(path + b"\0" for path in paths)
+
+
+def unpack_paths(data: bytes) -> list[bytes]:
+    *paths, rest = data.split(b"\0")
+    if rest:
+        raise ValueError("a list of paths is cut short")
+    return paths
+
+
+def pack_seen(items: Iterable[tuple[bytes, Seen]]) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """For ``entry.pack``: no record where there is nothing, UNREAD and the reason where it could not be read."""
+    for path, seen in items:
+        if seen is None:
+            yield path, b"", b""
+        elif isinstance(seen, str):
+            yield path, UNREAD, os.fsencode(seen)
+        else:
+            yield path, seen.record, seen.more
+
+
+def unpack_seen(data: bytes) -> Iterator[tuple[bytes, Seen]]:
+    for path, record, more in unpack(data):
+        if record == UNREAD:
+            yield path, os.fsdecode(more)
+        else:
+            yield path, Entry.parse(record, more) if record else None
+
+
+def chunks(items: Iterable[bytes]) -> Iterator[bytes]:
+    """Joins small pieces into payloads of about CHUNK bytes."""
+    gathered: list[bytes] = []
+    size = 0
+    for item in items:
+        gathered.append(item)
+        size += len(item)
+        if size >= CHUNK:
+            yield b"".join(gathered)
+            gathered, size = [], 0
+    if gathered:
+        yield b"".join(gathered)
+
+
+def encode_entry(entry: Entry | None) -> list[str] | None:
+    return None if entry is None else [os.fsdecode(entry.record), entry.more.decode("ascii")]
+
+
+def decode_entry(data: Any) -> Entry | None:
+    if data is None:
+        return None
+    record, more = data
+    return Entry.parse(os.fsencode(record), more.encode("ascii"))
+
+
+def encode_attributes(attributes: dict[str, bytes] | None) -> dict[str, str] | None:
+    if attributes is None:
+        return None
+    return {name: base64.b64encode(value).decode("ascii") for name, value in attributes.items()}
+
+
+def decode_attributes(data: Any) -> dict[str, bytes] | None:
+    return None if data is None else {str(name): base64.b64decode(value) for name, value in data.items()}
+
+
+def encode_ops(ops: Iterable[Op]) -> bytes:
+    return json.dumps(
+        [
+            {
+                "do": op.do,
+                "path": os.fsdecode(op.path),
+                "expect": encode_entry(op.expect),
+                "want": encode_entry(op.want),
+                "attributes": encode_attributes(op.attributes),
+                "staged": os.fsdecode(op.staged),
+                "to": os.fsdecode(op.to),
+                "stage": op.stage,
+            }
+            for op in ops
+        ]
+    ).encode("ascii")
+
+
+def decode_ops(data: bytes) -> list[Op]:
+    return [
+        Op(
+            do=str(op["do"]),
+            path=os.fsencode(op["path"]),
+            expect=decode_entry(op["expect"]),
+            want=decode_entry(op["want"]),
+            attributes=decode_attributes(op["attributes"]),
+            staged=os.fsencode(op["staged"]),
+            to=os.fsencode(op["to"]),
+            stage=bool(op["stage"]),
+        )
+        for op in json.loads(data)
+    ]
+
+
+def encode_result(result: Result) -> dict[str, Any]:
+    return {
+        "path": os.fsdecode(result.path),
+        "problem": result.problem,
+        "entry": encode_entry(result.entry),
+        "version": os.fsdecode(result.version),
+    }
+
+
+def decode_result(data: dict[str, Any]) -> Result:
+    problem = data["problem"]
+    return Result(
+        path=os.fsencode(data["path"]),
+        problem=None if problem is None else Problem(str(problem[0]), str(problem[1])),
+        entry=decode_entry(data["entry"]),
+        version=os.fsencode(data["version"]),
+    )

@@ -1,0 +1,191 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a run decides and does, over a real SSH connection, as those who look after it see it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.loopback import Pair, tree
+
+
+def settings(direction: str = "to_partner", **options: Any) -> dict[str, Any]:
+    return {"direction": direction, "exclude": [], "delete": "never", **options}
+
+
+@pytest.fixture
+def both(pair: Pair) -> Pair:
+    """A job in both directions whose replicas agree on two files."""
+    pair.partner_path.mkdir()
+    (pair.path / "plc.s7").write_text("agreed")
+    (pair.path / "other").write_text("stays")
+    pair.declare(settings=settings("both", delete="synced", conflict="no_winner"))
+    assert pair.here.run("nightly")["state"] == "equal"
+    assert (pair.partner_path / "plc.s7").read_text() == "agreed"
+    return pair
+
+
+def test_changes_of_either_side_reach_the_other(both: Pair) -> None:
+    (both.path / "here").write_text("new here")
+    (both.partner_path / "there").mkdir()
+    (both.partner_path / "there" / "deep").write_text("new there")
+    (both.partner_path / "plc.s7").write_text("changed there")
+    record = both.here.run("nightly")
+    assert (record["state"], record["elements"][0]["state_before"]) == ("equal", "different")
+    assert tree(both.path) == tree(both.partner_path)
+    assert (both.path / "plc.s7").read_text() == "changed there"
+    assert both.here.run("nightly")["elements"][0]["state_before"] == "equal"
+
+
+def test_a_deletion_moves_where_the_other_side_is_as_archived(both: Pair) -> None:
+    (both.path / "plc.s7").unlink()
+    record = both.here.run("nightly")
+    assert record["elements"][0]["deleted"] == 1
+    assert not (both.partner_path / "plc.s7").exists()
+    [version] = json.loads(both.here.serversync("versions", "nightly", "--json").stdout)["elements"][0]["versions"]
+    assert (version["path"], version["run"]) == ("plc.s7", record["run"])
+    both.here.serversync("restore", "nightly", "plc.s7")
+    assert (both.partner_path / "plc.s7").read_text() == "agreed"
+
+
+def test_a_conflict_without_a_winner_is_listed_and_a_person_decides_it(both: Pair) -> None:
+    (both.path / "plc.s7").write_text("from here")
+    (both.partner_path / "plc.s7").write_text("from there")
+    record = both.here.run("nightly", code=3)
+    assert record["state"] == "different"
+    assert ((both.path / "plc.s7").read_text(), (both.partner_path / "plc.s7").read_text()) == ("from here", "from there")
+    assert both.here.run("nightly", code=3)["elements"][0]["standing"] == {"unresolved": 1}
+    said = both.here.serversync("conflicts", "nightly", code=3).stdout
+    assert "plc.s7" in said
+    assert "file, 9 bytes" in said
+    both.here.serversync("resolve", "nightly", "plc.s7", "--use", "partner")
+    assert (both.path / "plc.s7").read_text() == "from there"
+    assert both.here.run("nightly")["state"] == "equal"
+    assert both.here.serversync("conflicts", "nightly").stdout.startswith("nightly has no unresolved paths")
+
+
+def test_an_unresolved_path_that_moved_is_not_resolved_blindly(both: Pair) -> None:
+    (both.path / "plc.s7").write_text("from here")
+    (both.partner_path / "plc.s7").write_text("from there")
+    both.here.run("nightly", code=3)
+    (both.partner_path / "plc.s7").write_text("once more")
+    said = both.here.serversync("resolve", "nightly", "plc.s7", "--use", "this_server", code=1).stderr
+    assert "has changed since it was found unresolved" in said
+    assert (both.partner_path / "plc.s7").read_text() == "once more"
+
+
+@pytest.mark.parametrize(("winner", "content"), [("this_server_wins", "here"), ("partner_wins", "there")])
+def test_a_rule_decides_and_the_loser_is_in_versions(both: Pair, winner: str, content: str) -> None:
+    both.declare(settings=settings("both", delete="synced", conflict=winner))
+    (both.path / "plc.s7").write_text("here")
+    (both.partner_path / "plc.s7").write_text("there")
+    record = both.here.run("nightly")
+    assert (record["state"], record["elements"][0]["conflicts"]) == ("equal_with_warnings", 1)
+    assert [(side / "plc.s7").read_text() for side in (both.path, both.partner_path)] == [content] * 2
+    [version] = json.loads(both.here.serversync("versions", "nightly", "--json").stdout)["elements"][0]["versions"]
+    assert version["path"] == "plc.s7"
+    assert both.here.run("nightly")["state"] == "equal"
+
+
+def test_keep_both_leaves_both_versions_on_both_sides(both: Pair) -> None:
+    both.declare(settings=settings("both", delete="synced", conflict="keep_both"))
+    (both.path / "plc.s7").write_text("here")
+    (both.partner_path / "plc.s7").write_text("there")
+    both.here.run("nightly")
+    assert tree(both.path) == tree(both.partner_path)
+    [copy] = both.path.glob("plc.conflict-*.s7")
+    assert ((both.path / "plc.s7").read_text(), copy.read_text()) == ("here", "there")
+
+
+def test_a_guard_stops_before_the_first_change_until_its_plan_is_approved(pair: Pair) -> None:
+    for number in range(40):
+        (pair.path / f"f{number:02}").write_text(str(number))
+    pair.declare(settings=settings(delete="synced", max_delete="25%"))
+    pair.here.run("nightly")
+    for number in range(20):
+        (pair.path / f"f{number:02}").unlink()
+    (pair.path / "new").write_text("new")
+    record = pair.here.run("nightly", code=3)
+    assert record["state"] == "different"
+    assert "20" in record["elements"][0]["guards"][0]
+    assert (pair.partner_path / "f00").exists()
+    assert not (pair.partner_path / "new").exists()
+    plan = json.loads(pair.here.serversync("plan", "nightly", "--json").stdout)
+    # One that moves before the approval is held back.
+    (pair.partner_path / "f00").write_text("edited meanwhile")
+    done = json.loads(pair.here.serversync("run", "nightly", "--approve", plan["plan"], "--json", code=None).stdout)
+    assert done["elements"][0]["deleted"] == 19
+    assert (pair.partner_path / "f00").read_text() == "edited meanwhile"
+    assert not (pair.partner_path / "f01").exists()
+    assert (pair.partner_path / "new").exists()
+
+
+def test_a_target_without_its_marker_looks_unmounted(pair: Pair, tmp_path: Path) -> None:
+    (pair.path / "plc.s7").write_text("agreed")
+    pair.declare()
+    pair.here.run("nightly")
+    pair.partner_path.rename(tmp_path / "unmounted")
+    pair.partner_path.mkdir()
+    record = pair.here.run("nightly", code=1)
+    assert "looks unmounted" in record["error"]["message"]
+    assert list(pair.partner_path.iterdir()) == []
+
+
+def test_an_emptied_source_looks_unmounted(pair: Pair) -> None:
+    (pair.path / "plc.s7").write_text("agreed")
+    pair.declare(settings=settings(delete="synced", max_delete="100%"))
+    pair.here.run("nightly")
+    (pair.path / "plc.s7").unlink()
+    record = pair.here.run("nightly", code=3)
+    assert "is empty: it looks unmounted" in record["elements"][0]["guards"][0]
+    assert (pair.partner_path / "plc.s7").exists()
+
+
+def test_metadata_links_and_hard_links_arrive(pair: Pair) -> None:
+    path = pair.path / "dir"
+    path.mkdir()
+    (path / "one").write_text("one file")
+    os.link(path / "one", path / "two")
+    os.link(path / "one", pair.path / "three")
+    (path / "link").symlink_to("/nowhere/at all")
+    (path / "script").write_text("#!/bin/sh\n")
+    (path / "script").chmod(0o4750)
+    os.mkfifo(path / "fifo")
+    (path / "empty").mkdir(mode=0o1777)
+    pair.declare()
+    record = pair.here.run("nightly")
+    assert record["state"] == "equal", record
+    assert tree(pair.path) == tree(pair.partner_path)
+    inodes = {(pair.partner_path / name).stat().st_ino for name in ("dir/one", "dir/two", "three")}
+    assert len(inodes) == 1
+    (path / "script").chmod(0o700)
+    os.utime(path / "one", ns=(1, 10**18))
+    record = pair.here.run("nightly")
+    assert (record["elements"][0]["attributes"], record["elements"][0]["bytes"]) == (4, 0)
+    assert tree(pair.path) == tree(pair.partner_path)
+    assert pair.here.run("nightly")["elements"][0]["state_before"] == "equal"
+
+
+def test_what_becomes_something_else_does_so_on_the_target(pair: Pair) -> None:
+    (pair.path / "a").mkdir()
+    (pair.path / "a" / "inner").write_text("x")
+    (pair.path / "b").write_text("file")
+    (pair.path / "c").symlink_to("b")
+    pair.declare(settings=settings(delete="synced"))
+    pair.here.run("nightly")
+    (pair.path / "a" / "inner").unlink()
+    (pair.path / "a").rmdir()
+    (pair.path / "a").write_text("now a file")
+    (pair.path / "b").unlink()
+    (pair.path / "b").mkdir()
+    (pair.path / "b" / "inner").write_text("y")
+    (pair.path / "c").unlink()
+    (pair.path / "c").write_text("was a link")
+    record = pair.here.run("nightly")
+    assert record["state"] == "equal", record
+    assert tree(pair.path) == tree(pair.partner_path)
