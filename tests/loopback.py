@@ -129,7 +129,7 @@ def module(path: object) -> str:
 
 def daemon_configuration(roots: list[dict[str, str]]) -> str:
     """The role's own template: an option that its door refuses fails here, too."""
-    role = ROOT / "roles" / "runner"
+    role = PACKAGE.parent
     environment = jinja2.Environment(trim_blocks=True, keep_trailing_newline=True)  # noqa: S701 - no HTML
     environment.filters["hash"] = lambda text, kind: hashlib.new(kind, text.encode()).hexdigest()
     template = environment.from_string((role / "templates" / "serve.conf.j2").read_text())

@@ -37,6 +37,8 @@ class Rules:
     deletions: bool = True
     # Whether the account may give files away; who may not leaves owners out.
     owners: bool = True
+    # How far the clocks are apart, ns: what is nearer to each other than that is a tie.
+    skew: int = 0
 
 
 class Aspect(NamedTuple):
@@ -116,7 +118,7 @@ class Model:
         rule, direction = self.rules.conflict, self.rules.direction
         if rule == "newer_wins":
             ours, theirs = here.time, there.time
-            if ours == theirs:
+            if ours == theirs or abs(ours - theirs) < self.rules.skew:
                 return {"to_partner": "here", "from_partner": "there", "both": None}[direction]
             return "here" if ours > theirs else "there"
         if rule == "keep_both":
@@ -313,6 +315,14 @@ class Model:
         here, there = self.visible(here), self.visible(there)
         self.rows = {path: Row("agreed", node, there[path]) for path, node in here.items() if path in there}
         self.rows = {path: row for path, row in self.rows.items() if self.same(row.here, row.there)}
+
+    def absorb(self, here: Tree, there: Tree) -> None:
+        """After a run that was cut short: what has come to be equal has agreed, the rest is as it was remembered."""
+        here, there = self.visible(here), self.visible(there)
+        self.rows = {path: row for path, row in self.rows.items() if path in here or path in there}
+        for path in {*here} & {*there}:
+            if self.same(here[path], there[path]):
+                self.rows[path] = Row("agreed", here[path], there[path])
 
     def forget(self) -> None:
         """The archive is gone."""
