@@ -118,7 +118,7 @@ class Commit:
 
     root: descriptor (O_PATH suffices) of the element's directory, of a file the one above; element, run: names for
     directories; preserve: option values. Use: ``prepare``, fill the stage, ``carry_out`` a batch, and so on, ``sync``,
-    ``finish``. No method may be used before ``prepare``.
+    ``finish``; or ``close`` where it goes wrong. No other method may be used before ``prepare``.
     """
 
     def __init__(self, root: int, element: str, run: str, preserve: frozenset[str]) -> None:
@@ -140,7 +140,7 @@ class Commit:
         try:
             self._prepare()
         except OSError as error:
-            self._held.close()
+            self.close()
             code = CODES.get(error.errno or 0)
             message = f"{os.fsdecode(self.home)} cannot be made ready ({error.strerror})"
             if code == "no_space":
@@ -193,10 +193,14 @@ class Commit:
             linux.syncfs(held)
 
     def finish(self) -> None:
-        """Removes the stage and closes; also after a failure."""
+        """Removes the stage and closes."""
         with self._held:
             for name in (os.fsencode(self.run), os.fsencode(self.run) + b"~made"):
                 renames.remove(self.stages, name)
+
+    def close(self) -> None:
+        """Lets go of the directories; the stage stays, as after a kill. May be called at any time, and again."""
+        self._held.close()
 
     def carry_out(self, ops: Iterable[Op]) -> Iterator[Result]:
         """One result per op, in order; what the first ``put`` or ``tree`` finds in the stage is synced before it.
