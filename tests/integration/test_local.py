@@ -246,7 +246,7 @@ def test_a_mail_server_that_is_away_is_told_and_fails_no_run(server: Server, tmp
         (lambda text: text[:40], "is not JSON"),
         (
             lambda text: text.replace('"to_partner"', '"up"'),
-            "settings.direction: 'up' is not one of ['to_partner', 'from_partner']",
+            "settings.direction: 'up' is not one of ['to_partner', 'from_partner', 'both']",
         ),
         (
             lambda text: text.replace('"retries": 0', '"retries": -1'),

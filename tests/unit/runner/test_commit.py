@@ -11,6 +11,7 @@ import shutil
 import stat
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 
@@ -34,11 +35,14 @@ class Replica:
         self.path = path
         path.mkdir()
         self.root = os.open(path, os.O_PATH | os.O_DIRECTORY)
+        self.held = ExitStack()
         self.begin(RUN)
 
     def begin(self, run: str, preserve: frozenset[str] = PRESERVE) -> None:
-        self.run = run
+        """The run before, if there was one, has ended as it does by a kill."""
+        self.held.close()
         self.commit = Commit(self.root, "job.1", run, preserve)
+        self.held.callback(self.commit.close)
         self.stage = self.path / self.commit.prepare()
 
     @property
@@ -117,7 +121,8 @@ def replica(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Replica
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     made = Replica(tmp_path / "root")
     (made.path / "dir").mkdir()
-    yield made
+    with made.held:
+        yield made
     os.close(made.root)
 
 
@@ -560,6 +565,7 @@ def acl(*entries: tuple[int, int, int]) -> bytes:
 
 
 ACCESS = acl((1, 6, 0xFFFFFFFF), (2, 6, 7), (4, 4, 0xFFFFFFFF), (16, 6, 0xFFFFFFFF), (32, 0, 0xFFFFFFFF))
+INHERITED = acl((1, 7, 0xFFFFFFFF), (2, 7, 7), (4, 5, 0xFFFFFFFF), (16, 7, 0xFFFFFFFF), (32, 5, 0xFFFFFFFF))
 
 
 def test_acls_come_and_go(replica: Replica) -> None:
@@ -577,12 +583,14 @@ def test_acls_come_and_go(replica: Replica) -> None:
 
 def test_the_stage_inherits_no_acl(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
-    os.setxattr(tmp_path / "root", "system.posix_acl_default", ACCESS)
+    os.setxattr(tmp_path / "root", "system.posix_acl_default", INHERITED)
     (tmp_path / "root").rename(tmp_path / "made")
     root = os.open(tmp_path / "made", os.O_PATH)
-    stage = tmp_path / "made" / Commit(root, "job.1", RUN, PRESERVE).prepare()
+    commit = Commit(root, "job.1", RUN, PRESERVE)
+    stage = tmp_path / "made" / commit.prepare()
     (stage / "x").write_text("")
     assert os.listxattr(stage / "x") == []
+    commit.close()
     os.close(root)
 
 

@@ -20,7 +20,13 @@ NAME = st.binary(min_size=1, max_size=40).filter(
 
 def to_stage(source: str, stage: str, names: list[bytes], files: Path, **options: Any) -> list[str]:
     files.write_bytes(rsync.list_of(names))
-    given: dict[str, Any] = {"basis": "../live", "preserve": frozenset(), "privileged": False, "users": {}, "groups": {}}
+    given: dict[str, Any] = {
+        "basis": "../live",
+        "preserve": frozenset(),
+        "privileged": False,
+        "users": {},
+        "groups": {},
+    }
     return rsync.command(source, stage, files_from=str(files), **{**given, **options})
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from serversync import rsync
-from serversync.commit import Op, Result
+from serversync.commit import TRANSIENT, Op, Result
 from serversync.entry import HERE, THERE, Entry
 from serversync.failure import Failure
 from serversync.reconcile import Decision, Owners
@@ -23,10 +23,6 @@ from serversync.replica import Replica, Server
 OTHER = {HERE: THERE, THERE: HERE}
 # Operations that are on record as intents at a time.
 BATCH = 2000
-# What a commit could not do -> whether another attempt may.
-TRANSIENT = {"moved", "no_space", "busy"}
-
-
 # Path -> all names of its file, of files with several names.
 Groups = Mapping[bytes, frozenset[bytes]]
 
@@ -39,9 +35,9 @@ class Side:
     server: Server
     tree: Replica
     path: str
-    # Where the element's files are named by rsync: its directory.
+    # The directory that holds the element's paths, and the name of the file that is the element, if it is one.
     directory: str
-    account: int
+    own: str
 
 
 @dataclass
@@ -63,6 +59,8 @@ class Done:
     entries: dict[bytes, Entry | None] = field(default_factory=dict)
     versions: dict[bytes, bytes] = field(default_factory=dict)
     problems: dict[bytes, tuple[str, str]] = field(default_factory=dict)
+    # Codes of problems that a later attempt may not have.
+    transient: set[str] = field(default_factory=lambda: set(TRANSIENT))
     sent: int = 0
 
 
@@ -87,6 +85,8 @@ class Propagation:
         self.intend = intend
         self.progress = progress
         self.done = Done()
+        # What rsync said of what did not arrive.
+        self.incomplete: Failure | None = None
 
     def wanted(self, decision: Decision) -> Entry:
         """The entry that the target is to have, in the target's own numbers of owners."""
@@ -111,6 +111,9 @@ class Propagation:
     def carry_out(self, decisions: list[Decision], groups: Groups, target_groups: Groups) -> Done:
         """Everything that the decisions ask of the target; ``groups`` are the source's hard links."""
         source = self.source.name
+        # Conflict copies are there only once the path that they are of has been put aside.
+        coming = {decision.aside for decision in decisions if decision.aside}
+        decisions = [decision for decision in decisions if decision.path not in coming]
         contents = [decision for decision in decisions if decision.content == source]
         metas: list[Decision] = []
         for decision in decisions:
@@ -230,10 +233,12 @@ class Propagation:
         with tempfile.NamedTemporaryFile(prefix="serversync-") as names:
             names.write(rsync.list_of(paths))
             names.flush()
+            directory = f"{self.target.directory.rstrip('/')}/{stage}"
+            source, target = f"{self.source.directory.rstrip('/')}/{self.source.own}", f"{directory}/{self.target.own}"
             argv = rsync.command(
-                self.source.server.address(self.source.directory) + "/",
-                self.target.server.address(f"{self.target.directory.rstrip('/')}/{stage}") + "/",
-                files_from=names.name,
+                self.source.server.address(source),
+                self.target.server.address(target),
+                files_from=None if self.source.own else names.name,
                 basis="/".join([".."] * (stage.count("/") + 1)),
                 preserve=self.settings.preserve,
                 privileged=self.target.server.privileged,
@@ -257,7 +262,9 @@ class Propagation:
         if failure and outcome.code not in PARTIAL:
             raise failure
         if failure:
-            self.done.problems[b""] = (failure.code, failure.message)
+            self.incomplete = failure
+            if failure.transient:
+                self.done.transient.add(failure.code)
 
     # Looking again.
 
@@ -271,7 +278,9 @@ class Propagation:
             if not isinstance(current, Entry) or not unmoved(planned, current):
                 self.done.problems[one.path] = ("moved", "was changed on the source during the run")
             elif planned.kind == "f" and not (isinstance(arrived, Entry) and self.arrived(planned, arrived)):
-                self.done.problems.setdefault(one.path, ("not_copied", "did not arrive whole"))
+                why = self.incomplete
+                said = (why.code, why.message) if why else ("not_staged", "did not arrive whole")
+                self.done.problems.setdefault(one.path, said)
             elif one.path not in self.done.problems:
                 good.add(one.path)
         return good
@@ -348,7 +357,10 @@ class Propagation:
         return entry if isinstance(entry, Entry) else None
 
     def keep(self, decision: Decision, op: Op, result: Result) -> None:
-        if result.problem:
+        if result.problem and op.do == "delete" and result.problem[0] == "not_empty":
+            # It is there for what does not take part, which the next scan does not see, or for what came meanwhile.
+            self.done.entries[decision.path] = None
+        elif result.problem:
             self.done.problems[decision.path] = result.problem
         elif op.do == "aside":
             self.done.entries[op.to] = result.entry
@@ -414,11 +426,11 @@ def cut(items: list[tuple[Decision, Op]], size: int) -> Iterable[list[tuple[Deci
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def failure_of(problems: dict[bytes, tuple[str, str]], where: str) -> Failure | None:
-    """What the problems of an element mean for it, or None where there are none."""
+def failure_of(problems: dict[bytes, tuple[str, str]], curable: set[str], where: str) -> Failure | None:
+    """What the problems of an element mean for it, or None where there are none; curable: codes that may pass."""
     if not problems:
         return None
-    transient = all(code in TRANSIENT for code, _text in problems.values())
-    path, (code, text) = min(problems.items(), key=lambda item: (item[1][0] in TRANSIENT, item[0]))
+    transient = all(code in curable for code, _text in problems.values())
+    path, (code, text) = min(problems.items(), key=lambda item: (item[1][0] in curable, item[0]))
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return Failure(code, f"{os.fsdecode(path) or '.'}: {text}{more}", field=where, transient=transient)

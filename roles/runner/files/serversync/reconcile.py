@@ -395,7 +395,8 @@ class Reconciliation:
         row = triple.row
         if row is None or row.status != decision.status or row.status == "agreed" or row.by != decision.by:
             return decision
-        if not all(self.half(triple, side, *halves(row, side)) == STILL for side in SIDES):
+        # What is racy here is in nobody's way, and no longer racy once it was seen again.
+        if not all(self.half(triple, side, halves(row, side)[0]) == STILL for side in SIDES):
             return decision
         exact = exactly(triple, row) and not row.racy
         return decision._replace(row="b8" if self.both else "13", status="unchanged" if exact else row.status)
@@ -521,7 +522,8 @@ class Reconciliation:
             if row.status == "agreed":
                 pair, racy = (halves(row, HERE)[0], halves(row, THERE)[0]), row.racy
             elif row.status == "unresolved" and row.base:
-                pair = base_of(row)
+                # That it came to this may have had a reason that no size and no time tells.
+                pair, racy = base_of(row), "ht"
         if triple.here is None or triple.there is None:
             return self.one_sided(triple, pair, racy)
         if pair is None:
@@ -736,7 +738,8 @@ class Reconciliation:
                 kept, content_side = True, None
             metadata_side = content_side
             acting = content_side is not None
-        if metadata is not None:
+        # The losing version that is kept has its own with it.
+        if metadata is not None and not (content is not None and content.side == BOTH):
             metadata_side = self.source if metadata.side == BOTH else metadata.side
             if not self.both and metadata_side == self.target:
                 kept = True
@@ -857,7 +860,7 @@ class Reconciliation:
         needed: dict[tuple[bytes, str], Decision | None] = {}
         for path in reversed(self.paths):
             triple, decision = self.given[path], self.decisions.get(path)
-            if decision is not None and path:
+            if decision is not None:
                 decision = self.as_needed(triple, decision, needed)
                 self.decisions[path] = decision
             for side in SIDES:

@@ -41,8 +41,8 @@ class Server(Protocol):
     def look(self, path: str) -> dict[str, Any]:
         """What is at the path; see place.look."""
 
-    def open(self, path: str, kind: str, *, element: str, run: str, writable: bool, look: bool, owner: str) -> Replica:
-        """Holds a replica; see Tree."""
+    def open(self, path: str, kind: str, **options: Any) -> Replica:
+        """Holds a replica; options as Tree has them, but for ``locks``."""
 
     def names(self, users: Iterable[int], groups: Iterable[int]) -> Names:
         """See tree.names."""
@@ -66,10 +66,9 @@ class ThisServer:
     def look(self, path: str) -> dict[str, Any]:
         return place.look(path)
 
-    def open(self, path: str, kind: str, *, element: str, run: str, writable: bool, look: bool, owner: str) -> Replica:
-        locks = self.layout.locks
+    def open(self, path: str, kind: str, **options: Any) -> Replica:
         try:
-            return Tree(path, kind, element=element, run=run, writable=writable, look=look, owner=owner, locks=locks)
+            return Tree(path, kind, locks=self.layout.locks, **options)
         except OSError as error:
             raise place.unprepared(path, error) from error
 
@@ -97,10 +96,9 @@ class Partner:
         self.addresses[path] = str(reply["address"])
         return dict(reply["facts"])
 
-    def open(self, path: str, kind: str, *, element: str, run: str, writable: bool, look: bool, owner: str) -> Replica:
-        reply = self.connection.ask(
-            "open", path=path, kind=kind, element=element, run=run, writable=writable, look=look, owner=owner
-        )
+    def open(self, path: str, kind: str, **options: Any) -> Replica:
+        options["name"] = os.fsdecode(options["name"])
+        reply = self.connection.ask("open", path=path, kind=kind, **options)
         return PartnerTree(self.connection, int(reply["tree"]), dict(reply["facts"]))
 
     def names(self, users: Iterable[int], groups: Iterable[int]) -> Names:

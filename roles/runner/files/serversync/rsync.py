@@ -80,7 +80,7 @@ def command(
     source: str,
     stage: str,
     *,
-    files_from: str,
+    files_from: str | None,
     basis: str,
     preserve: frozenset[str],
     privileged: bool,
@@ -93,12 +93,13 @@ def command(
 ) -> list[str]:
     """The argv that brings files into a stage.
 
-    source, stage: as Server.address names the two directories; files_from: a file with a ``list_of`` paths below the
-    source; basis: the live tree, as seen from the stage; privileged: the target's process may change owners without
+    source, stage: as Server.address names the two directories, or files; files_from: a file with a ``list_of`` paths
+    below the source, None where that is the file; basis: the live tree, as seen from the stage; privileged: the target's process may change owners without
     being root; users, groups: numbers of the source -> numbers of the target; remote_shell: rsync's -e, split by rsync
     on blanks; bandwidth_limit: bytes per second; anew: also files of the basis' size and time, whose contents differ.
     """
-    argv = ["rsync", "--from0", f"--files-from={files_from}", "--secluded-args", "--no-implied-dirs"]
+    argv = ["rsync", "--secluded-args"]
+    argv += ["--from0", f"--files-from={files_from}", "--no-implied-dirs"] if files_from else []
     # Without --modify-window=-1 rsync takes files whose times differ by less than a second for equal.
     argv += [f"--compare-dest={basis}", "--no-whole-file", "--modify-window=-1", "--times"]
     argv += ["--ignore-times"] if anew else []

@@ -282,7 +282,14 @@ class Run:
         report = Report()
         try:
             with Synchronization(
-                self.layout, self.job, element, servers.by_side, run=run, look=False, decided=self.released(element)
+                self.layout,
+                self.job,
+                element,
+                servers.by_side,
+                run=run,
+                look=False,
+                approving=self.approved is not None,
+                decided=self.released(element),
             ) as one:
                 report = one.report
                 one.synchronize(self.approval(element))

@@ -245,6 +245,7 @@ class Desk:
                 look=bool(request["look"]),
                 owner=f"{self.door.pairing}: {request['owner']}",
                 locks=self.door.layout.locks,
+                name=os.fsencode(request["name"]),
             )
         except OSError as error:
             raise place.unprepared(path, error) from error

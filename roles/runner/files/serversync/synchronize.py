@@ -15,7 +15,7 @@ import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -30,7 +30,7 @@ from serversync.job import Element, Job, size
 from serversync.layout import Layout
 from serversync.propagate import OTHER, Done, Groups, Propagation, Settings, Side, failure_of, parent
 from serversync.reconcile import Decision, Owners, Plan, Rules, Seen, Triple, Unknown, moved, reconcile
-from serversync.replica import Server, translations
+from serversync.replica import Server, ThisServer, translations
 
 SIDES = (HERE, THERE)
 # What a plan and a record name one by one.
@@ -88,16 +88,19 @@ class Synchronization:
         *,
         run: str,
         look: bool,
+        approving: bool = False,
         decided: dict[bytes, str] | None = None,
         progress: Progress = silent,
     ) -> None:
-        """look: for a plan, so nothing is made, changed or locked; decided: paths whose winner a person has named."""
+        """look: for a plan, so nothing is made, changed or locked; approving: a person has seen the plan, guards are
+        passed; decided: paths whose winner a person has named."""
         self.layout = layout
         self.job = job
         self.element = element
         self.servers = servers
         self.run = run
         self.look = look
+        self.approving = approving
         self.decided = decided or {}
         self.progress = progress
         self.settings: dict[str, Any] = job["settings"]
@@ -108,6 +111,8 @@ class Synchronization:
         self.held = ExitStack()
         self.report = Report()
         self.held_back: list[bytes] = []
+        # Problems that a later attempt may not have.
+        self.transient: set[str] = set()
 
     def __enter__(self) -> Synchronization:
         try:
@@ -138,6 +143,7 @@ class Synchronization:
         for side in SIDES:
             check_kind(looks[side], self.paths[side], self.server(side), self.field(side))
         present = [side for side in SIDES if looks[side]["kind"] != "missing"]
+        self.absent = [side for side in SIDES if side not in present]
         for side in SIDES:
             where, server, path = self.field(side), self.server(side), self.paths[side]
             if side in present:
@@ -175,6 +181,11 @@ class Synchronization:
 
     def open(self, side: str) -> Side:
         server, path = self.servers[side], self.paths[side]
+        if side in self.absent and self.look:
+            # What a run would make is for its plan an empty directory.
+            server = ThisServer(self.layout)
+            path = self.held.enter_context(tempfile.TemporaryDirectory(prefix="serversync-"))
+            path += "/file" if self.kind == "file" else ""
         tree = server.open(
             path,
             self.kind,
@@ -183,67 +194,90 @@ class Synchronization:
             writable=side in self.targets,
             look=self.look,
             owner=f"{self.job.name}, run {self.run}",
+            name=os.fsencode(self.paths[HERE].rpartition("/")[2]),
         )
         self.held.callback(tree.close)
-        directory = path if self.kind == "directory" else path.rpartition("/")[0] or "/"
-        return Side(side, server, tree, path, directory, int(tree.facts["account"]))
+        directory, _slash, own = path.rpartition("/") if self.kind == "file" else (path, "", "")
+        return Side(side, server, tree, path, directory or "/", own)
 
     def identify(self, side: str) -> dict[str, Any]:
         facts = self.sides[side].tree.facts
         return {name: facts[name] for name in ("machine", "path", "fstype", "inode")}
 
     def open_archive(self) -> Archive:
+        """The archive of these two replicas; a new one where there is none that fits them."""
         path = self.layout.state / "archives" / self.job.name / f"{self.name}.sqlite"
-        archive = self.looked_at(path) if self.look else Archive.open(path, self.identity)
-        self.deletions = archive.condition == "current"
+        self.check_owners()
+        self.unmounted = self.find_unmounted(path)
+        if self.look or (self.unmounted and not self.approving):
+            archive = self.looked_at(path)
+        else:
+            archive = Archive.open(path, self.identity)
+            if self.unmounted and archive.rows_count:
+                archive = archive.restart("void", self.unmounted[0])
+        self.deletions = archive.condition == "current" and not self.unmounted
         for side in self.targets:
-            archive = self.check_marker(archive, side)
+            found = self.sides[side].tree.facts["marker"]
+            if found and archive.rows_count:
+                archive = self.check_generation(archive, side, {found.get("current"), found.get("next")} - {"", None})
         self.report.warnings += archive.warnings
         return archive
+
+    def find_unmounted(self, path: Path) -> list[str]:
+        """The targets that lost the marker of the archive that knows them."""
+        missing = [side for side in self.targets if self.sides[side].tree.facts["marker"] is None]
+        if not missing or not path.exists():
+            return []
+        with suppress(DamagedArchive), closing(Archive(path)) as archive:
+            places = [archive.identity.get(side, {}) for side in SIDES]
+            mine = [self.identity[side] for side in SIDES]
+            same = all(
+                (it.get("machine"), it.get("path")) == (now["machine"], now["path"]) for it, now in zip(places, mine)
+            )
+            if archive.rows_count and same:
+                return [
+                    f"{self.paths[side]} on {self.server(side)} lost the runner's marker: it looks unmounted, or was "
+                    "emptied"
+                    for side in missing
+                ]
+        return []
+
+    def check_generation(self, archive: Archive, side: str, known: set[str]) -> Archive:
+        """An archive that the marker does not know, or a marker from before, is of no use."""
+        if {*archive.generation} & known:
+            return archive
+        self.deletions = False
+        if self.look:
+            return archive
+        return archive.restart("void", f"{self.paths[side]}, or the archive, was restored from a backup")
+
+    def check_owners(self) -> None:
+        """A root that is a target has one owning element."""
+        for side in self.targets:
+            for other in self.sides[side].tree.facts["others"]:
+                if not self.abandoned(other):
+                    message = (
+                        f"{self.paths[side]} on {self.server(side)} is the target of the job {other.get('job')} of "
+                        f"{other.get('server')} already; give one of them another target, or, if that job is no more, "
+                        f"remove {self.paths[side]}/.serversync/{other.get('element')}"
+                    )
+                    raise Failure("contended", message, field=self.field(side))
 
     def looked_at(self, path: Path) -> Archive:
         """The archive for a plan; where a run would begin a new one, one that goes with the plan."""
         if path.exists():
             with suppress(DamagedArchive):
                 archive = Archive(path)
-                if archive.identity in ({}, json.loads(json.dumps(self.identity))):
+                if not self.unmounted and archive.identity == json.loads(json.dumps(self.identity)):
                     return archive
                 archive.close()
         directory = self.held.enter_context(tempfile.TemporaryDirectory(prefix="serversync-"))
         return Archive.open(Path(directory) / path.name, self.identity)
 
-    def check_marker(self, archive: Archive, side: str) -> Archive:
-        """The marker on a target says whose it is and which archive knows it."""
-        facts = self.sides[side].tree.facts
-        for other in facts["others"]:
-            if not self.abandoned(other):
-                message = (
-                    f"{self.paths[side]} on {self.server(side)} is the target of the job {other.get('job')} of "
-                    f"{other.get('server')} already; give one of them another target, or, if that job is no more, "
-                    f"remove {self.paths[side]}/.serversync/{other.get('element')}"
-                )
-                raise Failure("contended", message, field=self.field(side))
-        found = facts["marker"]
-        if found is None:
-            if archive.rows_count:
-                self.suspect(
-                    f"{self.paths[side]} on {self.server(side)} lost the runner's marker: it looks unmounted or emptied"
-                )
-        elif archive.rows_count and not {*archive.generation} & {found.get("current"), found.get("next")} - {""}:
-            if not self.look:
-                archive = archive.restart("void", f"{self.paths[side]} or the archive was restored from a backup")
-            self.deletions = False
-        return archive
-
     def abandoned(self, other: dict[str, Any]) -> bool:
         """Whether a marker is of a job of this server that is no longer declared."""
         mine = other.get("machine") == self.identity[HERE]["machine"] and other.get("state") == str(self.layout.state)
         return mine and not (self.layout.jobs / f"{other.get('job')}.json").exists()
-
-    def suspect(self, message: str) -> None:
-        raise Failure(
-            "unmounted", f"{message}; mount it, or approve what the plan lists: serversync plan {self.job.name}"
-        )
 
     # Detection and reconciliation.
 
@@ -291,7 +325,8 @@ class Synchronization:
         self.report.entries = max(scan.entries for scan in self.scans.values())
         self.touched: set[bytes] = set()
         self.forget_disagreements(edited)
-        if usable and all(scan.unchanged for scan in self.scans.values()):
+        self.unchanged = usable and all(scan.unchanged for scan in self.scans.values())
+        if self.unchanged:
             self.report.plan = Plan([], [], [])
             self.groups: dict[str, Groups] = {}
             return self.report.plan
@@ -550,7 +585,8 @@ class Synchronization:
 
     def guarded(self, plan: Plan) -> list[str]:
         """Why the plan must not begin without a person's word."""
-        found = tripped(plan, self.archive.rows_count, self.settings["max_delete"], self.settings["max_change"], 0)
+        found = list(self.unmounted)
+        found += tripped(plan, self.archive.rows_count, self.settings["max_delete"], self.settings["max_change"], 0)
         for side in SIDES:
             if self.scans[side].entries == 0 and self.archive.rows_count and self.kind == "directory":
                 found.append(f"{self.paths[side]} on {self.server(side)} is empty: it looks unmounted")
@@ -563,29 +599,46 @@ class Synchronization:
         only that is done, and only where both entries still are as they were.
         """
         report = self.report
-        plan = self.plan()
-        acting = [one for one in plan.decisions if one.content or one.metadata or one.remove]
-        report.state_before = "different" if acting or unsettled(plan) else "equal"
-        if approved is None:
-            report.guards = self.guarded(plan)
-        else:
-            plan = self.only_approved(plan, approved)
-        if not report.guards:
-            self.carry_out(plan)
-            self.tally(plan)
+        again = self.once(approved)
+        report.state_before = "different" if self.different else "equal"
+        if again:
+            # The conflict copies are new files of the side that they are on.
+            self.once(approved)
         counts = self.archive.counts
         report.standing = {status: counts[status] for status in ("kept", "left", "unresolved") if counts[status]}
-        unknown = [one for one in plan.decisions if one.what == "unknown"]
-        for one in unknown:
-            seen = one.here if isinstance(one.here, Unknown) else one.there
-            report.problems.setdefault(one.path, ("unread", seen.reason if isinstance(seen, Unknown) else one.reason))
-        report.failure = failure_of(report.problems, self.field(HERE))
+        report.failure = failure_of(report.problems, self.transient, self.field(HERE))
         if report.guards or self.held_back or report.standing.get("unresolved"):
             report.state_after = "different"
         elif report.standing or report.conflicts:
             report.state_after = "equal_with_warnings"
         if report.failure:
             report.state_after = "failed"
+
+    def once(self, approved: Mapping[bytes, Mapping[str, Any]] | None) -> bool:
+        """One look at both replicas and what follows from it; whether that left something to be found by another."""
+        report, known = self.report, self.report.plan
+        plan = self.plan()
+        self.different = any(one.content or one.metadata or one.remove for one in plan.decisions) or unsettled(plan)
+        for one in plan.decisions:
+            if one.what == "unknown":
+                seen = one.here if isinstance(one.here, Unknown) else one.there
+                reason = seen.reason if isinstance(seen, Unknown) else one.reason
+                report.problems[one.path] = ("unread", reason)
+        if approved is None:
+            report.guards = self.guarded(plan)
+        else:
+            plan = self.only_approved(plan, approved)
+        if report.guards:
+            return False
+        if self.unchanged:
+            if self.settings["verify_every"]:
+                self.archive.commit(Update(finished=True, verified=self.verify))
+            return False
+        self.carry_out(plan)
+        self.tally(plan)
+        if known is not None:
+            report.plan = known
+        return self.direction == "both" and any(one.aside for one in plan.decisions)
 
     def only_approved(self, plan: Plan, approved: Mapping[bytes, Mapping[str, Any]]) -> Plan:
         decisions = []
@@ -621,8 +674,8 @@ class Synchronization:
                 report.created += 1
             else:
                 report.updated += 1
-        report.sent = sum(one.sent for one in self.propagated.values())
-        report.versions = {path: it for one in self.propagated.values() for path, it in one.versions.items()}
+        report.sent += sum(one.sent for one in self.propagated.values())
+        report.versions |= {path: it for one in self.propagated.values() for path, it in one.versions.items()}
 
     def carry_out(self, plan: Plan, *, whole: bool = True) -> None:
         """Does what the plan says, and archives what came of it; not ``whole``: the plan leaves other paths out."""
@@ -630,7 +683,7 @@ class Synchronization:
         self.propagated = {side: Done() for side in SIDES}
         settings = Settings(
             self.preserved,
-            getattr(self, "owners", {side: Owners({}, {}) for side in SIDES}),
+            self.owners,
             self.rules.granularity,
             size(self.settings["bandwidth_limit"]) if self.settings["bandwidth_limit"] else None,
             self.settings["compress"] == "always",
@@ -666,8 +719,10 @@ class Synchronization:
         """Rows, directory digests and the generation: in the archive once both replicas have it on their disks."""
         rows, dropped, refresh = [], [], {side: set() for side in SIDES}  # type: ignore[var-annotated]
         problems = {path: it for done in self.propagated.values() for path, it in done.problems.items()}
+        # With direction both they are found as new files by the next look, and reach the other side.
+        copies = {one.aside for one in plan.decisions if one.aside} if self.direction == "both" else set()
         for decision in plan.decisions:
-            if decision.status == "unchanged" or decision.path in problems:
+            if decision.status == "unchanged" or decision.path in problems or decision.path in copies:
                 continue
             entries = {HERE: decision.here, THERE: decision.there}
             for side in SIDES:
@@ -678,7 +733,8 @@ class Synchronization:
                 dropped.append(decision.path)
             else:
                 rows.append(self.archived_row(decision, entries))
-        self.report.problems = problems
+        self.report.problems |= problems
+        self.transient |= {code for done in self.propagated.values() for code in done.transient}
         self.update(rows, dropped, refresh)
 
     def archived_row(self, decision: Decision, entries: dict[str, Any]) -> Row:

@@ -44,11 +44,21 @@ class Tree:
     """A replica of one element; close it, or leave its ``with`` block, to release its lock."""
 
     def __init__(
-        self, path: str, kind: str, *, element: str, run: str, writable: bool, look: bool, owner: str, locks: Path
+        self,
+        path: str,
+        kind: str,
+        *,
+        element: str,
+        run: str,
+        writable: bool,
+        look: bool,
+        owner: str,
+        locks: Path,
+        name: bytes,
     ) -> None:
         """Opens what ``place.look`` has found to be a ``kind`` (directory or file); a target that is missing is made.
 
-        element: the name of its directory below ``.serversync``; writable: it may be changed, so its lock is exclusive;
+        name: how the runner calls the file that is the element, which may have another name on each server; element: the name of its directory below ``.serversync``; writable: it may be changed, so its lock is exclusive;
         look: for a plan, so nothing is made, changed or locked.
         """
         self.element = element
@@ -58,6 +68,7 @@ class Tree:
         try:
             parts = place.split(path)
             self.only = os.fsencode(parts.pop()) if kind == "file" else None
+            self.name = name
             self.root = place.open_directory(parts, make=writable and not look)
             self.held.callback(os.close, self.root)
             if not look:
@@ -91,6 +102,14 @@ class Tree:
     def close(self) -> None:
         self.held.close()
 
+    def own(self, path: bytes) -> bytes:
+        """A path as it is here."""
+        return self.only if self.only is not None and path == self.name else path
+
+    def common(self, path: bytes) -> bytes:
+        """A path of here as the runner knows it."""
+        return self.name if self.only is not None and path == self.only else path
+
     # Update detection.
 
     def scan(
@@ -99,7 +118,8 @@ class Tree:
         rules = Filter(include, exclude) if (include or exclude) and self.only is None else None
         self.xattrs, self.expected = xattrs, expected
         self.detection = Detection(self.root, only=self.only, filter=rules, xattrs=xattrs, expected=expected)
-        return self.detection.scan(known)
+        summary = self.detection.scan(known)
+        return summary._replace(problems={self.common(path): reason for path, reason in summary.problems.items()})
 
     @property
     def scanned(self) -> Detection:
@@ -113,19 +133,22 @@ class Tree:
     def listing(self, directories: Iterable[bytes]) -> Iterator[Item]:
         """The children of these directories; of one that is gone, none."""
         for _directory, children in self.scanned.listing(directories, seen=True):
-            yield from children
+            for path, record, more in children:
+                yield self.common(path), record, more
 
     def entries(self, paths: Iterable[bytes]) -> Iterator[tuple[bytes, Entry | str | None]]:
-        yield from self.scanned.entries(paths).items()
+        for path, found in self.scanned.entries(map(self.own, paths)).items():
+            yield self.common(path), found
 
     def checksums(self, paths: Iterable[bytes]) -> Iterator[tuple[bytes, Entry | str]]:
         """The entries with their contents' digest, or why there is none."""
         for path in paths:
-            for found in self.scanned.checksums([path]).values():
+            for found in self.scanned.checksums([self.own(path)]).values():
                 yield path, found if isinstance(found, str) else found[0]._replace(digest=found[1])
 
     def attributes(self, paths: Iterable[bytes]) -> Iterator[tuple[bytes, dict[str, bytes]]]:
-        yield from self.scanned.attributes(paths).items()
+        for path, found in self.scanned.attributes(map(self.own, paths)).items():
+            yield self.common(path), found
 
     # Propagation.
 
@@ -139,7 +162,8 @@ class Tree:
         stage = Detection(self.committing.stage, only=None, filter=None, xattrs=self.xattrs, expected=self.expected)
         stage.scan(b"")
         for _directory, children in stage.listing(sorted(stage.digests()), seen=True):
-            yield from children
+            for path, record, more in children:
+                yield self.common(path), record, more
 
     @property
     def committing(self) -> Commit:
@@ -148,7 +172,9 @@ class Tree:
         return self.commits
 
     def commit(self, ops: Iterable[Op]) -> Iterator[Result]:
-        yield from self.committing.carry_out(ops)
+        named = (op._replace(path=self.own(op.path), staged=self.own(op.staged), to=self.own(op.to)) for op in ops)
+        for result in self.committing.carry_out(named):
+            yield result._replace(path=self.common(result.path))
 
     def finish(self) -> None:
         self.committing.finish()
@@ -193,16 +219,17 @@ class Tree:
 
     def versions(self, path: bytes | None) -> Iterator[dict[str, Any]]:
         """What JSON can carry of them."""
-        for version in versions.versions(self.root, self.element, path):
+        for version in versions.versions(self.root, self.element, None if path is None else self.own(path)):
             yield {
                 "run": version["run"],
-                "path": os.fsdecode(version["path"]),
+                "path": os.fsdecode(self.common(version["path"])),
                 "bytes": version["entry"].size,
                 "when": version["when"],
             }
 
     def restore(self, path: bytes, run: str) -> Iterator[Result]:
-        yield from versions.restore(self.root, self.element, path, run, self.run)
+        for result in versions.restore(self.root, self.element, self.own(path), run, self.run):
+            yield result._replace(path=self.common(result.path))
 
 
 def machine() -> str:
