@@ -105,7 +105,7 @@ class World:
         self.ticks += 1
         return self.ticks
 
-    def triples(self, rules: Rules, plan_all: bool = False) -> list[Triple]:
+    def triples(self, plan_all: bool = False) -> list[Triple]:
         """What update detection gives: all that has moved, with the directories above."""
         listings = {
             side: [
@@ -310,9 +310,9 @@ def edit(world: World, side: str, draw: random.Random) -> None:
         tree[path] = twin._replace(inode=world.tick(), ctime=world.tick(), mtime=draw.randrange(5))
     elif what in ("write", "directory", "link"):
         if what == "write" and old is not None and old.kind == "f" and draw.random() < 0.5:
-            # A write moves the time, if not by much.
-            times = [one for one in range(5) if one != old.mtime]
-            tree[path] = node(world, "f", draw)._replace(inode=old.inode, mode=old.mode, mtime=draw.choice(times))
+            # A write moves the time, and nothing sets it back.
+            later = old.mtime + draw.randrange(1, 3)
+            tree[path] = node(world, "f", draw)._replace(inode=old.inode, mode=old.mode, mtime=later)
             return
         remove(tree, path)
         tree[path] = node(world, {"write": "f", "directory": "d", "link": "l"}[what], draw)
@@ -325,7 +325,7 @@ def edit(world: World, side: str, draw: random.Random) -> None:
     elif what == "mode":
         tree[path] = old._replace(mode=old.mode ^ 0o44, ctime=world.tick())
     elif what == "touch":
-        tree[path] = old._replace(mtime=draw.randrange(5), ctime=world.tick())
+        tree[path] = old._replace(mtime=old.mtime + draw.randrange(1, 3), ctime=world.tick())
     else:
         tree[path] = old._replace(inode=world.tick(), ctime=world.tick())
 
@@ -409,7 +409,8 @@ def acting(plan: Plan) -> list[Decision]:
 
 def run(world: World, rules: Rules, draw: random.Random) -> None:
     """One run, and a second one that must find nothing to do."""
-    triples = world.triples(rules, plan_all=bool(rules.reopened))
+    triples = world.triples(plan_all=bool(rules.reopened))
+    rules = replace(rules, occupied=frozenset(path for path in world.archive if b".conflict-" in path))
     check_pure(triples, rules, draw)
     before = world.data()
     unseen = {side: set(world.unknown[side]) for side in SIDES}
@@ -424,7 +425,7 @@ def run(world: World, rules: Rules, draw: random.Random) -> None:
     if any(unseen.values()):
         return
     world.check_settled()
-    again = world.plan(world.triples(rules), replace(rules, reopened=NONE))
+    again = world.plan(world.triples(), replace(rules, reopened=NONE))
     assert not acting(again), f"a second run would act: {acting(again)}"
     changes = [one for one in again.decisions if one.status != "unchanged"]
     assert not changes, f"a second run would change the archive: {changes}"
