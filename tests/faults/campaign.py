@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from tests.faults import laws
 from tests.faults.edits import NAMES, ORDINARY, Editor, apply, content
-from tests.faults.observe import State, look, original
+from tests.faults.observe import State, is_copy, look
 from tests.faults.world import ROOT, Ended, World, known_settings
 from tests.loopback import ROOT as REPOSITORY
 from tests.loopback import Pair, loopback
@@ -647,12 +647,11 @@ class Scenario:
         world.predicted = predictions[0]
         ended = world.run_through()
         after = world.observe()
-        self.say(f"  then: {ended.outcome}")
+        self.say(f"  then: {ended.outcome} {ended.why}")
         loose = disturbed.edited or disturbed.forgot
         self.check(name, world.judge(middle, after, ended, alone=not disturbed.forgot))
         if ended.outcome not in ("equal", "equal_with_warnings", "different"):
-            error = (ended.record or {}).get("error")
-            self.check(name, [f"L11: left alone, the run ended {ended.outcome}: {error} {ended.said[-500:]}"])
+            self.check(name, [f"L11: left alone, the run ended {ended.outcome}: {ended.why or ended.said[-500:]}"])
         found = [world.model.differences(prediction, after.here, after.there) for prediction in predictions]
         if all(found) and not disturbed.edited:
             self.check(name, [f"L11: {text}" for text in min(found, key=len)])
@@ -676,7 +675,7 @@ class Scenario:
         def standing(path: bytes) -> bool:
             row = world.model.rows.get(path)
             stands = row is not None and row.status != "agreed"
-            return stands or world.hidden(last, path) or original(path) is not None or world.predicted.is_loose(path)
+            return stands or world.hidden(last, path) or is_copy(path) or world.predicted.is_loose(path)
 
         if name != "storm":
             self.check(name, laws.converged(last, standing, ROOT))

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from tests.faults.observe import Node, State, Tree, look, original
+from tests.faults.observe import Node, State, Tree, copy_of, is_copy, look
 
 # Bytes of an observed content.
 DIGEST = 16
@@ -25,18 +25,16 @@ def kept(before: State, after: State, taken: Collection[bytes] = ()) -> list[str
     """
     lost = []
     for (side, old, _), (_, new, versions) in zip(before.sides(), after.sides(), strict=True):
-        copies: dict[bytes, set[bytes]] = {}
-        for path, node in new.items():
-            of = original(path)
-            if of is not None:
-                copies.setdefault(of, set()).add(node.content)
+        copies = [(path, node.content) for path, node in new.items() if is_copy(path)]
         for path, node in old.items():
             if node.kind not in "fl" or (node.kind == "f" and not node.size) or node.content in taken:
                 continue
             now = new.get(path)
             if now is not None and now.data == node.data:
                 continue
-            if node.content in versions.get(path, ()) or node.content in copies.get(path, ()):
+            if node.content in versions.get(path, ()):
+                continue
+            if any(node.content == data and copy_of(copy, path) for copy, data in copies):
                 continue
             lost.append(f"L1: {side}: the content of {path!r} ({node.size} bytes) is gone")
     return lost

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from tests.faults.observe import Node, Tree, original
+from tests.faults.observe import Node, Tree, copy_of, is_copy
 
 Maybe = Node | None
 
@@ -174,7 +174,7 @@ class Model:
             return (self.meta(node), node.time) if same_data else self.meta(node)
 
         nothing: Aspect = Aspect(None, False)
-        data = nothing if same_data else self.aspect(here, there, pair, lambda node: node.data)
+        data = nothing if same_data else self.aspect(here, there, pair, lambda node: (node.data, node.time))
         meta = nothing if rest(here) == rest(there) else self.aspect(here, there, pair, rest)
         if pair is None and not same_data:
             meta = data
@@ -280,15 +280,15 @@ class Model:
                 expected, node = predicted.get(path), tree.get(path)
                 if found.is_loose(path) or self.same(expected, node):
                     continue
-                of = original(path)
-                copies = found.copies.get(of, []) if of is not None else []
-                # Of a loose path nobody knows which copies there have to be.
-                if expected is None and of is not None and found.is_loose(of):
-                    continue
-                if expected is None and node and any(copy.data == node.data for copy in copies):
+                if expected is None and node and self.is_copy(path, node, found):
                     continue
                 wrong.append(f"{name}: {path!r} is {short(node)}, should be {short(expected)}")
         return wrong
+
+    def is_copy(self, path: bytes, node: Node, found: Prediction) -> bool:
+        """Whether it is a conflict copy that has to be there; of a loose path nobody knows which ones do."""
+        copies = [copy.data for of, those in found.copies.items() if copy_of(path, of) for copy in those]
+        return node.data in copies or any(copy_of(path, of) for of in found.loose)
 
     def settle(self, found: Prediction, here: Tree, there: Tree) -> None:
         """Remembers a run that has ended as it should; loose paths as they came out."""
@@ -302,7 +302,7 @@ class Model:
                 continue
             if status == "agreed":
                 # Loose, or a conflict copy that in one direction only the target has.
-                status = "left" if original(path) is not None else "kept"
+                status = "left" if is_copy(path) else "kept"
             base = None
             if status == "unresolved":
                 old = self.rows.get(path)

@@ -173,11 +173,21 @@ class State(NamedTuple):
         return [("this server", self.here, self.here_versions), ("partner", self.there, self.there_versions)]
 
 
-def original(path: bytes) -> bytes | None:
-    """Of which path a conflict copy is one, None where the path is no copy."""
-    directory, name = os.path.split(path)
+def is_copy(path: bytes) -> bool:
+    return COPY.match(os.path.basename(path)) is not None
+
+
+def copy_of(path: bytes, of: bytes) -> bool:
+    """Whether a path is a conflict copy of another; a long name is cut before it is added to."""
+    (directory, name), (other, full) = os.path.split(path), os.path.split(of)
     found = COPY.match(name)
-    return os.path.join(directory, found["stem"] + (found["ext"] or b"")) if found else None
+    if found is None or directory != other:
+        return False
+    stem, extension = found["stem"], found["ext"] or b""
+    if not full.endswith(extension):
+        return False
+    whole = full[: len(full) - len(extension)]
+    return whole == stem or (len(name) > 240 and len(whole) > 200 and whole.startswith(stem))
 
 
 def surroundings(directories: Mapping[str, bytes]) -> dict[bytes, tuple[int, ...]]:

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from tests.faults.edits import ORDINARY, Edit, Editor, apply
 from tests.faults.model import Model, Rules, short
-from tests.faults.observe import Node, Tree, original, tree
+from tests.faults.observe import Node, Tree, is_copy, tree
 from tests.loopback import Pair, loopback
 
 # What all three can carry.
@@ -252,7 +252,7 @@ def play(directory: Path, seed: int, pair: Pair | None, tell: bool) -> tuple[lis
         reasons, unexplained = [], []
         for path in sorted({*ours[0], *ours[1], *peer[0], *peer[1]}):
             found = [(result[0].get(path), result[1].get(path)) for result in (ours, peer)]
-            if [key(node) for node in found[0]] == [key(node) for node in found[1]] or original(path) is not None:
+            if [key(node) for node in found[0]] == [key(node) for node in found[1]] or is_copy(path):
                 continue
             if pair is None and predicted.is_loose(path):
                 reasons.append("the model leaves it open")

@@ -55,6 +55,16 @@ class Ended:
         return f"exit {self.code}"
 
     @property
+    def why(self) -> str:
+        """What the record gives as reasons."""
+        if self.record is None:
+            return ""
+        found = [str((self.record.get("error") or {}).get("message", ""))]
+        for element in self.record.get("elements", []):
+            found += [str(element.get(name)) for name in ("guards", "warnings", "problems") if element.get(name)]
+        return "; ".join(text for text in found if text)
+
+    @property
     def skipped(self) -> bool:
         """Somebody else was on: another run, or what is left of one."""
         if self.record is None:
