@@ -170,6 +170,7 @@ def test_generations_settings_and_runs(archive: Archive) -> None:
     archive.begin("aa")
     assert archive.generation == ("", "aa")
     archive.commit(Update(generation="aa", settings={"direction": "both"}, finished=True))
+    assert archive.generation == ("aa", "")
     archive.begin("bb")
     assert archive.generation == ("aa", "bb")
     archive.commit(Update(finished=True))
@@ -321,6 +322,20 @@ def test_adopting_an_archive_from_another_path(path: Path, tmp_path: Path) -> No
     with Archive.open(previous, IDENTITY):
         pass
     assert not Archive.adopt(path, previous)
+
+
+def test_adopting_takes_the_log_along(path: Path, tmp_path: Path) -> None:
+    """Someone who looks into the old one keeps its log from being played into the file."""
+    previous = tmp_path / "old" / "element.sqlite"
+    with Archive.open(previous, IDENTITY) as archive, closing(sqlite3.connect(previous)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM state").fetchall()
+        archive.commit(Update(rows=ROWS, finished=True))
+        archive.close()
+        assert Archive.adopt(path, previous)
+        assert list(previous.parent.iterdir()) == []
+        with Archive.open(path, IDENTITY) as adopted:
+            assert (adopted.condition, adopted.rows_count) == ("current", len(ROWS))
 
 
 def test_adopting_damage_finds_it(path: Path, tmp_path: Path) -> None:
@@ -479,6 +494,13 @@ def test_flipped_bytes_are_found(built: tuple[bytes, list[tuple[Any, ...]]], dat
 def test_damage_that_sqlite_quotes_is_found(tmp_path: Path, built: tuple[bytes, list[tuple[Any, ...]]]) -> None:
     path = tmp_path / "x.sqlite"
     path.write_bytes(built[0].replace(b"CREATE TABLE links", b"CREA\x84E TABLE links"))
+    assert judge(path, []) == "damaged"
+
+
+def test_a_changed_state_is_found(tmp_path: Path, built: tuple[bytes, list[tuple[Any, ...]]]) -> None:
+    path = tmp_path / "x.sqlite"
+    assert b'"condition": "current"' in built[0]
+    path.write_bytes(built[0].replace(b'"condition": "current"', b'"condition": "Current"'))
     assert judge(path, []) == "damaged"
 
 
@@ -759,7 +781,7 @@ def test_a_change_of_one_path_writes_little_and_opening_reads_no_rows(path: Path
         assert (archive.condition, archive.rows_count, archive.streams()) == ("current", 100_000, (b"", b""))
         assert statements == []
         archive.commit(Update(rows=[agreed(b"flat/050000", 5, 5)]))
-        assert Path(f"{path}-wal").stat().st_size < 150_000
+        assert Path(f"{path}-wal").stat().st_size < 80_000
 
 
 def test_what_is_deleted_leaves_no_crumbs(archive: Archive, path: Path) -> None:

@@ -249,7 +249,6 @@ class Archive:
         with _files(path), _failures(path):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             fresh.unlink(missing_ok=True)
-            _remove_logs(fresh)
             os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             with closing(sqlite3.connect(fresh, isolation_level=None)) as database:
                 database.execute("PRAGMA journal_mode=WAL")
