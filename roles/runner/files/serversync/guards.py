@@ -34,7 +34,7 @@ def tripped(plan: Plan, rows: int, max_delete: Limit, max_change: Limit, zeroed:
         found.append(
             f"{changed + zeroed} files would be overwritten, more than the {most} that max_change ({max_change}) allows"
         )
-    elif most is None and (most := limit(max_delete, rows)) is not None and emptied > most:
+    elif max_change is None and (most := limit(max_delete, rows)) is not None and emptied > most:
         found.append(f"{emptied} files would become empty or zeros, more than {most}: contents look lost")
     return found
 

@@ -1,0 +1,92 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import pytest
+from serversync.entry import HERE, THERE, Entry
+from serversync.guards import tripped
+from serversync.reconcile import Plan, Triple, reconcile
+
+from tests.faults.reconcile_cases import plain_rules
+
+
+def file(size: int, time: int) -> Entry:
+    return Entry("f", 7, 5, time, size, 0o644, 0, 0, 1)
+
+
+def plan(*, deleted: int = 0, changed: int = 0, emptied: int = 0, new: int = 0) -> Plan:
+    triples = [
+        *(Triple(b"deleted%d" % number, None, file(1, 1), None) for number in range(deleted)),
+        *(Triple(b"changed%d" % number, file(2, 2), file(1, 1), None) for number in range(changed)),
+        *(Triple(b"emptied%d" % number, file(0, 2), file(1, 1), None) for number in range(emptied)),
+        *(Triple(b"new%d" % number, file(0, 2), None, None) for number in range(new)),
+    ]
+    return reconcile(triples, plain_rules(delete="extraneous"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "limit", "deleted", "stops"),
+    [
+        (1000, "25%", 250, False),
+        (1000, "25%", 251, True),
+        (1000, "1%", 10, False),
+        (1000, "1%", 11, True),
+        (0, "25%", 10, False),
+        (0, "25%", 11, True),
+        (12, "25%", 10, False),
+        (1000, "3", 3, False),
+        (1000, "3", 4, True),
+        (1000, 3, 4, True),
+        (1000, "0", 1, True),
+        (1000, "0", 0, False),
+        (20, "100%", 999, False),
+        (20, None, 999, False),
+    ],
+)
+def test_deletions(rows: int, limit: str | int | None, deleted: int, stops: bool) -> None:
+    found = tripped(plan(deleted=deleted, changed=40, new=40), rows, limit, None, 0)
+    assert len(found) == stops
+    if stops:
+        assert f"{deleted} paths would be deleted" in found[0]
+        assert f"max_delete ({limit})" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("limit", "changed", "emptied", "zeroed", "stops"),
+    [
+        ("20", 20, 0, 0, False),
+        ("20", 21, 0, 0, True),
+        ("20", 10, 11, 0, True),
+        ("20", 10, 5, 5, False),
+        ("20", 10, 5, 6, True),
+        ("100%", 99, 99, 99, False),
+        (None, 999, 0, 0, False),
+        (None, 0, 25, 0, False),
+        (None, 0, 26, 0, True),
+        (None, 0, 0, 26, True),
+        (None, 0, 13, 13, True),
+    ],
+)
+def test_changes(limit: str | None, changed: int, emptied: int, zeroed: int, stops: bool) -> None:
+    assert len(tripped(plan(changed=changed, emptied=emptied, new=99), 100, "25%", limit, zeroed)) == stops
+
+
+def test_both_at_once() -> None:
+    assert len(tripped(plan(deleted=11, changed=11), 0, "25%", "25%", 0)) == 2
+
+
+def test_what_a_directory_replaces_counts_and_its_metadata_do_not() -> None:
+    directory = Entry("d", 1, 1, 1, 0, 0o755, 0, 0, 2)
+    rules = plain_rules(conflict="this_server_wins")
+    replaced = reconcile([Triple(b"x", directory, file(1, 1), None)], rules)
+    assert tripped(replaced, 0, None, "0", 0)
+    metadata = reconcile([Triple(b"x", directory, directory._replace(mode=0o700), None)], rules)
+    assert metadata.decisions[0].metadata == HERE
+    assert tripped(metadata, 0, None, "0", 0) == []
+
+
+def test_it_counts_on_whichever_side() -> None:
+    triples = [Triple(b"x", file(1, 1), file(2, 2), None)]
+    found = reconcile(triples, plain_rules(direction="both"))
+    assert found.decisions[0].content == THERE
+    assert tripped(found, 0, None, "0", 0)
