@@ -576,7 +576,6 @@ class Scenario:
             roots = None
             if any(self.faults[name].small for name in chosen):
                 roots = self.small_roots(held)
-                # The others have to do with it as well.
             world = World(self.stand.pair, f"seed-{self.seed}", self.settings, roots)
             held.callback(self.clear, world)
             self.say(f"seed {self.seed}: {json.dumps(self.settings)}")
@@ -587,7 +586,8 @@ class Scenario:
                 Editor(self.rng, f"{self.seed}{side}", names=pool, quiet=quiet, large=large) for side in ("h", "t")
             ]
             editors[1].count = 1_000_000
-            odd(self.rng, world) if not roots else None
+            if not roots:
+                odd(self.rng, world)
             for number, name in enumerate(chosen):
                 for side, editor in enumerate(editors):
                     count = self.rng.choice([0, 10, 20]) if number == 0 else self.rng.randrange(8)

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from tests.faults.observe import RESERVED, look, walk
+from tests.faults.observe import ANCHOR, RESERVED, look, walk
 
 ROOT = os.geteuid() == 0
 # Far from now, and far apart: whoever takes the newer one is not to be helped by the clock.
@@ -169,7 +169,8 @@ class Editor:
 
 def paths(root: bytes) -> Iterator[tuple[bytes, bytes]]:
     for path in walk(root):
-        yield path, os.path.join(root, path)
+        if path != ANCHOR:
+            yield path, os.path.join(root, path)
 
 
 def content(token: str, size: int) -> bytes:

@@ -117,7 +117,8 @@ class Model:
         """here, there, or None where nobody wins; keep both: the one whose version keeps its name."""
         rule, direction = self.rules.conflict, self.rules.direction
         if rule == "newer_wins":
-            ours, theirs = here.time, there.time
+            # Of a link, too, which else decides nothing; a directory's never.
+            ours, theirs = (node.mtime if node.kind != "d" else 0 for node in (here, there))
             if ours == theirs or abs(ours - theirs) < self.rules.skew:
                 return {"to_partner": "here", "from_partner": "there", "both": None}[direction]
             return "here" if ours > theirs else "there"

@@ -14,6 +14,8 @@ from typing import NamedTuple
 from tests.loopback import Server
 
 RESERVED = b".serversync"
+# A file that no edit touches: a replica without anything looks unmounted, which is a fault of its own.
+ANCHOR = b"anchor"
 # STEM.conflict-SERVER-MTIME[-N]EXT; times are written as 20240131T235959Z, with or without a fraction.
 COPY = re.compile(
     rb"^(?P<stem>.*?)\.conflict-(?P<server>.+)-(?P<time>\d{8}T?\d{6}[0-9.]*Z?)(?:-(?P<n>\d+))?(?P<ext>\..*)?$", re.S
@@ -54,8 +56,8 @@ class Node(NamedTuple):
 
     @property
     def time(self) -> int:
-        """A directory's decides nothing, and nothing sets that of a socket or pipe."""
-        return self.mtime if self.kind in "fl" else 0
+        """Of files alone: that of anything else decides nothing."""
+        return self.mtime if self.kind == "f" else 0
 
     @property
     def whole(self) -> tuple[object, ...]:

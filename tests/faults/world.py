@@ -19,13 +19,14 @@ from typing import Any
 from tests.faults import laws
 from tests.faults.edits import Editor
 from tests.faults.model import Model, Prediction, Rules
-from tests.faults.observe import State, archives, surroundings
+from tests.faults.observe import ANCHOR, State, archives, surroundings
 from tests.loopback import PACKAGE, Pair
 from tests.processes import Process, family
 
 # Longer than any run of these small trees, and than a door stays open for a dead one.
 PATIENCE = 150.0
 INTERNAL = 70
+EPOCH = 1_500_000_000 * 10**9
 ROOT = os.geteuid() == 0
 
 
@@ -89,6 +90,10 @@ class World:
         self.here, self.there = roots or (base / "replicas" / name, pair.partner_path.parent / name)
         for root in (self.here, self.there):
             root.mkdir(parents=True, exist_ok=True)
+        for root in self.roots:
+            with open(os.path.join(root, ANCHOR), "w") as stream:
+                stream.write("holds the ground\n")
+            os.utime(os.path.join(root, ANCHOR), ns=(EPOCH, EPOCH))
         self.outside = {"here": os.fsencode(base / "outside"), "there": os.fsencode(base / "outside-there")}
         for directory in map(os.fsdecode, self.outside.values()):
             Path(directory).mkdir(exist_ok=True)
