@@ -325,6 +325,17 @@ class Model:
             if self.same(here[path], there[path]):
                 self.rows[path] = Row("agreed", here[path], there[path])
 
+    def edited(self, rules: Rules) -> None:
+        """The settings were edited between two runs: what was decided by the old ones is decided again."""
+        whole = (rules.direction, rules.delete) != (self.rules.direction, self.rules.delete)
+        rule = rules.conflict != self.rules.conflict
+        self.rules = rules
+        for path, row in list(self.rows.items()):
+            if row.status == "unresolved" and row.base and rule and not whole:
+                self.rows[path] = Row("agreed", *row.base)
+            elif row.status != "agreed" and (whole or (rule and row.status != "left")):
+                del self.rows[path]
+
     def forget(self) -> None:
         """The archive is gone."""
         self.rows = {}
