@@ -72,7 +72,11 @@ class Entry(NamedTuple):
     def parse(cls, record: bytes, more: bytes = b"") -> Entry:
         """From a record and its ``more``; raises ValueError where they are none."""
         kind, inode, ctime, mtime, size, mode, uid, gid, nlink, link = record.split(b" ", 9)
-        rdev, xattrs, digest = more.split(b" ") if more else (b"0", b"", b"")
+        rdev, xattrs, digest = 0, b"", b""
+        if more:
+            number, *digests = more.split(b" ")
+            rdev = int(number)
+            xattrs, digest = (bytes.fromhex(one.decode("ascii")) for one in digests)
         return cls(
             kind.decode("ascii"),
             int(inode),
@@ -84,9 +88,9 @@ class Entry(NamedTuple):
             int(gid),
             int(nlink),
             link,
-            int(rdev),
-            bytes.fromhex(xattrs.decode("ascii")),
-            bytes.fromhex(digest.decode("ascii")),
+            rdev,
+            xattrs,
+            digest,
         )
 
     @property
@@ -133,6 +137,8 @@ class Row(NamedTuple):
 
 def nanoseconds(text: bytes) -> int:
     """``b"1763849999.1234567890"`` -> 1763849999123456789; as find prints them, so before 1970 ``-2.5`` is -1.5 s."""
+    if text[-11:-10] == b"." and text[:1] != b"-":
+        return int(text[:-11] + text[-10:-1])
     whole, _point, fraction = text.partition(b".")
     return int(whole) * 1_000_000_000 + int(fraction[:9].ljust(9, b"0") or 0)
 

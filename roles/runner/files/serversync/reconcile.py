@@ -311,7 +311,7 @@ class Reconciliation:
 
     def above(self, path: bytes) -> Taken | None:
         """What the directories above mean for the path."""
-        while path:
+        while path and self.taken:
             path = parent(path)
             taken = self.taken.get(path)
             if taken is not None:
@@ -325,9 +325,10 @@ class Reconciliation:
         taken = self.above(path)
         if taken is not None:
             self.taken[path] = taken
-        for side, entry in ((HERE, here), (THERE, there)):
-            if isinstance(entry, Unknown):
-                return self.unseen(triple, f"{OWNERS[side]}: {entry.reason}")
+        if isinstance(here, Unknown):
+            return self.unseen(triple, f"{OWNERS[HERE]}: {here.reason}")
+        if isinstance(there, Unknown):
+            return self.unseen(triple, f"{OWNERS[THERE]}: {there.reason}")
         if taken is not None and taken.do == "unknown":
             return self.unseen(triple, taken.reason)
         if here is None and there is None:
@@ -348,7 +349,7 @@ class Reconciliation:
         decision = self.judge(triple)
         if decision is not None:
             decision = self.restrain(triple, decision)
-            if kind_of(here) != kind_of(there) and is_directory(here) != is_directory(there) and here and there:
+            if here is not None and there is not None and (here.kind == "d") != (there.kind == "d"):
                 decision = self.take_along(triple, decision)
         return decision
 
@@ -396,7 +397,7 @@ class Reconciliation:
         if row is None or row.status != decision.status or row.status == "agreed" or row.by != decision.by:
             return decision
         # What is racy here is in nobody's way, and no longer racy once it was seen again.
-        if not all(self.half(triple, side, halves(row, side)[0]) == STILL for side in SIDES):
+        if not all(self.half(triple, side, half_of(row, side)) == STILL for side in SIDES):
             return decision
         exact = exactly(triple, row) and not row.racy
         return decision._replace(row="b8" if self.both else "13", status="unchanged" if exact else row.status)
@@ -485,28 +486,26 @@ class Reconciliation:
         assert isinstance(here, Entry) and isinstance(there, Entry)
         rules = self.rules
 
-        def counts(field: str) -> bool:
-            return only is None or field in only
-
-        if self.permissions and here.mode != there.mode and here.kind != "l" and counts("permissions"):
+        if only is None:
+            only = rules.preserve
+        if "permissions" in only and here.mode != there.mode and here.kind != "l":
             return False
-        if self.owner and counts("owner") and not self.same_owner("users", here.uid, there.uid):
+        forth, back = rules.to_there, rules.to_here
+        if "owner" in only and not self.same_owner(forth.users, back.users, here.uid, there.uid):
             return False
-        if self.group and counts("group") and not self.same_owner("groups", here.gid, there.gid):
+        if "group" in only and not self.same_owner(forth.groups, back.groups, here.gid, there.gid):
             return False
-        if self.xattrs and here.xattrs != there.xattrs and (counts("acls") or counts("xattrs")):
+        if here.xattrs != there.xattrs and not only.isdisjoint(("acls", "xattrs")):
             return False
-        if times and self.times and here.kind == "f" and counts("times"):
+        if times and "times" in only and here.kind == "f":
             step = rules.granularity or 1
             if here.mtime // step != there.mtime // step:
                 return False
-        if self.hardlinks and here.kind != "d" and counts("hardlinks"):
+        if self.hardlinks and "hardlinks" in only and here.kind != "d":
             return self.names_of(HERE, triple.path) == self.names_of(THERE, triple.path)
         return True
 
-    def same_owner(self, what: str, here: int, there: int) -> bool:
-        forth: Mapping[int, int] = getattr(self.rules.to_there, what)
-        back: Mapping[int, int] = getattr(self.rules.to_here, what)
+    def same_owner(self, forth: Mapping[int, int], back: Mapping[int, int], here: int, there: int) -> bool:
         if self.both:
             return forth.get(here, here) == there or back.get(there, there) == here
         return forth.get(here, here) == there if self.source == HERE else back.get(there, there) == here
@@ -520,7 +519,7 @@ class Reconciliation:
         racy = ""
         if row is not None:
             if row.status == "agreed":
-                pair, racy = (halves(row, HERE)[0], halves(row, THERE)[0]), row.racy
+                pair, racy = (half_of(row, HERE), half_of(row, THERE)), row.racy
             elif row.status == "unresolved" and row.base:
                 # That it came to this may have had a reason that no size and no time tells.
                 pair, racy = base_of(row), "ht"
@@ -722,6 +721,9 @@ class Reconciliation:
 
     def combine(self, triple: Triple, content: Outcome | None, metadata: Outcome | None) -> Decision:
         """One decision of what becomes of contents and of metadata."""
+        if content is not None and metadata is None and not content.ruled:
+            side = content.side
+            return self.make(triple, content.row, "update", "agreed", content.reason, content=side, metadata=side)
         outcomes = [one for one in (content, metadata) if one is not None]
         # The graver of the two is what is told.
         told = max(outcomes, key=lambda one: (one.side is None, one.ruled))
@@ -837,8 +839,8 @@ class Reconciliation:
             return False
         if row is None or row.status != "agreed":
             return True
-        old, racy = halves(row, side)
-        return self.half(triple, side, old, racy) != STILL
+        racy = ("h" if side == HERE else "t") in row.racy
+        return self.half(triple, side, half_of(row, side), racy) != STILL
 
     def follow(self, triple: Triple, taken: Taken) -> Decision:
         """A path below a directory that stands against something else."""
@@ -860,14 +862,17 @@ class Reconciliation:
         needed: dict[tuple[bytes, str], Decision | None] = {}
         for path in reversed(self.paths):
             triple, decision = self.given[path], self.decisions.get(path)
-            if decision is not None:
+            if decision is not None and ((path, HERE) in needed or (path, THERE) in needed):
                 decision = self.as_needed(triple, decision, needed)
                 self.decisions[path] = decision
+            if not path:
+                continue
+            directory = parent(path)
             for side in SIDES:
-                if path and self.after(triple, decision, side):
-                    key = (parent(path), side)
-                    if key not in needed or (decision is not None and decision.what == "unknown"):
-                        needed[key] = decision
+                key = (directory, side)
+                weighty = key not in needed or (decision is not None and decision.what == "unknown")
+                if weighty and self.after(triple, decision, side):
+                    needed[key] = decision
 
     def after(self, triple: Triple, decision: Decision | None, side: str) -> bool:
         """Whether the side has the path once all is done."""
@@ -886,7 +891,7 @@ class Reconciliation:
             if (path, side) not in needed or self.after(triple, decision, side):
                 continue
             other = of(triple, OTHER[side])
-            if decision.remove == side and not self.arrives(path, OTHER[side], needed):
+            if decision.remove == side and (path, OTHER[side]) not in needed:
                 child = needed[path, side]
                 reason = f"{decision.reason}; left, because something in it stays"
                 if child is not None and child.what == "unknown":
@@ -898,30 +903,27 @@ class Reconciliation:
                 return self.copy(triple, decision.row, "new", at, "needed for what arrives in it")
         return decision
 
-    @staticmethod
-    def arrives(path: bytes, side: str, needed: dict[tuple[bytes, str], Decision | None]) -> bool:
-        return (path, side) in needed
-
     # Names.
 
     def names_impossible(self) -> dict[bytes, str]:
         """Names that would come to a replica that cannot hold them, with all that they fall together with."""
         rules = self.rules
         found: dict[bytes, str] = {}
+        for path, one in self.decisions.items():
+            arrives = one.content is not None and (one.here is None or one.there is None)
+            if arrives and len(path) - path.rfind(b"/") - 1 > rules.name_max:
+                found[path] = f"{SERVERS[OTHER[one.content or HERE]]} can have no name as long as this"
         for side in SIDES:
-            ignoring = rules.folding.get(side, frozenset())
+            ignoring = rules.folding.get(side)
+            if not ignoring:
+                continue
             alike: dict[str, list[bytes]] = {}
             arriving: set[bytes] = set()
             for path in self.paths:
-                triple, decision = self.given[path], self.decisions.get(path)
-                if not self.after(triple, decision, side):
-                    continue
-                arrives = of(triple, side) is None
-                if arrives and len(path.rpartition(b"/")[2]) > rules.name_max:
-                    found[path] = f"{SERVERS[side]} can have no name as long as this"
-                if ignoring:
+                triple = self.given[path]
+                if self.after(triple, self.decisions.get(path), side):
                     alike.setdefault(folded(path, ignoring), []).append(path)
-                    if arrives:
+                    if of(triple, side) is None:
                         arriving.add(path)
             for names in alike.values():
                 if len(names) > 1 and not arriving.isdisjoint(names):
@@ -978,10 +980,10 @@ def kind_of(entry: Seen) -> str:
     return entry.kind if isinstance(entry, Entry) else ""
 
 
-def halves(row: Row, side: str) -> tuple[Entry | None, bool]:
-    """The side's entry as archived, and whether it is racy."""
+def half_of(row: Row, side: str) -> Entry | None:
+    """The side's entry as archived."""
     record, more = (row.here, row.here_more) if side == HERE else (row.there, row.there_more)
-    return None if record is None else Entry.parse(record, more), ("h" if side == HERE else "t") in row.racy
+    return None if record is None else Entry.parse(record, more)
 
 
 def base_of(row: Row) -> tuple[Entry | None, Entry | None]:
@@ -992,12 +994,9 @@ def base_of(row: Row) -> tuple[Entry | None, Entry | None]:
 def exactly(triple: Triple, row: Row) -> bool:
     """Whether both entries are in every field as archived, contents included where they were read."""
     for side in SIDES:
-        entry, record, more = (
-            of(triple, side),
-            *((row.here, row.here_more) if side == HERE else (row.there, row.there_more)),
-        )
+        entry, record = of(triple, side), row.here if side == HERE else row.there
         if isinstance(entry, Entry):
-            known = Entry.parse(record, more) if record is not None else None
+            known = half_of(row, side)
             if known is None or entry != (known if entry.digest else known._replace(digest=b"")):
                 return False
         elif record is not None:
