@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from serversync import linux
+from serversync import linux, metadata
 from serversync.commit import Commit, Op, Result
 from serversync.entry import Entry
 from serversync.failure import Failure
@@ -356,7 +356,14 @@ def touch(path: Path) -> None:
         replace_by_file(path)
 
 
-@pytest.mark.parametrize("disturb", [vanish, rewrite, replace_by_file, touch])
+def change_mode(path: Path) -> None:
+    if path.is_symlink():
+        os.utime(path, ns=(5, 5), follow_symlinks=False)
+    else:
+        path.chmod(0o711)
+
+
+@pytest.mark.parametrize("disturb", [vanish, rewrite, replace_by_file, touch, change_mode])
 @pytest.mark.parametrize("kind", KINDS[1:])
 @pytest.mark.parametrize("do", ["put", "tree", "mkdir", "symlink", "special", "link", "meta", "delete", "aside"])
 def test_what_has_moved_stays(replica: Replica, do: str, kind: str, disturb: Callable[[Path], None]) -> None:
@@ -545,7 +552,6 @@ def test_what_is_not_preserved_stays_as_what_was_replaced(
 
 
 def test_owners_are_set_or_told(replica: Replica) -> None:
-    """And a program never runs as somebody whose it was not."""
     op = replica.coming("put", b"x")
     assert op.want
     result = replica.do(op._replace(want=op.want._replace(uid=12345, gid=23456, mode=0o6755)))
@@ -557,6 +563,36 @@ def test_owners_are_set_or_told(replica: Replica) -> None:
     else:
         assert result.problem and result.problem.code == "owner"
         assert result.entry.mode == 0o755
+
+
+@pytest.mark.parametrize("moment", ["chmod", "utime"])
+@pytest.mark.parametrize("size", [7, 8])
+def test_an_edit_while_metadata_are_set_is_seen(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch, moment: str, size: int
+) -> None:
+    path = replica.path / "x"
+    path.write_text("content")
+    module, name = {"chmod": (metadata, "set_mode"), "utime": (metadata, "set_time")}[moment]
+    real = getattr(module, name)
+
+    def edited(handle: int, value: int) -> None:
+        real(handle, value)
+        path.write_text("e" * size)
+
+    monkeypatch.setattr(module, name, edited)
+    result = replica.do(Op("meta", b"x", replica.entry("x"), wanted("f", 7), {}))
+    assert result.problem and result.problem.code == "moved"
+    assert path.read_text() == "e" * size
+    assert path.stat().st_mtime_ns != MOMENT
+
+
+def test_a_program_never_runs_as_somebody_whose_it_was_not(replica: Replica) -> None:
+    replica.begin(NEXT, PRESERVE - {"owner", "group"})
+    op = replica.coming("put", b"x")
+    assert op.want
+    result = replica.do(op._replace(want=op.want._replace(uid=12345, gid=23456, mode=0o6755)))
+    assert result.problem is None
+    assert result.entry and result.entry.mode == 0o755
 
 
 def acl(*entries: tuple[int, int, int]) -> bytes:
@@ -773,17 +809,16 @@ def replan(replica: Replica) -> list[Op]:
 
 
 class Editor:
-    """Somebody who writes a path at one step, or at every one from then on; ``last``: what they wrote last."""
+    """Somebody who writes a path at so many steps; ``last``: what they wrote last."""
 
-    def __init__(self, path: Path, edit: Callable[[Path, str], bool], step: int, often: bool) -> None:
+    def __init__(self, path: Path, edit: Callable[[Path, str], bool], steps: range) -> None:
         self.path = path
         self.edit = edit
-        self.step = step
-        self.often = often
+        self.steps = steps
         self.last = ""
 
     def act(self, number: int) -> None:
-        if number == self.step or (self.often and number > self.step):
+        if number in self.steps:
             own = self.path.is_file() and self.path.read_text() == self.last
             if self.edit(self.path, f"edit {number}"):
                 self.last = f"edit {number}"
@@ -822,14 +857,17 @@ def remove_or_edit(path: Path, text: str) -> bool:
     return edit_by_rename(path, text)
 
 
-EDITS = [
-    *((edit, often) for edit in (edit_in_place, edit_by_rename, edit_if_there) for often in (False, True)),
-    (edit_after_removal, False),
-    (remove_or_edit, True),
-]
-
-
-@pytest.mark.parametrize(("edit", "often"), EDITS)
+@pytest.mark.parametrize(
+    ("edit", "times", "after"),
+    [
+        *((edit, times, False) for edit in (edit_in_place, edit_by_rename) for times in (1, 2, 99)),
+        (edit_in_place, 1, True),
+        (edit_by_rename, 1, True),
+        (edit_if_there, 2, False),
+        (edit_after_removal, 1, False),
+        (remove_or_edit, 2, False),
+    ],
+)
 @pytest.mark.parametrize("name", ["replaced", "made", "deleted", "aside", "retyped"])
 @pytest.mark.parametrize("kind", ["exchanging", "two"])
 def test_an_edit_at_any_step_is_kept(
@@ -837,8 +875,9 @@ def test_an_edit_at_any_step_is_kept(
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
     name: str,
-    often: bool,
     edit: Callable[[Path, str], bool],
+    times: int,
+    after: bool,
 ) -> None:
     """What somebody else wrote last is at its path or in versions, and nothing of any other path is disturbed."""
     pretend(kind, replica, monkeypatch)
@@ -846,15 +885,18 @@ def test_an_edit_at_any_step_is_kept(
     for step in count(1):
         clear(replica)
         ops = batch(replica)
-        editor = Editor(replica.path / name, edit, step, often)
+        editor = Editor(replica.path / name, edit, range(step, step + times))
         with monkeypatch.context() as patched:
-            calls = intercept(patched, editor.act)
+            calls = intercept(patched, editor.act, after=after)
             results = list(replica.commit.carry_out(ops))
         if len(calls) < step:
             break
         edits += bool(editor.last)
         assert not editor.last or editor.last in kept(replica)
         assert kept(replica) >= OLD - {f"old {name}"}
+        entries = [result.entry for result in results if result.path == name.encode()]
+        if editor.last and editor.last in contents(replica.path):
+            assert replica.entry(name) not in entries, "an edit is not taken for what was put"
         assert [result.path for result in results if result.problem and result.path != name.encode()] == []
         replica.commit.finish()
     assert edits

@@ -185,6 +185,15 @@ def test_pruning_by_age_and_by_size(
         assert 70_000 <= pruned.size <= most
 
 
+def test_nothing_of_this_run_is_pruned(root: int, path: Path) -> None:
+    for content in ("one", "two"):
+        (path / "x").write_text(content)
+        delete(root, path, NOW, "x")
+    assert [run for run, _path, _kind in told(root)] == [NOW, f"{NOW}~1"]
+    assert versions.prune(root, "job.1", 0, 0, BEGAN + 9 * HOUR, NOW).runs == []
+    assert versions.prune(root, "job.1", 0, 0, BEGAN + 9 * HOUR, NEW).runs == [NOW, f"{NOW}~1"]
+
+
 def test_a_clock_that_went_back_removes_nothing(root: int, path: Path) -> None:
     three_runs(root, path)
     assert versions.prune(root, "job.1", 0, None, BEGAN - 86400, "20261121T023000Z-ab12").runs == []

@@ -95,6 +95,8 @@ class Refused(Exception):
         self.version = version
 
 
+# Time stamps that a file system rounds are at most this far from what was set, in ns.
+COARSEST = 2_000_000_000
 MOVED = "has changed since it was looked at"
 
 
@@ -107,10 +109,11 @@ class Slot(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """version: of what was displaced; copied: what is at the path now is a copy of what had been staged."""
+    """coming: what was to be put, just before; version: of what was displaced; copied: a copy was put."""
 
-    version: bytes
-    copied: bool
+    coming: os.stat_result
+    version: bytes = b""
+    copied: bool = False
 
 
 class Commit:
@@ -271,12 +274,13 @@ class Commit:
             with handle(near, leaf) as held:
                 if self._already(op, held):
                     return self._done(op, held, [])
+                coming = os.fstat(held)
                 if op.expect is None:
                     self._install_new(near, leaf, directory, leaf)
-                    return self._done(op, held, [])
+                    return self._done(op, held, [], Placed(coming))
                 with self._looked_at(op, directory, leaf) as live:
                     version = self._replace_in_steps(op, near, leaf, directory, leaf, live, False)
-                return self._done(op, held, [], Placed(version, False))
+                return self._done(op, held, [], Placed(coming, version))
 
     def _install_staged(self, op: Op) -> Result:
         above, name = parts(op.staged)
@@ -363,17 +367,18 @@ class Commit:
         return metadata.apply(held, want, op.attributes, self.preserve, op.expect, spare=fillable)
 
     def _done(self, op: Op, held: int, problems: list[Problem], placed: Placed | None = None) -> Result:
+        """The entry of what was put: where somebody has written it since, as it was before it became visible."""
         info = os.fstat(held)
-        version = placed.version if placed else b""
         if placed and placed.copied:
             above, leaf = parts(op.path)
-            copy = lstat(self._live[above], leaf)
-            if not same(Entry.of(info), copy):
-                raise Refused("moved", MOVED, version)
-            info = copy
+            info = lstat(self._live[above], leaf)
         self._note(info)
+        if placed and not stat.S_ISDIR(info.st_mode) and not same(Entry.of(placed.coming), info):
+            info = placed.coming
         link = os.readlink(b"", dir_fd=held) if stat.S_ISLNK(info.st_mode) else b""
-        return Result(op.path, problems[0] if problems else None, Entry.of(info, link), version)
+        return Result(
+            op.path, problems[0] if problems else None, Entry.of(info, link), placed.version if placed else b""
+        )
 
     def _note(self, info: os.stat_result) -> None:
         if info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode):
@@ -390,12 +395,13 @@ class Commit:
         """What is ``held`` moves from where it waits to its path."""
         above, leaf = parts(op.path)
         directory = self._live[above]
+        coming = os.fstat(held)
         if op.expect is None:
-            return Placed(b"", copied=not self._install_new(source, name, directory, leaf))
+            return Placed(coming, copied=not self._install_new(source, name, directory, leaf))
         with self._looked_at(op, directory, leaf) as live:
             copied = False
             try:
-                version = self._exchange(op, source, name, held, directory, leaf, live)
+                version = self._exchange(op, source, name, coming, directory, leaf, live)
             except OSError as error:
                 if error.errno not in (errno.EXDEV, *renames.LACKING):
                     raise
@@ -403,7 +409,7 @@ class Commit:
                 version = self._replace_in_steps(op, source, name, directory, leaf, live, copied)
             self._note(os.fstat(live))
             self._live.forget(op.path)
-            return Placed(version, copied)
+            return Placed(coming, version, copied)
 
     def _install_new(self, source: int, name: bytes, directory: int, leaf: bytes) -> bool:
         """Whether the very thing is there now, no copy."""
@@ -424,7 +430,9 @@ class Commit:
         finally:
             os.close(live)
 
-    def _exchange(self, op: Op, source: int, name: bytes, held: int, directory: int, leaf: bytes, live: int) -> bytes:
+    def _exchange(
+        self, op: Op, source: int, name: bytes, coming: os.stat_result, directory: int, leaf: bytes, live: int
+    ) -> bytes:
         slot = self._keep(op.path, lambda inner, free: renames.move(source, name, inner, free))
         try:
             linux.rename(slot.directory, slot.name, directory, leaf, linux.RENAME_EXCHANGE)
@@ -439,10 +447,12 @@ class Commit:
             refusal = Refused("not_empty", "is a directory that is not empty")
         else:
             refusal = Refused("moved", MOVED)
-        refusal.version = self._exchange_back(slot, source, name, held, directory, leaf)
+        refusal.version = self._exchange_back(slot, source, name, coming, directory, leaf)
         raise refusal
 
-    def _exchange_back(self, slot: Slot, source: int, name: bytes, held: int, directory: int, leaf: bytes) -> bytes:
+    def _exchange_back(
+        self, slot: Slot, source: int, name: bytes, coming: os.stat_result, directory: int, leaf: bytes
+    ) -> bytes:
         """Empty, or where something is that could not be put back: its place has been taken a second time."""
         try:
             linux.rename(slot.directory, slot.name, directory, leaf, linux.RENAME_EXCHANGE)
@@ -452,7 +462,7 @@ class Commit:
             except FileExistsError:
                 return slot.path
             return b""
-        if os.path.samestat(lstat(slot.directory, slot.name), os.fstat(held)):
+        if unwritten(coming, lstat(slot.directory, slot.name)):
             renames.move(slot.directory, slot.name, source, name)
             return b""
         return slot.path
@@ -506,7 +516,7 @@ class Commit:
                 linux.rename(source, name, directory, leaf, linux.RENAME_EXCHANGE)
             except FileNotFoundError as error:
                 raise Refused("moved", MOVED, self._give_back(op, source, name, directory, leaf)) from error
-            if os.path.samestat(lstat(source, name), coming):
+            if unwritten(coming, lstat(source, name)):
                 raise Refused("moved", MOVED)
             # A second edit came out.
             kept = self._keep(op.path, lambda inner, free: renames.move(source, name, inner, free))
@@ -565,16 +575,20 @@ class Commit:
 
     def _meta(self, op: Op) -> Result:
         above, name = parts(op.path)
-        directory = (self._staged if op.stage else self._live)[above]
-        with handle(directory, name or b".") if op.stage else self._looked_at_meta(op, directory, name) as held:
-            problems = metadata.apply(held, wanted(op), op.attributes, self.preserve, op.expect)
-            return self._done(op, held, problems)
-
-    @contextmanager
-    def _looked_at_meta(self, op: Op, directory: int, name: bytes) -> Iterator[int]:
-        expected(op)
-        with self._looked_at(op, directory, name or b".") as held:
-            yield held
+        if op.stage:
+            with handle(self._staged[above], name) as held:
+                return self._done(op, held, metadata.apply(held, wanted(op), op.attributes, self.preserve))
+        expect = expected(op)
+        with self._looked_at(op, self._live[above], name or b".") as held:
+            problems = metadata.apply(held, wanted(op), op.attributes, self.preserve - {"times"}, expect)
+            # Setting the time must not hide that somebody has written meanwhile, nor the result call it ours.
+            written(expect, os.fstat(held))
+            if "times" in self.preserve:
+                metadata.set_time(held, wanted(op).mtime)
+                expect = expect._replace(mtime=wanted(op).mtime)
+            result = self._done(op, held, problems)
+            written(expect, os.fstat(held), COARSEST)
+            return result
 
     def _delete(self, op: Op) -> Result:
         above, name = parts(op.path)
@@ -687,6 +701,18 @@ def expected(op: Op) -> Entry:
     if op.expect is None:
         raise Refused("bad_request", f"{op.do} of what nobody looked at")
     return op.expect
+
+
+def written(expect: Entry, info: os.stat_result, granularity: int = 0) -> None:
+    """Raises Refused where the size, or the time by more than that, is not the expected one of a file."""
+    moved = abs(expect.mtime - info.st_mtime_ns) > granularity or expect.size != info.st_size
+    if moved and expect.kind != "d":
+        raise Refused("moved", MOVED)
+
+
+def unwritten(coming: os.stat_result, info: os.stat_result) -> bool:
+    """Whether it is the very thing that was put, and as it was then."""
+    return os.path.samestat(coming, info) and same(Entry.of(coming), info)
 
 
 def same(expect: Entry, info: os.stat_result) -> bool:

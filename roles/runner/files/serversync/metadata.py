@@ -57,9 +57,15 @@ def apply(
         if attributes is not None and set_attributes(path, attributes, preserve, problems):
             # Setting an access ACL sets the mode's group bits, too.
             set_mode(handle, mode)
-    if "times" in preserve and info.st_mtime_ns != want.mtime:
-        os.utime(path, ns=(info.st_atime_ns, want.mtime))
+    if "times" in preserve:
+        set_time(handle, want.mtime)
     return problems
+
+
+def set_time(handle: int, mtime: int) -> None:
+    info = os.fstat(handle)
+    if info.st_mtime_ns != mtime:
+        os.utime(b"/proc/self/fd/%d" % handle, ns=(info.st_atime_ns, mtime))
 
 
 def set_mode(handle: int, mode: int) -> None:
