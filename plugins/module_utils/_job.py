@@ -829,7 +829,7 @@ JOB = Field(
         Field(
             "elements",
             "list",
-            "The directory trees and files that are kept in sync.",
+            "The directory trees, files and logs that are kept in sync.",
             default=None,
             element=Field(
                 "",
@@ -850,6 +850,14 @@ JOB = Field(
                         "The path on the partner, with connection ssh without * ? [ and backslash.",
                         check=_check_element_path,
                         schema=_plain(_PATH_PATTERN),
+                    ),
+                    Field(
+                        "kind",
+                        "text",
+                        "A tree, which one file may be, or a log, whose new lines are appended to the target's.",
+                        default="tree",
+                        choices=("tree", "log"),
+                        later=True,
                     ),
                     Field(
                         "previous_path",
@@ -1266,6 +1274,12 @@ def _resolve_elements(job: dict[str, Any], problems: list[Problem]) -> None:
                     text % (show(element["partner_path"]), show(wild), " ".join(_WILD)),
                 )
             )
+        if element["kind"] == "log" and job["settings"]["direction"] == "both":
+            text = (
+                "'log' needs a source, which direction both does not have; use to_partner or from_partner, or move the "
+                "log to a job of its own"
+            )
+            problems.append(Problem("conflict", at + "kind", text))
         for name in ("path", "partner_path"):
             path = element[name]
             if job["scope"] == "system":
@@ -1491,6 +1505,10 @@ def _rules() -> list[dict[str, Any]]:
                 account={"type": "object"},
                 elements={"items": _properties(partner_path={"pattern": _NO_WILD_PATTERN})},
             ),
+        },
+        {
+            "if": _properties(elements={"contains": dict(_properties(kind={"const": "log"}), required=["kind"])}),
+            "then": _properties(settings=_properties(direction={"enum": ["to_partner", "from_partner"]})),
         },
         {
             "if": _properties(scope={"const": "system"}),

@@ -13,6 +13,7 @@ from ._schedule import on_calendar, seconds_of
 
 HEADER = "# Written by serversync.core.sync_job; changes made here are lost.\n"
 
+_PATHS = ("path", "partner_path")
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9/._@:,+=~-]+")
 
 
@@ -81,7 +82,7 @@ def paths_here(job: dict[str, Any]) -> tuple[list[str], list[str]]:
 def drop_in_text(job: dict[str, Any], regular_files: Collection[str] = ()) -> str:
     """What the job adds to the service. `regular_files`: paths on this server that are one file.
 
-    A new version of a file is moved over the old one, which is a write to its directory.
+    A new version of a file is moved over the old one, which is a write to its directory; so is making a log anew.
     """
     description = "Synchronization job " + job["name"]
     if job["comment"]:
@@ -89,9 +90,12 @@ def drop_in_text(job: dict[str, Any], regular_files: Collection[str] = ()) -> st
     lines = ["[Unit]", "Description=" + description_value(description)]
     if job["scope"] == "system":
         sources, targets = paths_here(job)
+        logs = {element[name] for element in job["elements"] if element["kind"] == "log" for name in _PATHS}
+        # a mount on a log that is rotated away would go on showing the old one
+        sources = [source for source in sources if source not in logs]
         writable: list[str] = []
         for target in targets:
-            directory = posixpath.dirname(target) if target in regular_files else target
+            directory = posixpath.dirname(target) if target in logs or target in regular_files else target
             # never the whole file system for the sake of one file
             directory = target if directory == "/" else directory
             if directory not in writable:

@@ -347,6 +347,18 @@ options:
           - With O(partner.connection=ssh) it must not contain C(*), C(?), C([) or a backslash, also where it is the
             default, because rsync on the partner takes them for a pattern.
         type: str
+      kind:
+        description:
+          - V(tree) is a directory with all that is in it, or one file.
+          - V(log) is one file that only ever grows, such as a log. Its new lines are appended to the file on the
+            target, where the lines that are there stay, whoever wrote them. No line is taken twice and none is lost
+            when the source is rotated. It does not go with O(settings.direction=both).
+          - Of O(settings), V(log) heeds O(settings.direction), and of O(settings.preserve) V(permissions), V(owner)
+            and V(group), for a file that is made on the target. The others have no use with it, since nothing
+            is ever overwritten or deleted.
+          - On creation V(tree).
+        type: str
+        choices: [tree, log]
       previous_path:
         description:
           - The path on this server that the element had before, when its directory was moved. The element takes over
@@ -462,6 +474,19 @@ EXAMPLES = r"""
       - path: /srv/line1/archive
   become: true
 
+- name: What this server logs is collected at headquarters, line by line
+  serversync.core.sync_job:
+    name: line1-audit
+    partner:
+      host: hq.example.com
+    schedule:
+      every: 5m
+    elements:
+      - path: /var/log/line1/audit.log
+        partner_path: /srv/logs/line1/audit.log
+        kind: log
+  become: true
+
 - name: An element was moved, and keeps what was known of it
   serversync.core.sync_job:
     name: line1-archive
@@ -555,6 +580,7 @@ job:
     elements:
       - path: /srv/line1/programs
         partner_path: /srv/line1/programs
+        kind: tree
         previous_path: null
     limits: {parallel: 1}
 diff:
@@ -735,8 +761,10 @@ def warn_of_what_is_missing(module: JobModule, job: dict[str, Any], place: Layou
         for name in ("path", "partner_path") if local else ("path",):
             source = direction == "both" or (direction == "to_partner") == (name == "path")
             # a missing target is made by the first run, but not where the service's sandbox forbids it
-            if (source or job["scope"] == "system") and not os.path.exists(element[name]):
-                module.warn("elements[%d].%s: %s does not exist on this server" % (number, name, element[name]))
+            # of a target that is a log the directory is open
+            path = element[name] if source or element["kind"] == "tree" else os.path.dirname(element[name])
+            if (source or job["scope"] == "system") and not os.path.exists(path):
+                module.warn("elements[%d].%s: %s does not exist on this server" % (number, name, path))
     host = job["partner"]["host"]
     if not local and not job["partner"]["host_key"] and not pairings_of(host, read_pairings(place)):
         text = "this server is not paired with %s and partner.host_key is empty; until the role pairs them, runs fail"

@@ -25,12 +25,13 @@ SIZES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 @dataclass(frozen=True)
 class Element:
-    """One directory tree or file that the job keeps in sync; paths are absolute."""
+    """One directory tree, file or log that the job keeps in sync; paths are absolute, kind is ``tree`` or ``log``."""
 
     index: int
     path: str
     partner_path: str
     previous_path: str | None = None
+    kind: str = "tree"
 
     def field(self, side: str) -> str:
         """The option that names this element's replica: side is ``this_server`` or ``partner``."""
@@ -64,7 +65,7 @@ class Job:
     @property
     def elements(self) -> list[Element]:
         return [
-            Element(index, entry["path"], entry["partner_path"], entry.get("previous_path"))
+            Element(index, entry["path"], entry["partner_path"], entry.get("previous_path"), entry.get("kind", "tree"))
             for index, entry in enumerate(self.document["elements"])
         ]
 

@@ -86,7 +86,7 @@ def test_the_normal_form_of_the_least_job():
         "on_error": {"retries": 3, "delay": "5m"},
         "notification": {"email": [], "events": ["failure"]},
         "settings": SETTINGS,
-        "elements": [{"path": "/srv/a", "partner_path": "/srv/a", "previous_path": None}],
+        "elements": [{"path": "/srv/a", "partner_path": "/srv/a", "kind": "tree", "previous_path": None}],
         "limits": {"parallel": 1},
     }
 
@@ -162,7 +162,7 @@ BAD = [
     ),
     (
         {"elements": ["/a"]},
-        "elements[0]: '/a' is text, not a dictionary; write it with the keys path, partner_path, previous_path",
+        "elements[0]: '/a' is text, not a dictionary; write it with the keys path, partner_path, kind, previous_path",
     ),
     ({"elements": [None]}, "elements[0]: is empty; write a value or remove the entry"),
     ({"enabled": "maybe"}, "enabled: 'maybe' is not a boolean; use true or false"),
@@ -495,6 +495,16 @@ BAD = [
         "elements[1].previous_path: '/c' is the same path as elements[0].previous_path; "
         "an archive is of one element, name another path",
     ),
+    # logs
+    (
+        {"elements": [{"path": "/a", "kind": "file"}]},
+        "elements[0].kind: 'file' is not one of tree, log",
+    ),
+    (
+        {"elements": [{"path": "/a"}, {"path": "/b", "kind": "log"}], "settings": {"direction": "both"}},
+        "elements[1].kind: 'log' needs a source, which direction both does not have; use to_partner or from_partner, "
+        "or move the log to a job of its own",
+    ),
     # elements
     ({"elements": None}, "elements: is missing; give at least one element with its path"),
     ({"elements": []}, "elements: is empty; give at least one entry"),
@@ -738,7 +748,10 @@ def full():
             "bandwidth_limit": "20M",
             "compress": "always",
         },
-        elements=[{"path": "/srv/a", "partner_path": "/srv/b", "previous_path": "/srv/d"}, {"path": "/srv/c"}],
+        elements=[
+            {"path": "/srv/a", "partner_path": "/srv/b", "previous_path": "/srv/d"},
+            {"path": "/srv/c", "kind": "log"},
+        ],
         limits={"parallel": 4},
     )
 
@@ -788,7 +801,9 @@ def test_null_for_a_whole_mapping():
 
 def test_lists_are_replaced_whole_and_entries_start_from_the_defaults():
     job = changed(full(), elements=[{"path": "/srv/a"}])
-    assert job == dict(full(), elements=[{"path": "/srv/a", "partner_path": "/srv/a", "previous_path": None}])
+    assert job == dict(
+        full(), elements=[{"path": "/srv/a", "partner_path": "/srv/a", "kind": "tree", "previous_path": None}]
+    )
     assert changed(full(), settings={"exclude": ["y"]})["settings"]["exclude"] == ["y"]
 
 
@@ -865,10 +880,10 @@ def test_tmp_is_for_user_jobs():
 
 def test_a_path_of_this_server_may_look_like_a_pattern():
     odd = {"path": "/srv/a[1]*?\\", "partner_path": "/srv/b"}
-    assert made(elements=[odd])["elements"] == [dict(odd, previous_path=None)]
+    assert made(elements=[odd])["elements"] == [dict(odd, kind="tree", previous_path=None)]
     local = {"partner": {"host": "hq", "connection": "local"}, "elements": [{"path": "/a", "partner_path": "/b[*?\\"}]}
     job = made(**local)
-    assert job["elements"] == [dict(local["elements"][0], previous_path=None)]
+    assert job["elements"] == [dict(local["elements"][0], kind="tree", previous_path=None)]
     VALIDATOR.validate(job)
     VALIDATOR.validate(made(elements=[odd]))
 
@@ -986,7 +1001,7 @@ def test_the_schema_is_one_and_describes_every_field():
     walk(SCHEMA)
 
 
-LATER = {"limits", "previous_path"} | set(SETTINGS) - {"direction", "delete", "exclude"}
+LATER = {"limits", "kind", "previous_path"} | set(SETTINGS) - {"direction", "delete", "exclude"}
 
 
 def mutants(value, path=()):

@@ -78,6 +78,13 @@ def test_one_file_never_opens_the_whole_file_system():
     assert services(made, ["/file"]) == ["ReadWritePaths=-/file"]
 
 
+def test_of_a_log_the_directory_is_open_where_it_is_written_and_nothing_is_mounted_where_it_is_read():
+    logs = [{"path": "/logs/a", "partner_path": "/copies/a", "kind": "log"}]
+    made = {"partner": {"host": "x", "connection": "local"}, "elements": logs}
+    assert services(job(**made)) == ["ReadWritePaths=-/copies"]
+    assert services(job(settings={"direction": "from_partner"}, **made)) == ["ReadWritePaths=-/logs"]
+
+
 def test_user_jobs_have_no_sandbox():
     assert "[Service]" not in _units.drop_in_text(job(scope="user"))
 

@@ -324,7 +324,9 @@ def test_create(server):
             "bandwidth_limit": None,
             "compress": "auto",
         },
-        "elements": [{"path": str(server.here), "partner_path": str(server.here), "previous_path": None}],
+        "elements": [
+            {"path": str(server.here), "partner_path": str(server.here), "kind": "tree", "previous_path": None}
+        ],
         "limits": {"parallel": 1},
     }
     assert run["job"] == expected
@@ -424,7 +426,7 @@ def test_a_document_of_the_version_before_is_completed_once(server):
     current = server.apply(**job(server))["job"]
     old = json.loads(json.dumps(current))
     old["settings"] = {"direction": "to_partner", "exclude": [], "delete": "never"}
-    del old["limits"], old["elements"][0]["previous_path"]
+    del old["limits"], old["elements"][0]["previous_path"], old["elements"][0]["kind"]
     server.document.write_text(_job.document_text(old))
     run = four_steps(server, **job(server))
     assert run["job"] == current
