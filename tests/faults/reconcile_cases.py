@@ -22,11 +22,12 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "roles" / "runner" / "files"))
 
 from serversync.entry import HERE, THERE, Entry, Row, pack
-from serversync.reconcile import Decision, Owners, Plan, Rules, Triple, Unknown, moved, reconcile
+from serversync.reconcile import Decision, Owners, Plan, Rules, Triple, Unknown, deep, moved, reconcile
 
 SIDES = (HERE, THERE)
 OTHER = {HERE: THERE, THERE: HERE}
-NAMES = (b"a", b"b", b"c")
+NAMES = (b"a", b"b", b"c", b"A")
+CASE = frozenset({"case"})
 RULES = ("this_server_wins", "partner_wins", "newer_wins", "no_winner", "keep_both")
 NOBODY = Owners({}, {})
 NONE: frozenset[str] = frozenset()
@@ -105,7 +106,7 @@ class World:
         self.ticks += 1
         return self.ticks
 
-    def triples(self, plan_all: bool = False) -> list[Triple]:
+    def triples(self, rules: Rules) -> list[Triple]:
         """What update detection gives: all that has moved, with the directories above."""
         listings = {
             side: [
@@ -117,14 +118,45 @@ class World:
         }
         rows = [row for path, row in sorted(self.archive.items()) if path]
         found = {triple.path: triple for triple in moved(listings[HERE], listings[THERE], rows)}
-        if plan_all:
+        if rules.reopened or any(rules.folding.values()):
             for path in self.archive:
                 found.setdefault(path, self.triple(path))
+        else:
+            read = self.directories_to_read(rules)
+            found = {path: triple for path, triple in found.items() if parent(path) in read}
+            for one in [one for one in found.values() if deep(one)]:
+                lower = [path for path in self.archive if path.startswith(one.path + b"/")]
+                found.update((path, self.triple(path)) for path in lower)
         for path in list(found):
             for one in above(path):
                 found.setdefault(one, self.triple(one))
         found[b""] = self.triple(b"")
         return list(found.values())
+
+    def directories_to_read(self, rules: Rules) -> set[bytes]:
+        """Those with a digest that moved, and those of what has to be decided again."""
+        found = {
+            parent(row.path) for row in self.archive.values() if row.racy or (not row.by and row.status != "agreed")
+        }
+        found |= {parent(path) for path in rules.decided}
+        for side in SIDES:
+            now: dict[bytes, dict[bytes, bytes]] = {}
+            for path, one in self.trees[side].items():
+                if one.kind == "d":
+                    now.setdefault(path, {})
+                if path:
+                    now.setdefault(parent(path), {})[path] = one.entry.record
+            for path in self.unknown[side]:
+                now[parent(path)][path] = b""
+            archived: dict[bytes, dict[bytes, bytes]] = {}
+            for path, row in self.archive.items():
+                record = row.here if side == HERE else row.there
+                if record is not None and record.startswith(b"d"):
+                    archived.setdefault(path, {})
+                if record is not None and path:
+                    archived.setdefault(parent(path), {})[path] = record
+            found |= {path for path in now.keys() | archived.keys() if now.get(path) != archived.get(path)}
+        return found
 
     def triple(self, path: bytes) -> Triple:
         seen = {}
@@ -190,6 +222,8 @@ class World:
         assert side in targets(rules), f"{one.path!r} would be put on the source"
         source = self.trees[one.content][one.path]
         old = self.trees[side].get(one.path)
+        else_there = {path for path in self.trees[side] if path != one.path} if rules.folding[side] else set()
+        assert one.path.lower() not in {path.lower() for path in else_there}, f"{one.path!r} is there in other letters"
         if old is not None:
             self.check_overwriting(one, side, old, rules)
             self.displace(side, one.path)
@@ -243,6 +277,8 @@ class World:
     def check_removal(self, one: Decision, rules: Rules) -> None:
         """L6, and that nothing is deleted where that is not wanted."""
         assert one.remove
+        if any(path in rules.decided for path in (one.path, *above(one.path))):
+            return
         assert rules.deletions and rules.delete != "never", f"{one.path!r} is deleted all the same"
         node = self.trees[one.remove][one.path]
         row = self.archive.get(one.path)
@@ -258,7 +294,7 @@ class World:
 
     def check_overwriting(self, one: Decision, side: str, old: Node, rules: Rules) -> None:
         """What was edited is overwritten by a rule only."""
-        if rules.conflict not in ("no_winner", "keep_both") or old.kind == "d":
+        if rules.conflict not in ("no_winner", "keep_both") or old.kind == "d" or one.path in rules.decided:
             return
         known = self.agreed.get(one.path, {}).get(side)
         assert known == old.data, f"{one.path!r} was edited on {side} and is overwritten without a rule"
@@ -293,7 +329,7 @@ def node(world: World, kind: str, draw: random.Random) -> Node:
     return Node(kind, 0 if kind == "d" else data, size, draw.choice((0o644, 0o600)), draw.randrange(5), data, data)
 
 
-def edit(world: World, side: str, draw: random.Random) -> None:
+def edit(world: World, side: str, draw: random.Random, folding: bool) -> None:
     """One act of a user on one replica."""
     tree = world.trees[side]
     path = draw.choice([b"", *(one for one, node in sorted(tree.items()) if node.kind == "d")])
@@ -301,6 +337,8 @@ def edit(world: World, side: str, draw: random.Random) -> None:
     if path.count(b"/") > 2:
         return
     old = tree.get(path)
+    if side == THERE and folding and any(one != path and one.lower() == path.lower() for one in tree):
+        return
     what = draw.choice(("write", "write", "delete", "delete", "mode", "touch", "directory", "link", "replace", "same"))
     if what == "same":
         twin = world.trees[OTHER[side]].get(path)
@@ -328,6 +366,14 @@ def edit(world: World, side: str, draw: random.Random) -> None:
         tree[path] = old._replace(mtime=old.mtime + draw.randrange(1, 3), ctime=world.tick())
     else:
         tree[path] = old._replace(inode=world.tick(), ctime=world.tick())
+
+
+def forget(world: World) -> None:
+    """What the caller does where direction or delete were edited: only what is agreed, or guarded, stays archived."""
+    for path, row in list(world.archive.items()):
+        if row.status != "agreed" and row.by != "guard":
+            del world.archive[path]
+            del world.agreed[path]
 
 
 def remove(tree: Tree, path: bytes) -> None:
@@ -364,6 +410,7 @@ def mirrored(rules: Rules) -> Rules:
         conflict=swap.get(rules.conflict, rules.conflict),
         names={HERE: rules.names[THERE], THERE: rules.names[HERE]},
         folding={HERE: rules.folding[THERE], THERE: rules.folding[HERE]},
+        decided={path: OTHER.get(who, who) for path, who in rules.decided.items()},
     )
 
 
@@ -396,7 +443,7 @@ def check_pure(triples: list[Triple], rules: Rules, draw: random.Random) -> None
     plan = reconcile(triples, rules)
     shuffled = draw.sample(triples, len(triples))
     assert reconcile(shuffled, rules) == plan, "the plan depends on the order of the paths"
-    if rules.direction == "both" and rules.conflict == "keep_both":
+    if rules.direction == "both" and (rules.conflict == "keep_both" or "both" in rules.decided.values()):
         return
     other = reconcile([mirrored_triple(one) for one in triples], mirrored(rules))
     assert [one._replace(reason="") for one in other.decisions] == [mirrored_decision(one) for one in plan.decisions]
@@ -409,7 +456,7 @@ def acting(plan: Plan) -> list[Decision]:
 
 def run(world: World, rules: Rules, draw: random.Random) -> None:
     """One run, and a second one that must find nothing to do."""
-    triples = world.triples(plan_all=bool(rules.reopened))
+    triples = world.triples(rules)
     rules = replace(rules, occupied=frozenset(path for path in world.archive if b".conflict-" in path))
     check_pure(triples, rules, draw)
     before = world.data()
@@ -425,7 +472,8 @@ def run(world: World, rules: Rules, draw: random.Random) -> None:
     if any(unseen.values()):
         return
     world.check_settled()
-    again = world.plan(world.triples(), replace(rules, reopened=NONE))
+    rules = replace(rules, reopened=NONE, decided={})
+    again = world.plan(world.triples(rules), rules)
     assert not acting(again), f"a second run would act: {acting(again)}"
     changes = [one for one in again.decisions if one.status != "unchanged"]
     assert not changes, f"a second run would change the archive: {changes}"
@@ -441,12 +489,15 @@ def history(number: int) -> int:
         conflict=draw.choice(RULES),
         deletions=draw.random() < 0.9,
     )
+    folding = draw.random() < 0.2
+    if folding:
+        rules = replace(rules, folding={HERE: NONE, THERE: CASE})
     rules = replace(
         rules, delete=draw.choice(("never", "synced", "synced", "extraneous")[: 3 + (rules.direction != "both")])
     )
     for _edit in range(draw.randrange(8)):
-        edit(world, HERE, draw)
-    if draw.random() < 0.8:
+        edit(world, HERE, draw, folding)
+    if draw.random() < 0.8 and not folding:
         # What both sides start with.
         world.trees[THERE] = {
             path: old._replace(inode=world.tick(), ctime=world.tick()) for path, old in world.trees[HERE].items()
@@ -456,17 +507,25 @@ def history(number: int) -> int:
         run(world, rules, draw)
         world.unknown = {HERE: set(), THERE: set()}
         for _edit in range(draw.randrange(6)):
-            edit(world, draw.choice(SIDES), draw)
+            edit(world, draw.choice(SIDES), draw, folding)
         if draw.random() < 0.3:
             silent_edit(world, draw)
         if draw.random() < 0.1:
             side = draw.choice(SIDES)
             paths = [path for path in sorted(world.trees[side]) if path]
             world.unknown[side] = {draw.choice(paths)} if paths else set()
-        rules = replace(rules, deletions=True, reopened=NONE)
+        rules = replace(rules, deletions=True, reopened=NONE, decided={})
+        standing = [path for path, row in sorted(world.archive.items()) if row.status != "agreed"]
+        if standing and not folding and draw.random() < 0.3:
+            rules = replace(rules, decided={draw.choice(standing): draw.choice((HERE, THERE, "both"))})
         if draw.random() < 0.2:
             conflict = draw.choice(RULES)
             rules = replace(rules, conflict=conflict, reopened=frozenset({"conflict"}))
+        if draw.random() < 0.1:
+            direction = draw.choice(("to_partner", "from_partner", "both"))
+            deletes = ("never", "synced", "extraneous") if direction != "both" else ("never", "synced")
+            rules = replace(rules, direction=direction, delete=draw.choice(deletes))
+            forget(world)
     run(world, rules, draw)
     return 3 * (rounds + 1)
 

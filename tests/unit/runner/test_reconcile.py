@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from serversync.entry import HERE, THERE, Entry, Row, pack
-from serversync.reconcile import Decision, Owners, Plan, Rules, Seen, Triple, Unknown, moved, reconcile
+from serversync.reconcile import Decision, Owners, Plan, Rules, Seen, Triple, Unknown, deep, moved, reconcile
 
 from tests.faults.reconcile_cases import RULES, history, mirrored, mirrored_triple, plain_rules
 
@@ -898,6 +898,19 @@ def test_directories_that_fall_together_take_along_what_is_in_them() -> None:
     assert set(outcomes(found).values()) == {"nothing unresolved"}
 
 
+def test_namesakes_below_a_directory_that_takes_a_files_place() -> None:
+    found = tree(
+        Triple(D, OLD_D, OLD, row(D, OLD, OLD)),
+        Triple(b"d/E", OLD_D, None, None),
+        Triple(b"d/E/x", OLD, None, None),
+        Triple(b"d/e", OLD, None, None),
+        Triple(b"d/f", OLD, None, None),
+        folding=CASE,
+    )
+    open_ = "nothing unresolved"
+    assert outcomes(found) == {"d": "update agreed", "d/E": open_, "d/E/x": open_, "d/e": open_, "d/f": "copy agreed"}
+
+
 def test_a_name_that_is_too_long() -> None:
     found = tree(Triple(b"x" * 11, OLD, None, None), Triple(b"y" * 10, OLD, None, None), name_max=10)
     assert outcomes(found) == {"x" * 11: "nothing unresolved", "y" * 10: "copy agreed"}
@@ -951,6 +964,15 @@ def test_moved_tells_what_could_not_be_seen_from_what_is_absent() -> None:
     (one,) = moved([(b"a", b"", b"")], [], [row(b"a", OLD, OLD)])
     assert isinstance(one.here, Unknown)
     assert one.there is None
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "expected"),
+    [(directory(), None, True), (OLD, directory(), True), (directory(), directory(), False), (OLD, None, False)],
+)
+def test_below_a_directory_that_may_go_everything_counts(here: Seen, there: Seen, expected: bool) -> None:
+    assert deep(Triple(b"d", here, there, row(b"d", OLD, OLD))) == expected
+    assert not deep(Triple(b"d", here, there, None))
 
 
 def test_moved_refuses_what_is_no_record() -> None:

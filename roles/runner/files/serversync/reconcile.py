@@ -203,9 +203,16 @@ def seen(item: Item | None) -> Seen:
     return Entry.parse(item[1], item[2]) if item[1] else UNSEEN
 
 
-def reconcile(triples: Iterable[Triple], rules: Rules) -> Plan:
-    """The plan for all paths that are not as archived, given with every directory that they are in.
+def deep(triple: Triple) -> bool:
+    """Whether every archived path below must be given: a directory on one side only, which may go with all of it."""
+    return triple.row is not None and is_directory(triple.here) != is_directory(triple.there)
 
+
+def reconcile(triples: Iterable[Triple], rules: Rules) -> Plan:
+    """The plan for all paths that are not as archived.
+
+    They are given with every directory that they are in, with what is below those that are ``deep``, and with all
+    that was archived as neither agreed nor decided by a setting (``Row.by`` empty).
     Contents are compared by ``Entry.digest``: where that is lacking and matters the path is in ``needs`` and has no
     decision; fill the digests of both entries and call again.
     """
@@ -379,8 +386,7 @@ class Reconciliation:
         """Nothing moves, neither the path nor what is below it."""
         if not row:
             row = self.plain_row(triple)
-        if triple.path not in self.taken:
-            self.taken[triple.path] = Taken("stay", triple.path, row, reason, status=status)
+        self.taken[triple.path] = Taken("stay", triple.path, row, reason, status=status)
         return self.as_before(triple, self.make(triple, row, status, status, reason, by=by))
 
     def plain_row(self, triple: Triple) -> str:
