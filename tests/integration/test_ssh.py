@@ -110,7 +110,7 @@ def test_plan_shows_the_changes_and_writes_nothing_on_either_side(pair: Pair) ->
     pair.here.run("nightly")
     (pair.path / "plain").write_text("changed")
     plan = json.loads(pair.here.serversync("plan", "nightly", "--json").stdout)
-    changes = {change["path"]: change["what"] for change in plan["elements"][0]["changes"]}
+    changes = {change["path"]: change["what"] for change in plan["elements"][0]["decisions"]}
     assert changes == {"plain": "update", "hard link": "update"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from serversync import ssh
 from serversync.failure import Failure
 from serversync.frames import Frames
 from serversync.layout import Layout
-from serversync.replica import SshReplica
+from serversync.replica import Partner
 
 
 class Talk(ssh.Connection):
@@ -26,6 +27,7 @@ class Talk(ssh.Connection):
         self.partner = "hq:22"
         self.questions = 0
         self.lost = None
+        self.talking = threading.RLock()
         self.descriptors = (source, target, self.frames.target)
 
     def __exit__(self, *_exception: object) -> None:
@@ -60,12 +62,25 @@ def test_a_refusal_is_an_answer_and_the_conversation_goes_on() -> None:
 
 
 @pytest.mark.parametrize("character", ["*", "?", "[", "\\"])
-def test_no_address_holds_a_pattern(character: str) -> None:
+def test_no_character_of_an_address_is_a_pattern(character: str) -> None:
     connection: Any = SimpleNamespace(remote_shell="ssh", about={}, host="serversync-hq")
-    replica = SshReplica(connection)
-    replica.addresses["/x"] = f"root-1/a{character}"
-    with pytest.raises(Failure, match="takes for a pattern"):
-        replica.address("/x")
+    partner = Partner(connection)
+    partner.addresses["/x"] = f"root-1/a{character}b"
+    assert partner.address("/x") == f"serversync-hq::root-1/a\\{character}b"
+
+
+def test_a_long_answer_that_is_left_half_read_ends_the_conversation() -> None:
+    with Talk({"id": 1, "ok": True, "more": True}, {"id": 1, "ok": True}) as talk:
+        answer = talk.ask_long("listing")
+        answer.close()
+        assert list(talk.ask_long("listing")) == []
+    with Talk({"id": 1, "ok": True, "more": True, "bytes": 1}) as talk:
+        os.write(talk.descriptors[1], b"x")
+        answer = talk.ask_long("listing")
+        assert next(answer) == b"x"
+        answer.close()
+        with pytest.raises(Failure, match="was not read to its end"):
+            talk.ask("hello")
 
 
 def test_two_pairings_with_one_address_have_to_be_named(tmp_path: Path) -> None:

@@ -801,9 +801,10 @@ class Synchronization:
         if changed:
             self.mark(current=generation, next="")
         # Now that the rows are there: what the next scan finds with these digests has not moved.
+        directories = [(path, *self.archived_digests(path)) for path in sorted(touched)]
         self.archive.commit(
             Update(
-                directories=((path, *self.archived_digests(path)) for path in sorted(touched)),
+                directories=directories,
                 streams=(self.stream(HERE, refresh), self.stream(THERE, refresh)),
             )
         )
