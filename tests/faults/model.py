@@ -82,6 +82,8 @@ class Model:
         self.rules = rules
         self.excluded = excluded
         self.rows: dict[bytes, Row] = {}
+        # Paths that differ, of which nobody can say what the archive has.
+        self.doubtful: set[bytes] = set()
 
     # -- comparing ---------------------------------------------------------------------------------------------------
 
@@ -265,6 +267,7 @@ class Model:
                     elif tree[above].kind != "d":
                         found.loose.add(above)
                     above = os.path.dirname(above)
+        found.loose |= {path for path in self.doubtful if not self.same(here.get(path), there.get(path))}
         # Names of one inode are written through one another: their group decides with them.
         for tree in (here, there):
             found.loose |= {path for path, node in tree.items() if node.kind != "d" and node.nlink > 1}
@@ -273,12 +276,13 @@ class Model:
     def differences(self, found: Prediction, here: Tree, there: Tree) -> list[str]:
         """Where the trees are not as predicted."""
         wrong = []
-        for name, predicted, tree in (
-            ("this server", found.here, self.visible(here)),
-            ("partner", found.there, self.visible(there)),
-        ):
+        for name, predicted, whole in (("this server", found.here, here), ("partner", found.there, there)):
+            tree = self.visible(whole)
             for path in sorted({*predicted, *tree}):
                 expected, node = predicted.get(path), tree.get(path)
+                if expected is not None and expected.kind == "d" and path in whole:
+                    # It may have become one that is there for excluded files only.
+                    node = whole[path]
                 if found.is_loose(path) or self.same(expected, node):
                     continue
                 if expected is None and node and self.is_copy(path, node, found):
@@ -289,7 +293,13 @@ class Model:
     def is_copy(self, path: bytes, node: Node, found: Prediction) -> bool:
         """Whether it is a conflict copy that has to be there; of a loose path nobody knows which ones do."""
         copies = [copy.data for of, those in found.copies.items() if copy_of(path, of) for copy in those]
-        return node.data in copies or any(copy_of(path, of) for of in found.loose)
+        above = path
+        while above:
+            # A directory is copied with all that is in it.
+            if any(copy_of(above, of) for of in found.loose):
+                return True
+            above = os.path.dirname(above)
+        return node.data in copies
 
     def settle(self, found: Prediction, here: Tree, there: Tree) -> None:
         """Remembers a run that has ended as it should; loose paths as they came out."""
@@ -335,6 +345,11 @@ class Model:
                 self.rows[path] = Row("agreed", *row.base)
             elif row.status != "agreed" and (whole or (rule and row.status != "left")):
                 del self.rows[path]
+
+    def doubt(self, here: Tree, there: Tree) -> None:
+        """What differs now stands for a reason that is not known."""
+        here, there = self.visible(here), self.visible(there)
+        self.doubtful = {path for path in {*here, *there} if not self.same(here.get(path), there.get(path))}
 
     def forget(self) -> None:
         """The archive is gone."""

@@ -124,8 +124,8 @@ class World:
         else:
             read = self.directories_to_read(rules)
             found = {path: triple for path, triple in found.items() if parent(path) in read}
-            for one in [one for one in found.values() if deep(one)]:
-                lower = [path for path in self.archive if path.startswith(one.path + b"/")]
+            for top in [triple.path for triple in found.values() if deep(triple)]:
+                lower = [path for path in self.archive if path.startswith(top + b"/")]
                 found.update((path, self.triple(path)) for path in lower)
         for path in list(found):
             for one in above(path):

@@ -201,8 +201,8 @@ class World:
 
     # -- laws --------------------------------------------------------------------------------------------------------
 
-    def judge(self, before: State, after: State, ended: Ended, *, alone: bool = True) -> list[str]:
-        """The laws for one run. alone: nobody edited meanwhile."""
+    def judge(self, before: State, after: State, ended: Ended, *, alone: bool = True, known: bool = True) -> list[str]:
+        """The laws for one run. alone: nobody edited meanwhile; known: the model knows what had agreed before it."""
         wrong = []
         if ended.code is None:
             wrong.append(f"the run hung: {ended.said[-300:]}")
@@ -215,7 +215,8 @@ class World:
                 for path, row in self.model.rows.items()
                 if row.status == "agreed" and row.here and row.there
             }
-            wrong += laws.deletions(agreed, before, after, self.may_delete)
+            if known:
+                wrong += laws.deletions(agreed, before, after, self.may_delete)
             if ended.guarded:
                 wrong += laws.untouched(before, after, "a guard stopped the run")
             if ended.record is not None:
