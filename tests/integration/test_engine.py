@@ -195,3 +195,40 @@ def test_what_becomes_something_else_does_so_on_the_target(pair: Pair) -> None:
     record = pair.here.run("nightly")
     assert record["state"] == "equal", record
     assert tree(pair.path) == tree(pair.partner_path)
+
+
+def test_an_element_that_moved_takes_its_archive_along(pair: Pair) -> None:
+    (pair.path / "plc.s7").write_text("agreed")
+    (pair.path / "gone").write_text("agreed")
+    pair.declare(settings=settings(delete="synced"))
+    pair.here.run("nightly")
+    moved = pair.path.parent / "moved"
+    pair.path.rename(moved)
+    (moved / "gone").unlink()
+    document = pair.declare(settings=settings(delete="synced"))
+    job = json.loads(document.read_text())
+    job["elements"] = [{"path": str(moved), "partner_path": str(pair.partner_path), "previous_path": str(pair.path)}]
+    document.write_text(json.dumps(job))
+    record = pair.here.run("nightly")
+    # Only an archive that was taken over can tell a deletion from a file that was never here.
+    assert (record["state"], record["elements"][0]["deleted"]) == ("equal", 1), record
+    [own] = (pair.partner_path / ".serversync").iterdir()
+    assert json.loads((own / "marker.json").read_text())["path"] == str(pair.partner_path)
+
+
+def test_versions_are_dropped_when_their_time_is_over(pair: Pair) -> None:
+    pair.declare(settings=settings(keep_versions="0s"))
+    for text in ("first", "second", "third"):
+        (pair.path / "plc.s7").write_text(text)
+        pair.here.run("nightly")
+    [version] = json.loads(pair.here.serversync("versions", "nightly", "--json").stdout)["elements"][0]["versions"]
+    assert version["path"] == "plc.s7"
+
+
+def test_in_one_direction_the_element_itself_is_as_open_as_the_source(pair: Pair) -> None:
+    pair.partner_path.mkdir(mode=0o755)
+    pair.path.chmod(0o750)
+    pair.declare()
+    assert pair.here.run("nightly")["elements"][0]["attributes"] == 1
+    assert pair.partner_path.stat().st_mode & 0o777 == 0o750
+    assert pair.here.run("nightly")["elements"][0]["state_before"] == "equal"

@@ -38,7 +38,7 @@ def look(path: str) -> dict[str, Any]:
     """What is at the path, no link on the way or at its end followed.
 
     kind: directory, file, missing, link, other, or blocked (it cannot be reached; ``reason`` says why); readable and
-    writable by this process, for a missing path whether it could be made; free bytes and inodes there.
+    writable by this process, for a missing path whether it could be made; free bytes and inodes there, and its size.
     """
     parts = split(path)
     facts: dict[str, Any] = {"kind": "missing", "readable": False, "writable": False, "reason": ""}
@@ -86,7 +86,11 @@ def allowed(name: str, mode: int, directory: int) -> bool:
 
 def space(descriptor: int) -> dict[str, Any]:
     free = os.statvfs(descriptor)
-    return {"free_bytes": free.f_bavail * free.f_frsize, "free_inodes": free.f_favail}
+    return {
+        "free_bytes": free.f_bavail * free.f_frsize,
+        "free_inodes": free.f_favail,
+        "total_bytes": free.f_blocks * free.f_frsize,
+    }
 
 
 def open_directory(parts: list[str], *, make: bool) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, Protocol, Union
@@ -37,6 +38,8 @@ class Server(Protocol):
     remote_shell: str | None
     # Whether rsync there runs with capabilities but not as root.
     privileged: bool
+    # Seconds that a question and its answer take.
+    round_trip: float
 
     def look(self, path: str) -> dict[str, Any]:
         """What is at the path; see place.look."""
@@ -62,6 +65,7 @@ class ThisServer:
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self.privileged = layout.privileged
+        self.round_trip = 0.0
 
     def look(self, path: str) -> dict[str, Any]:
         return place.look(path)
@@ -89,10 +93,13 @@ class Partner:
         self.connection = connection
         self.remote_shell: str | None = connection.remote_shell
         self.privileged = bool(connection.about.get("privileged"))
+        self.round_trip = 0.0
         self.addresses: dict[str, str] = {}
 
     def look(self, path: str) -> dict[str, Any]:
+        asked = time.monotonic()
         reply = self.connection.ask("look", path=path)
+        self.round_trip = time.monotonic() - asked
         self.addresses[path] = str(reply["address"])
         return dict(reply["facts"])
 

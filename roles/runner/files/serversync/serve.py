@@ -232,7 +232,7 @@ class Desk:
             raise Failure("write_only", message)
         self.door.hold_to(root)
         path = root["path"] + below
-        for word in (request["element"], request["run"]):
+        for word in (request["element"], request["run"], request["previous"] or request["element"]):
             if not place.WORD.fullmatch(word):
                 raise Failure("bad_request", f"{word!r} is not a name for a directory")
         try:
@@ -246,6 +246,7 @@ class Desk:
                 owner=f"{self.door.pairing}: {request['owner']}",
                 locks=self.door.layout.locks,
                 name=os.fsencode(request["name"]),
+                previous=request["previous"],
             )
         except OSError as error:
             raise place.unprepared(path, error) from error

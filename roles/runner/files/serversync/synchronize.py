@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
@@ -26,7 +27,7 @@ from serversync.detect import Summary, digest
 from serversync.entry import HERE, THERE, Entry, Row, pack
 from serversync.failure import Failure
 from serversync.guards import tripped
-from serversync.job import Element, Job, size
+from serversync.job import Element, Job, amount, seconds, size
 from serversync.layout import Layout
 from serversync.propagate import OTHER, Done, Groups, Propagation, Settings, Side, failure_of, parent
 from serversync.reconcile import Decision, Owners, Plan, Rules, Seen, Triple, Unknown, moved, reconcile
@@ -38,6 +39,8 @@ NAMED_PATHS = 200
 PRESERVE = frozenset(("times", "permissions", "owner", "group", "links", "hardlinks", "acls", "xattrs", "sparse"))
 # Directories whose children are compared at a time: bounds memory, not the result.
 DIRECTORIES = 500
+# A round trip (s) that says wide-area network.
+FAR = 0.02
 # An entry whose ctime is this near to the scan (ns) may have changed once more without a trace.
 RACY = 10_000_000
 Progress = Callable[[str, int, int], None]
@@ -108,6 +111,9 @@ class Synchronization:
         self.paths = {HERE: element.path, THERE: element.partner_path}
         self.targets = {"to_partner": (THERE,), "from_partner": (HERE,), "both": SIDES}[self.direction]
         self.name = element_name(job.name, element.path, element.partner_path)
+        self.previous = ""
+        if element.previous_path:
+            self.previous = element_name(job.name, element.previous_path, element.partner_path)
         self.held = ExitStack()
         self.report = Report()
         self.held_back: list[bytes] = []
@@ -195,6 +201,7 @@ class Synchronization:
             look=self.look,
             owner=f"{self.job.name}, run {self.run}",
             name=os.fsencode(self.paths[HERE].rpartition("/")[2]),
+            previous=self.previous,
         )
         self.held.callback(tree.close)
         directory, _slash, own = path.rpartition("/") if self.kind == "file" else (path, "", "")
@@ -208,6 +215,8 @@ class Synchronization:
         """The archive of these two replicas; a new one where there is none that fits them."""
         path = self.layout.state / "archives" / self.job.name / f"{self.name}.sqlite"
         self.check_owners()
+        if self.previous and not self.look:
+            Archive.adopt(path, path.with_name(f"{self.previous}.sqlite"))
         self.unmounted = self.find_unmounted(path)
         if self.look or (self.unmounted and not self.approving):
             archive = self.looked_at(path)
@@ -330,7 +339,7 @@ class Synchronization:
             self.report.plan = Plan([], [], [])
             self.groups: dict[str, Groups] = {}
             return self.report.plan
-        triples = self.with_ancestors(list(self.moved(edited)))
+        triples = self.with_ancestors([*self.moved(edited), *self.root()])
         self.rules = self.make_rules(triples, edited)
         plan = reconcile(triples, self.rules)
         for _round in range(3):
@@ -397,6 +406,13 @@ class Synchronization:
                 if self.forgotten:
                     lines = self.relisted(directory)
                 yield from self.triples(directory, lines, rows, reopened)
+
+    def root(self) -> list[Triple]:
+        """The element's own directory: in one direction its mode, owner, group and attributes are the source's."""
+        if self.direction == "both" or self.kind == "file":
+            return []
+        here, there = (self.scans[side].root for side in SIDES)
+        return [Triple(b"", here, there, self.archive.row(b""))]
 
     def relisted(self, directory: bytes) -> dict[str, list[tuple[bytes, bytes, bytes]]]:
         return {side: self.listed(side, [directory]).get(directory, []) for side in SIDES}
@@ -588,7 +604,7 @@ class Synchronization:
         found = list(self.unmounted)
         found += tripped(plan, self.archive.rows_count, self.settings["max_delete"], self.settings["max_change"], 0)
         for side in SIDES:
-            if self.scans[side].entries == 0 and self.archive.rows_count and self.kind == "directory":
+            if self.scans[side].entries == 0 and self.kind == "directory" and self.archived_paths():
                 found.append(f"{self.paths[side]} on {self.server(side)} is empty: it looks unmounted")
         return found
 
@@ -633,12 +649,21 @@ class Synchronization:
         if self.unchanged:
             if self.settings["verify_every"]:
                 self.archive.commit(Update(finished=True, verified=self.verify))
+            self.prune()
             return False
         self.carry_out(plan)
+        self.prune()
         self.tally(plan)
         if known is not None:
             report.plan = known
         return self.direction == "both" and any(one.aside for one in plan.decisions)
+
+    def prune(self) -> None:
+        """Versions that are too old, or too many; the run's own stay."""
+        for side in self.targets:
+            tree = self.sides[side].tree
+            most = amount(self.settings["versions_max"], tree.facts["free"]["total_bytes"])
+            self.report.warnings += tree.prune(seconds(self.settings["keep_versions"]), most, time.time())
 
     def only_approved(self, plan: Plan, approved: Mapping[bytes, Mapping[str, Any]]) -> Plan:
         decisions = []
@@ -677,6 +702,10 @@ class Synchronization:
         report.sent += sum(one.sent for one in self.propagated.values())
         report.versions |= {path: it for one in self.propagated.values() for path, it in one.versions.items()}
 
+    def archived_paths(self) -> int:
+        """How many paths below the element's root the archive has."""
+        return self.archive.rows_count - (self.archive.row(b"") is not None)
+
     def carry_out(self, plan: Plan, *, whole: bool = True) -> None:
         """Does what the plan says, and archives what came of it; not ``whole``: the plan leaves other paths out."""
         self.whole = whole
@@ -686,7 +715,7 @@ class Synchronization:
             self.owners,
             self.rules.granularity,
             size(self.settings["bandwidth_limit"]) if self.settings["bandwidth_limit"] else None,
-            self.settings["compress"] == "always",
+            self.settings["compress"] == "always" or (self.settings["compress"] == "auto" and self.far()),
         )
         for target in self.targets:
             source = OTHER[target]
@@ -696,6 +725,10 @@ class Synchronization:
         for side in self.targets:
             self.sides[side].tree.sync()
         self.remember(plan)
+
+    def far(self) -> bool:
+        """Whether the partner is far enough for the link, not the processors, to be what a copy waits for."""
+        return self.servers[THERE].round_trip >= FAR
 
     def intend(self, side: str, steps: Iterable[tuple[Decision, Entry | None]]) -> None:
         """Journals what is about to be put on the side, with what the other side has: after a kill that is the pair."""

@@ -13,7 +13,7 @@ import os
 import pwd
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +55,12 @@ class Tree:
         owner: str,
         locks: Path,
         name: bytes,
+        previous: str = "",
     ) -> None:
         """Opens what ``place.look`` has found to be a ``kind`` (directory or file); a target that is missing is made.
 
         name: how the runner calls the file that is the element, which may have another name on each server; element: the name of its directory below ``.serversync``; writable: it may be changed, so its lock is exclusive;
-        look: for a plan, so nothing is made, changed or locked.
+        look: for a plan, so nothing is made, changed or locked; previous: the element's name before it was moved.
         """
         self.element = element
         self.run = run
@@ -73,6 +74,9 @@ class Tree:
             self.held.callback(os.close, self.root)
             if not look:
                 self.held.enter_context(lock(self.root, writable, owner, locks))
+            self.previous = previous if previous and marker(self.root, element) is None else ""
+            if self.previous and writable and not look:
+                self.take_over(self.previous)
             info = os.stat(self.root)
             self.facts: dict[str, Any] = {
                 **probe(self.root, writable=writable and not look),
@@ -82,7 +86,7 @@ class Tree:
                 "path": path,
                 "owner": capable(CAP_CHOWN),
                 "account": os.geteuid(),
-                "marker": marker(self.root, element),
+                "marker": marker(self.root, self.previous or element),
                 "others": self.others(),
                 "free": place.space(self.root),
                 "time": time.time(),
@@ -101,6 +105,16 @@ class Tree:
 
     def close(self) -> None:
         self.held.close()
+
+    def take_over(self, previous: str) -> None:
+        """Marker and versions of the element come along with its new name."""
+        with suppress(FileNotFoundError):
+            reserved = reach(self.root, RESERVED.encode())
+            try:
+                os.rename(previous, self.element, src_dir_fd=reserved, dst_dir_fd=reserved)
+                self.previous = ""
+            finally:
+                os.close(reserved)
 
     def own(self, path: bytes) -> bytes:
         """A path as it is here."""
@@ -206,7 +220,8 @@ class Tree:
         finally:
             os.close(reserved)
         for name in names:
-            content = marker(self.root, name) if name != self.element and place.WORD.fullmatch(name) else None
+            own = name in (self.element, self.previous)
+            content = marker(self.root, name) if not own and place.WORD.fullmatch(name) else None
             if content:
                 found.append({**content, "element": name})
         return found
