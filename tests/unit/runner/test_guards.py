@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from serversync.entry import HERE, THERE, Entry
+from serversync.entry import HERE, THERE, Entry, Row
 from serversync.guards import tripped
 from serversync.reconcile import Plan, Triple, reconcile
 
@@ -83,6 +83,13 @@ def test_what_a_directory_replaces_counts_and_its_metadata_do_not() -> None:
     metadata = reconcile([Triple(b"x", directory, directory._replace(mode=0o700), None)], rules)
     assert metadata.decisions[0].metadata == HERE
     assert tripped(metadata, 0, None, "0", 0) == []
+
+
+def test_what_was_empty_does_not_become_so() -> None:
+    row = Row(b"x", "agreed", file(0, 1).record, b"", file(0, 1).record, b"")
+    found = reconcile([Triple(b"x", file(0, 2), file(0, 1), row)], plain_rules())
+    assert (found.needs, [one.what for one in found.decisions]) == ([], ["metadata"])
+    assert tripped(found, 0, "0", None, 0) == []
 
 
 def test_it_counts_on_whichever_side() -> None:

@@ -505,6 +505,8 @@ def test_owners_are_compared_as_numbers_of_the_target() -> None:
         ("to_partner", b"1", b"2", (HERE, "agreed")),
         ("to_partner", b"", b"2", (HERE, "agreed")),
         ("to_partner", b"2", b"2", (None, "agreed")),
+        ("from_partner", b"1", b"2", (THERE, "agreed")),
+        ("from_partner", b"1", b"", (THERE, "agreed")),
         ("both", b"1", b"", (HERE, "agreed")),
         ("both", b"", b"2", (THERE, "agreed")),
         ("both", b"1", b"2", (None, "unresolved")),
@@ -518,6 +520,13 @@ def test_what_is_to_be_preserved_from_now_on(
     rules: dict[str, Any] = {"added": added, "preserve": added, "direction": direction, "conflict": "no_winner"}
     one = decide(mine, other, row(b"x", OLD, OLD), **rules)
     assert (one.metadata, one.status) == expected
+
+
+def test_what_is_to_be_preserved_from_now_on_and_was_edited_on_the_target() -> None:
+    added = frozenset({"xattrs"})
+    rules: dict[str, Any] = {"added": added, "preserve": added | {"permissions"}, "conflict": "partner_wins"}
+    one = decide(OLD._replace(xattrs=b"1"), OLD._replace(mode=0o600), row(b"x", OLD, OLD), **rules)
+    assert (one.row, outcome(one)) == ("10", "nothing kept")
 
 
 # Hard links.
@@ -640,6 +649,28 @@ def test_unknown_takes_along_what_is_below_and_holds_what_is_above() -> None:
     }
     assert [found[path].row for path in (b"d/e", b"d/e/f")] == ["0", "0"]
     assert "closed" in found[b"d/e"].reason
+
+
+@pytest.mark.parametrize("names", [(b"d/a", b"d/z"), (b"d/z", b"d/a")])
+def test_what_stays_for_something_unseen_is_not_settled(names: tuple[bytes, bytes]) -> None:
+    found = tree(
+        Triple(D, None, OLD_D, row(D, OLD_D, OLD_D)),
+        Triple(names[0], None, Unknown("closed"), row(names[0], OLD, OLD)),
+        Triple(names[1], None, file(2, 200), row(names[1], OLD, OLD)),
+    )
+    assert outcome(found[D]) == "nothing unchanged"
+
+
+def test_a_directory_is_deleted_whatever_its_time() -> None:
+    touched = directory(time=500)._replace(size=4096, ctime=99)
+    assert decide(None, touched, row(b"x", OLD_D, OLD_D)).row == "6"
+    assert decide(None, touched._replace(mode=0o700), row(b"x", OLD_D, OLD_D)).row == "7"
+
+
+def test_a_directory_is_not_newer() -> None:
+    for here, there in ((directory(time=900), file(2, 200)), (file(2, 200), directory(time=900))):
+        assert decide(here, there, direction="both").status == "unresolved"
+        assert decide(here, there).content == HERE
 
 
 def type_change(**rules: object) -> dict[str, str]:
@@ -766,6 +797,15 @@ def test_a_conflict_copy_takes_no_name_that_is_there() -> None:
     rules: dict[str, Any] = {"conflict": "keep_both", "occupied": frozenset({taken})}
     triples = [Triple(b"x", file(2, 5), OLD, None), Triple(taken + b"-2", OLD, OLD, row(taken, OLD, OLD))]
     assert plan(*triples, **rules).decisions[0].aside == taken + b"-3"
+
+
+def test_two_conflict_copies_whose_names_are_cut_to_the_same() -> None:
+    names = [b"x" * 50 + letter + b".txt" for letter in (b"a", b"b")]
+    triples = [Triple(path, file(2, 5), file(3, 6), None) for path in names]
+    found = plan(*triples, conflict="keep_both", name_max=60)
+    first, second = (one.aside for one in found.decisions if one.aside)
+    assert second == first.replace(b"Z.txt", b"Z-2.txt").replace(b"xx.", b".")
+    assert {one.path for one in found.decisions} == {*names, first, second}
 
 
 def test_a_time_that_no_calendar_has_still_makes_a_name() -> None:

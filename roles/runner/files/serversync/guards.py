@@ -64,4 +64,4 @@ def empties(decision: Decision) -> bool:
     coming, displaced = versions(decision)
     if not overwrites(decision) or not isinstance(coming, Entry) or not isinstance(displaced, Entry):
         return False
-    return coming.kind == displaced.kind == "f" and coming.size == 0 < displaced.size
+    return coming.kind == displaced.kind == "f" and coming.size == 0

@@ -481,8 +481,8 @@ class Reconciliation:
         if here.kind != there.kind:
             return False
         if here.kind == "f":
-            if here.size != there.size:
-                return False
+            if here.size != there.size or here.size == 0:
+                return here.size == there.size
             return here.digest == there.digest if here.digest and there.digest else None
         return here.link == there.link if here.kind == "l" else here.rdev == there.rdev
 
@@ -565,13 +565,13 @@ class Reconciliation:
         if still and path not in rules.decided:
             number = "b5" if self.both else "6"
             if rules.delete == "never":
-                return self.make(triple, number, "left", "left", f"{deleted}, left here", by="delete")
+                return self.make(triple, number, "left", "left", f"{deleted}, left as it is", by="delete")
             return self.make(triple, number, "delete", "dropped", deleted, remove=side)
         number = "b6" if self.both else "7"
         if rules.delete == "never" and path not in rules.decided:
             if self.both:
                 return self.copy(triple, number, "conflict", side, f"{deleted}: copied again")
-            return self.make(triple, number, "left", "left", f"{deleted}, left there", by="delete")
+            return self.make(triple, number, "left", "left", f"{deleted}, left as it is", by="delete")
         if named is None:
             return self.make(triple, number, "unresolved", "unresolved", f"{deleted}: no rule", by="conflict")
         if named == lacking:
@@ -634,7 +634,7 @@ class Reconciliation:
             content = None
         else:
             here_moved, there_moved = mine.content or mine.doubt, other.content or other.doubt
-            if not (here_moved or there_moved) or decided:
+            if decided:
                 here_moved = there_moved = True
             content = self.whose(triple, here_moved, there_moved, agreed)
         metadata = self.metadata_outcome(triple, changed, agreed, same, content)
@@ -706,12 +706,10 @@ class Reconciliation:
                 return self.whose(triple, True, True, agreed)
             return Outcome(self.source, False, "11", "the same contents, different metadata")
         if self.rules.added and not self.same_metadata(triple, times=same, only=self.rules.added):
-            if not self.both:
-                if not there_moved:
-                    return Outcome(self.source, False, "8", "to be preserved from now on")
-                here_moved = True
-            elif not (here_moved or there_moved):
+            if self.both and not (here_moved or there_moved):
                 return self.fill(triple, same)
+            if not self.both:
+                here_moved, there_moved = here_moved or self.source == HERE, there_moved or self.source == THERE
         if not (here_moved or there_moved):
             return None
         return self.whose(triple, here_moved, there_moved, agreed)
@@ -884,10 +882,7 @@ class Reconciliation:
         """Whether the side has the path once all is done."""
         if of(triple, side) is None:
             return decision is not None and decision.content == OTHER[side]
-        if decision is None:
-            return True
-        gone_aside = triple.path in self.asides and self.asides[triple.path].side == side
-        return decision.remove != side and not gone_aside
+        return decision is None or decision.remove != side
 
     def as_needed(
         self, triple: Triple, decision: Decision, needed: dict[tuple[bytes, str], Decision | None]
