@@ -286,17 +286,18 @@ def unreadable(world: World, rng: random.Random, stand: Stand) -> Disturbed:
 def vanished(emptied: bool) -> Fault:
     def fault(world: World, rng: random.Random, stand: Stand) -> Disturbed:
         root = rng.choice([world.here, world.there])
+        if emptied and not world.archives():
+            return Disturbed([], note="nothing is remembered yet: empty is what it may be")
         before = world.look()
         away = root.with_name(f"{root.name}.away")
         root.rename(away)
-        remembered = bool(world.archives())
         if emptied:
             root.mkdir()
         ended = world.run()
         after = world.look()
         wrong = []
         other = "there" if root == world.here else "here"
-        if getattr(before, other) != getattr(after, other) and (remembered or not emptied):
+        if getattr(before, other) != getattr(after, other):
             wrong.append(f"L7: {root.name} was {'emptied' if emptied else 'gone'}, and the other side was changed")
         if root.exists():
             shutil.rmtree(root)
@@ -646,6 +647,10 @@ class Scenario:
                     self.say(f"  meanwhile {('here', 'there')[side]}: {edit}")
             middle = world.observe()
             predictions = [world.model.predict(middle.here, middle.there)]
+            if not world.model.rules.deletions:
+                # The first run may have got as far as to have an archive.
+                world.model.rules = self.rules(world, deletions=True)
+                predictions.append(world.model.predict(middle.here, middle.there))
         if self.wrong:
             return
         world.predicted = predictions[0]

@@ -262,6 +262,9 @@ class Model:
                         if made is None or made.kind != "d":
                             found.loose.add(above)
                             break
+                        if found.statuses.get(above) in ("kept", "unresolved"):
+                            # Whether what is new in a directory brings that back, against what was decided of it.
+                            found.loose.add(above)
                         tree[above] = made
                         found.statuses[above] = "agreed"
                     elif tree[above].kind != "d":

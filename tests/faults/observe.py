@@ -16,10 +16,9 @@ from tests.loopback import Server
 RESERVED = b".serversync"
 # A file that no edit touches: a replica without anything looks unmounted, which is a fault of its own.
 ANCHOR = b"anchor"
-# STEM.conflict-SERVER-MTIME[-N]EXT; times are written as 20240131T235959Z, with or without a fraction.
-COPY = re.compile(
-    rb"^(?P<stem>.*?)\.conflict-(?P<server>.+)-(?P<time>\d{8}T?\d{6}[0-9.]*Z?)(?:-(?P<n>\d+))?(?P<ext>\..*)?$", re.S
-)
+# STEM.conflict-SERVER-MTIME[-N]EXT
+COPY_BEGINS = re.compile(rb"\.conflict-")
+COPY_ENDS = re.compile(rb"-\d{8}T\d{6}Z(?:-\d+)?(?=\.|$)")
 KINDS = {
     stat.S_IFREG: "f",
     stat.S_IFDIR: "d",
@@ -175,21 +174,31 @@ class State(NamedTuple):
         return [("this server", self.here, self.here_versions), ("partner", self.there, self.there_versions)]
 
 
+def readings(path: bytes) -> list[tuple[bytes, bytes]]:
+    """Every (STEM, EXT) that a name can be a conflict copy of; copies of copies can be read in several ways."""
+    name = os.path.basename(path)
+    return [
+        (name[: begin.start()], name[end.end() :])
+        for begin in COPY_BEGINS.finditer(name)
+        for end in COPY_ENDS.finditer(name, begin.end())
+    ]
+
+
 def is_copy(path: bytes) -> bool:
-    return COPY.match(os.path.basename(path)) is not None
+    return bool(readings(path))
 
 
 def copy_of(path: bytes, of: bytes) -> bool:
     """Whether a path is a conflict copy of another; a long name is cut before it is added to."""
-    (directory, name), (other, full) = os.path.split(path), os.path.split(of)
-    found = COPY.match(name)
-    if found is None or directory != other:
+    directory, full = os.path.split(of)
+    if directory != os.path.dirname(path):
         return False
-    stem, extension = found["stem"], found["ext"] or b""
-    if not full.endswith(extension):
-        return False
-    whole = full[: len(full) - len(extension)]
-    return whole == stem or (len(name) > 240 and len(whole) > 200 and whole.startswith(stem))
+    for stem, extension in readings(path):
+        whole = full[: len(full) - len(extension)]
+        cut = len(os.path.basename(path)) > 240 and len(whole) > 200 and whole.startswith(stem)
+        if full.endswith(extension) and (whole == stem or cut):
+            return True
+    return False
 
 
 def surroundings(directories: Mapping[str, bytes]) -> dict[bytes, tuple[int, ...]]:
