@@ -676,6 +676,35 @@ def test_a_refusal_is_a_problem_and_nothing_moves(
     assert replica.do(op._replace(expect=replica.entry(os.fsdecode(op.path)))).problem is None
 
 
+@pytest.mark.parametrize(("kind", "do"), [("flagless", "replace"), ("two", "replace"), ("two", "delete")])
+def test_what_was_kept_for_nothing_is_no_version(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch, kind: str, do: str
+) -> None:
+    """Where versions get the old content before anything is replaced, and that is refused then."""
+    (replica.path / "dir" / "x").write_text("old")
+    expect = replica.entry("dir/x")
+    op = replica.coming("put", expect=expect) if do == "replace" else Op("delete", b"dir/x", expect)
+    pretend(kind, replica, monkeypatch)
+    real, real_plain = linux.rename, os.rename
+
+    def rename(source: int, old: bytes, target: int, new: bytes, flags: int = 0) -> None:
+        if zone(replica, source) is False and zone(replica, target) is False:
+            raise OSError(errno.EIO, "Input/output error")
+        real(source, old, target, new, flags)
+
+    def plain(old: bytes, new: bytes, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        if zone(replica, dst_dir_fd) is False:
+            raise OSError(errno.EIO, "Input/output error")
+        real_plain(old, new, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+
+    monkeypatch.setattr(linux, "rename", rename)
+    monkeypatch.setattr(os, "rename", plain)
+    result = replica.do(op)
+    assert result.problem == ("io", "Input/output error")
+    assert shape(replica.path) == {"dir": (oct(stat.S_IFDIR), ""), "dir/x": before("file")}
+    assert contents(replica.versions) == {""}
+
+
 # What others do meanwhile.
 
 
