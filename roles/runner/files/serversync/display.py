@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 SIGNS = {
     "new": "+",
@@ -46,7 +46,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str |
 
     grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, title_style="bold")
     for column in columns:
-        grid.add_column(column, overflow="fold", justify="right" if column in NUMBERS else "left")
+        # A job's name is what one types next.
+        justify: Literal["left", "right"] = "right" if column in NUMBERS else "left"
+        grid.add_column(column, overflow="fold", justify=justify, no_wrap=column == "job")
     for row in rows:
         grid.add_row(*(Text(lines(cell), style=COLOURS.get(str(cell), "")) for cell in row))
     Console(width=None if sys.stdout.isatty() else 100, highlight=False).print(grid)
@@ -68,9 +70,14 @@ COLOURS = {
 }
 
 
-def local_time(text: str | None) -> str:
+LONG = "%Y-%m-%d %H:%M:%S"
+# The table of jobs has many columns.
+SHORT = "%m-%d %H:%M"
+
+
+def local_time(text: str | None, form: str = LONG) -> str:
     """An ISO time of a record, in this server's own time zone."""
-    return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S") if text else "-"
+    return datetime.fromisoformat(text).astimezone().strftime(form) if text else "-"
 
 
 def duration(record: dict[str, Any]) -> str:
@@ -208,10 +215,10 @@ def show_findings(findings: dict[str, list[dict[str, str]]]) -> None:
 def show_status(rows: list[dict[str, Any]]) -> None:
     def cells(row: dict[str, Any]) -> tuple[object, ...]:
         last = row["last"]
-        when = datetime.fromtimestamp(row["next"]).strftime("%Y-%m-%d %H:%M:%S") if row["next"] else "-"
+        when = datetime.fromtimestamp(row["next"]).strftime(SHORT) if row["next"] else "-"
         paused = row["enabled"] is False
         outcome = (
-            (local_time(last["started"]), duration(last), copied(last), total(last, "deleted"), conflicts(last))
+            (local_time(last["started"], SHORT), duration(last), copied(last), total(last, "deleted"), conflicts(last))
             if last
             else ("never", "-", "-", "-", "-")
         )

@@ -18,6 +18,8 @@ from typing import Any
 
 from serversync.failure import Failure
 
+# What a runner asks the partner's key for, to converse.
+CONTROL = "serversync"
 LIMIT = 4 * 1024 * 1024
 PAYLOAD_LIMIT = 16 * 1024 * 1024
 # What a sender puts into one frame of a long answer.

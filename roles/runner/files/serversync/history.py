@@ -8,6 +8,8 @@ import json
 import os
 import sqlite3
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +36,20 @@ class History:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        layout.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
+        with self.kept():
+            layout.state.mkdir(mode=0o700, parents=True, exist_ok=True)
             layout.records.touch(mode=0o600)
             self.database = sqlite3.connect(layout.records, timeout=60, isolation_level=None)
             self.database.execute("PRAGMA journal_mode=WAL")
             self.database.executescript(SCHEMA)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """What cannot be written is told as one Failure, ``records``."""
+        try:
+            yield
         except (OSError, sqlite3.Error) as error:
-            message = f"the records cannot be kept in {layout.records}: {error}; free space, or move the file away"
+            message = f"the records cannot be kept in {self.layout.records}: {error}; free space, or move the file away"
             raise Failure("records", message) from error
 
     def configuration(self, job: Job) -> int:
@@ -51,12 +59,14 @@ class History:
         if digest != job.digest:
             number += 1
             insert = "INSERT OR IGNORE INTO configurations VALUES (?, ?, ?)"
-            self.database.execute(insert, (job.name, number, job.digest))
+            with self.kept():
+                self.database.execute(insert, (job.name, number, job.digest))
         return int(number)
 
     def keep(self, record: dict[str, Any]) -> None:
         row = (record["run"], record["job"], record["started"], record["state"], json.dumps(record))
-        self.database.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?)", row)
+        with self.kept():
+            self.database.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?)", row)
 
     def close_unfinished(self, job: str, ended: str) -> None:
         """Runs that never said how they ended; the caller holds the job's lock, so none of them lives."""
@@ -76,11 +86,12 @@ class History:
 
     def publish(self, job: Job) -> None:
         """Drops what is too old, then replaces the job's published file in one step; it holds no secret."""
-        self.database.execute(
-            "DELETE FROM runs WHERE job = ?1 AND (started < datetime('now', ?2) OR run NOT IN "
-            "(SELECT run FROM runs WHERE job = ?1 ORDER BY started DESC LIMIT ?3))",
-            (job.name, f"-{KEEP_DAYS} days", KEEP_RUNS),
-        )
+        with self.kept():
+            self.database.execute(
+                "DELETE FROM runs WHERE job = ?1 AND (started < datetime('now', ?2) OR run NOT IN "
+                "(SELECT run FROM runs WHERE job = ?1 ORDER BY started DESC LIMIT ?3))",
+                (job.name, f"-{KEEP_DAYS} days", KEEP_RUNS),
+            )
         published = {
             "job": job.name,
             "comment": job["comment"],
@@ -89,8 +100,9 @@ class History:
             "elements": [element.path for element in job.elements],
             "runs": self.runs(job.name, PUBLISHED),
         }
-        self.layout.public.mkdir(mode=0o750, exist_ok=True)
-        replace(self.layout.public / f"{job.name}.json", json.dumps(published, indent=1) + "\n", 0o640)
+        with self.kept():
+            self.layout.public.mkdir(mode=0o750, exist_ok=True)
+            replace(self.layout.public / f"{job.name}.json", json.dumps(published, indent=1) + "\n", 0o640)
 
 
 def replace(path: Path, text: str, mode: int, group: int = -1) -> None:

@@ -108,37 +108,51 @@ class Propagation:
     def seen(self, decision: Decision, side: Side) -> object:
         return decision.here if side.name == HERE else decision.there
 
-    def carry_out(self, decisions: list[Decision], groups: Groups, target_groups: Groups) -> Done:
-        """Everything that the decisions ask of the target; ``groups`` are the source's hard links."""
+    def gather(self, decisions: list[Decision], groups: Groups, target_groups: Groups) -> None:
+        """Brings into the stage what the decisions need of the target, and looks again at the source.
+
+        ``groups`` are the source's hard links. Nothing that is in use has been touched yet on either side.
+        """
         source = self.source.name
         # Conflict copies are there only once the path that they are of has been put aside.
         coming = {decision.aside for decision in decisions if decision.aside}
         decisions = [decision for decision in decisions if decision.path not in coming]
         contents = [decision for decision in decisions if decision.content == source]
-        metas: list[Decision] = []
+        self.metas: list[Decision] = []
         for decision in decisions:
             if decision.metadata == source and decision.content != source:
                 # Names that shall be one file, or no longer be one, take its data anew.
                 relinked = groups.get(decision.path) != target_groups.get(decision.path)
-                (contents if relinked and "hardlinks" in self.settings.preserve else metas).append(decision)
-        removals = [decision for decision in decisions if decision.remove == self.target.name]
-        asides = [decision for decision in contents if decision.aside]
-        if not (contents or metas or removals):
-            return self.done
+                (contents if relinked and "hardlinks" in self.settings.preserve else self.metas).append(decision)
+        self.removals = [decision for decision in decisions if decision.remove == self.target.name]
+        self.asides = [decision for decision in contents if decision.aside]
+        self.idle = not (contents or self.metas or self.removals)
+        if self.idle:
+            return
+        self.groups = groups
         stage = self.target.tree.prepare(self.settings.preserve)
-        leaders, followers = self.split_groups(contents, groups)
+        leaders, self.followers = self.split_groups(contents, groups)
         new_trees = {one.path for one in leaders if self.kind(one) == "d"}
-        tops = {path for path in new_trees if parent(path) not in new_trees}
-        inside = {one.path for one in leaders if one.path not in tops and self.top(one.path, tops) is not None}
-        self.stage(stage, leaders, inside | tops)
-        staged = {path: Entry.parse(record, more) for path, record, more in self.target.tree.staged()}
-        good = self.verify(leaders, staged)
-        self.clear([one for one in leaders if one.path in inside and one.path not in good], staged)
-        self.commit(asides, removals, [one for one in leaders if one.path in good], tops, inside, staged)
-        self.link(followers, groups)
-        self.set_metadata(metas, contents, removals, tops)
+        self.tops = {path for path in new_trees if parent(path) not in new_trees}
+        self.inside = {
+            one.path for one in leaders if one.path not in self.tops and self.top(one.path, self.tops) is not None
+        }
+        self.stage(stage, leaders, self.inside | self.tops)
+        self.staged = {path: Entry.parse(record, more) for path, record, more in self.target.tree.staged()}
+        good = self.verify(leaders)
+        self.clear([one for one in leaders if one.path in self.inside and one.path not in good])
+        self.good = [one for one in leaders if one.path in good]
+
+    def commit(self, *, one_way: bool) -> None:
+        """Puts everything that was gathered in its place."""
+        if self.idle:
+            return
+        self.put()
+        self.link()
+        self.set_metadata()
+        if one_way:
+            self.set_times()
         self.target.tree.finish()
-        return self.done
 
     def kind(self, decision: Decision) -> str:
         entry = self.seen(decision, self.source)
@@ -178,6 +192,7 @@ class Propagation:
         files = [one for one in leaders if self.kind(one) == "f"]
         made = [one for one in leaders if one.path in inside and self.kind(one) != "f"]
         attributes = self.attributes([one for one in leaders if one.path in inside])
+        self.run(Op("mkdir", path, None, DIRECTORY, None, b"", b"", True) for path in self.ways(made))
         self.run(
             Op("mkdir", one.path, None, writable(self.wanted(one)), None, b"", b"", True)
             for one in made
@@ -200,6 +215,15 @@ class Propagation:
             for one in reversed(made)
             if self.kind(one) == "d"
         )
+
+    def ways(self, made: list[Decision]) -> list[bytes]:
+        """The directories that are there already, as far as the stage needs them around what is made in it."""
+        found = set()
+        for one in made:
+            path = one.path if one.path in self.tops else b""
+            while path := parent(path):
+                found.add(path)
+        return sorted(found)
 
     def run(self, ops: Iterable[Op]) -> None:
         for result in self.target.tree.commit(ops):
@@ -268,12 +292,12 @@ class Propagation:
 
     # Looking again.
 
-    def verify(self, leaders: list[Decision], staged: dict[bytes, Entry]) -> set[bytes]:
+    def verify(self, leaders: list[Decision]) -> set[bytes]:
         """The paths whose staged entry is what was planned and whose source has not moved since."""
         good = set()
         now = dict(self.source.tree.entries([one.path for one in leaders]))
         for one in leaders:
-            planned, arrived, current = self.seen(one, self.source), staged.get(one.path), now.get(one.path)
+            planned, arrived, current = self.seen(one, self.source), self.staged.get(one.path), now.get(one.path)
             assert isinstance(planned, Entry)
             if not isinstance(current, Entry) or not unmoved(planned, current):
                 self.done.problems[one.path] = ("moved", "was changed on the source during the run")
@@ -289,32 +313,25 @@ class Propagation:
         step = self.settings.granularity
         return arrived.kind == "f" and arrived.size == planned.size and arrived.mtime // step == planned.mtime // step
 
-    def clear(self, bad: list[Decision], staged: dict[bytes, Entry]) -> None:
+    def clear(self, bad: list[Decision]) -> None:
         """What must not become visible with the new directory around it."""
         self.run(
             Op("drop", one.path, None, None, None, b"", b"", True)
             for one in reversed(bad)
-            if one.path in staged and self.kind(one) != "d"
+            if one.path in self.staged and self.kind(one) != "d"
         )
 
     # Commit.
 
-    def commit(
-        self,
-        asides: list[Decision],
-        removals: list[Decision],
-        good: list[Decision],
-        tops: set[bytes],
-        inside: set[bytes],
-        staged: dict[bytes, Entry],
-    ) -> None:
-        attributes = self.attributes([one for one in good if one.path not in inside and one.path not in tops])
+    def put(self) -> None:
+        tops, inside, staged = self.tops, self.inside, self.staged
+        attributes = self.attributes([one for one in self.good if one.path not in inside and one.path not in tops])
         steps: list[tuple[Decision, Op]] = []
-        for one in asides:
+        for one in self.asides:
             steps.append((one, Op("aside", one.path, self.expected(one), None, None, b"", one.aside, False)))
-        for one in sorted(removals, key=lambda one: one.path, reverse=True):
+        for one in sorted(self.removals, key=lambda one: one.path, reverse=True):
             steps.append((one, Op("delete", one.path, self.expected(one), None, None, b"", b"", False)))
-        for one in good:
+        for one in self.good:
             if one.path in inside:
                 continue
             kind = self.kind(one)
@@ -328,7 +345,7 @@ class Propagation:
                 (one, Op(do, one.path, mine, self.wanted(one), attributes.get(one.path), arriving, b"", False))
             )
         within: dict[bytes, list[Decision]] = {}
-        for one in good:
+        for one in self.good:
             if one.path in inside:
                 top = self.top(one.path, tops)
                 assert top is not None
@@ -369,16 +386,18 @@ class Propagation:
         if result.version:
             self.done.versions[decision.path] = result.version
 
-    def link(self, followers: list[Decision], groups: Groups) -> None:
+    def link(self) -> None:
         """The other names of a group whose data has arrived, or was there."""
         steps = []
+        followers, groups = self.followers, self.groups
+        following = {one.path for one in followers}
         for one in followers:
             for leader in sorted(groups[one.path]):
                 entry = self.done.entries.get(leader)
                 if leader != one.path and entry is not None and leader not in self.done.problems:
                     break
             else:
-                there = [path for path in sorted(groups[one.path]) if path not in {it.path for it in followers}]
+                there = [path for path in sorted(groups[one.path]) if path not in following]
                 if not there or there[0] in self.done.problems:
                     self.done.problems[one.path] = ("moved", "the file that it is a hard link of did not arrive")
                     continue
@@ -389,10 +408,22 @@ class Propagation:
             for (one, op), result in zip(batch, list(self.target.tree.commit(op for _one, op in batch))):
                 self.keep(one, op, result)
 
-    def set_metadata(
-        self, metas: list[Decision], contents: list[Decision], removals: list[Decision], tops: set[bytes]
-    ) -> None:
-        """Metadata of what is there; directories after all else and from below, since changes in them set their times."""
+    def set_times(self) -> None:
+        """The directories in which something was put or removed have the times of the source's."""
+        if "times" not in self.settings.preserve:
+            return
+        touched = sorted({parent(path) for path in self.done.entries}, reverse=True)
+        theirs = dict(self.source.tree.entries(touched))
+        ops = []
+        for path, entry in dict(self.target.tree.entries(touched)).items():
+            source = theirs.get(path)
+            if isinstance(entry, Entry) and isinstance(source, Entry) and entry.kind == source.kind == "d":
+                ops.append(Op("meta", path, entry, entry._replace(mtime=source.mtime)))
+        self.run(ops)
+
+    def set_metadata(self) -> None:
+        """Metadata of what is there; directories after all else and from below."""
+        metas = self.metas
         attributes = self.attributes(metas)
         steps = [
             (one, Op("meta", one.path, self.expected(one), self.wanted(one), attributes.get(one.path), b"", b"", False))
@@ -405,6 +436,8 @@ class Propagation:
 
 
 KIND_OPS = {"f": "put", "l": "symlink", "p": "special", "s": "special", "b": "special", "c": "special", "d": "mkdir"}
+# A directory of the stage that is only on the way to something.
+DIRECTORY = Entry("d", 0, 0, 0, 0, 0o700, 0, 0, 0)
 # rsync's exit codes after which what has arrived may be used: some paths could not be read, or vanished.
 PARTIAL = {0, 23, 24}
 

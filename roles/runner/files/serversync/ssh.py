@@ -22,10 +22,9 @@ from typing import Any
 
 from serversync import PROTOCOL, __version__
 from serversync.failure import Failure
-from serversync.frames import PATIENCE, Frames
+from serversync.frames import CONTROL, PATIENCE, Frames
 from serversync.job import Job
 from serversync.layout import Layout
-from serversync.serve import CONTROL
 
 # What of a partner's stderr is kept.
 STDERR_LIMIT = 16384

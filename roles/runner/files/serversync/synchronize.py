@@ -126,7 +126,7 @@ class Synchronization:
             self.sides = {name: self.open(name) for name in SIDES}
             self.identity = {name: self.identify(name) for name in SIDES}
             self.archive = self.open_archive()
-            self.held.callback(self.archive.close)
+            self.held.callback(lambda: self.archive.close())
         except BaseException:
             self.held.close()
             raise
@@ -633,7 +633,15 @@ class Synchronization:
     def once(self, approved: Mapping[bytes, Mapping[str, Any]] | None) -> bool:
         """One look at both replicas and what follows from it; whether that left something to be found by another."""
         report, known = self.report, self.report.plan
-        plan = self.plan()
+        try:
+            plan = self.plan()
+        except DamagedArchive as damage:
+            if self.look:
+                raise
+            self.archive = self.archive.restart("damaged", damage.message)
+            self.deletions = False
+            report.warnings += self.archive.warnings
+            plan = self.plan()
         self.different = any(one.content or one.metadata or one.remove for one in plan.decisions) or unsettled(plan)
         for one in plan.decisions:
             if one.what == "unknown":
@@ -717,11 +725,16 @@ class Synchronization:
             size(self.settings["bandwidth_limit"]) if self.settings["bandwidth_limit"] else None,
             self.settings["compress"] == "always" or (self.settings["compress"] == "auto" and self.far()),
         )
+        # Both gather before either commits: what is put on one side would else look moved to the other.
+        propagations = []
         for target in self.targets:
             source = OTHER[target]
-            propagation = Propagation(self.sides[source], self.sides[target], settings, self.intend, self.progress)
-            self.propagated[target] = propagation.done
-            propagation.carry_out(plan.decisions, self.groups.get(source, {}), self.groups.get(target, {}))
+            one = Propagation(self.sides[source], self.sides[target], settings, self.intend, self.progress)
+            self.propagated[target] = one.done
+            one.gather(plan.decisions, self.groups.get(source, {}), self.groups.get(target, {}))
+            propagations.append(one)
+        for one in propagations:
+            one.commit(one_way=self.direction != "both")
         for side in self.targets:
             self.sides[side].tree.sync()
         self.remember(plan)

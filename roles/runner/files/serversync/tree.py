@@ -26,7 +26,6 @@ from serversync.filters import RESERVED, Filter
 from serversync.held import reach
 from serversync.locks import lock
 from serversync.marker import marker, set_marker
-from serversync.renames import handle
 
 CAP_CHOWN = 0
 Item = tuple[bytes, bytes, bytes]
@@ -59,7 +58,8 @@ class Tree:
     ) -> None:
         """Opens what ``place.look`` has found to be a ``kind`` (directory or file); a target that is missing is made.
 
-        name: how the runner calls the file that is the element, which may have another name on each server; element: the name of its directory below ``.serversync``; writable: it may be changed, so its lock is exclusive;
+        name: how the runner calls the file that is the element, which may have another name on each server; element:
+        the name of its directory below ``.serversync``; writable: it may be changed, so its lock is exclusive;
         look: for a plan, so nothing is made, changed or locked; previous: the element's name before it was moved.
         """
         self.element = element
@@ -77,7 +77,7 @@ class Tree:
             self.previous = previous if previous and marker(self.root, element) is None else ""
             if self.previous and writable and not look:
                 self.take_over(self.previous)
-            info = os.stat(self.root)
+            info = os.fstat(self.root)
             self.facts: dict[str, Any] = {
                 **probe(self.root, writable=writable and not look),
                 "device": info.st_dev,
@@ -212,8 +212,7 @@ class Tree:
         except FileNotFoundError:
             return []
         try:
-            with handle(reserved, b".", os.O_RDONLY | os.O_DIRECTORY) as listed:
-                names = sorted(os.listdir(listed))
+            names = sorted(entry.name for entry in place.through(reserved).iterdir())
         except PermissionError:
             # A pure source may keep what is its own account's closed to this one.
             return []
@@ -229,7 +228,7 @@ class Tree:
     # Versions.
 
     def prune(self, keep: int, most: int, now: float) -> list[str]:
-        """Drops versions older than ``keep`` seconds at ``now``, then the oldest beyond ``most`` bytes; its problems."""
+        """Drops versions older than ``keep`` s at ``now``, then the oldest beyond ``most`` bytes; returns problems."""
         return versions.prune(self.root, self.element, keep, most, now, self.run).problems
 
     def versions(self, path: bytes | None) -> Iterator[dict[str, Any]]:
