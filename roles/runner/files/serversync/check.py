@@ -14,10 +14,10 @@ from serversync import __version__
 from serversync.failure import Failure
 from serversync.job import Job
 from serversync.layout import Layout
+from serversync.log import engine
 from serversync.notify import PATIENCE
 from serversync.run import Servers, select
 from serversync.serve import about, rsync_version
-from serversync.synchronize import Synchronization
 
 Finding = dict[str, str]
 # rsync's release that closed the holes known by then (its NEWS of 2026-08-13).
@@ -46,7 +46,7 @@ def check(layout: Layout, job: Job) -> list[Finding]:
                 findings += versions(job.partner, partner, servers.connection.ask("programs")["rsync"])
                 findings += clocks(partner, asked, answered)
             for element in select(job, None):
-                one = Synchronization(layout, job, element, servers.by_side, run="check", look=True)
+                one = engine(element)(layout, job, element, servers.by_side, run="check", look=True)
                 findings += element_findings(one)
     except Failure as failure:
         findings.append(from_failure(failure, "no run can begin"))
@@ -93,7 +93,7 @@ def clocks(partner: dict[str, Any], asked: float, answered: float) -> list[Findi
     ]
 
 
-def element_findings(one: Synchronization) -> list[Finding]:
+def element_findings(one: Any) -> list[Finding]:
     element = one.element
     try:
         kind = one.check()

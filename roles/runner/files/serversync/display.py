@@ -15,6 +15,7 @@ SIGNS = {
     "update": "~",
     "metadata": "~",
     "delete": "-",
+    "append": "+",
     "conflict": "!",
     "unresolved": "!",
     "kept": "=",
@@ -145,6 +146,8 @@ def show_element(entry: dict[str, Any], job: str) -> None:
     told = [*entry["warnings"], *(f"stopped before the first change: {guard}" for guard in entry["guards"])]
     for text in told:
         print(f"{safe(entry['path'])}: {safe(text)}")
+    if entry.get("lines"):  # records of earlier versions have none
+        print(f"{safe(entry['path'])}: {entry['lines']} lines appended")
     for problem in entry["problems"]:
         print(f"  {safe(problem)}")
     for one in entry["paths"]:
@@ -170,7 +173,7 @@ def show_plan(plan: dict[str, Any]) -> None:
         if element["error"]:
             print(f"  error: {safe(describe(element['error']))}")
         counts = Counter(one["what"] for one in element["decisions"])
-        names = ("new", "update", "metadata", "delete", "conflict", "unresolved", "kept", "left", "unknown")
+        names = ("new", "update", "metadata", "append", "delete", "conflict", "unresolved", "kept", "left", "unknown")
         totals = ", ".join(f"{counts[name]} {name}" for name in names if counts[name])
         moved = size(sum(one["bytes"] for one in element["decisions"]))
         print(f"  {totals or 'nothing to do'}{f', {moved} of files' if totals else ''}")

@@ -49,7 +49,8 @@ def compose(job: Job, record: dict[str, Any], sender: str, server: str) -> Email
         lines += [
             f"{entry['path']} {arrow} {entry['partner_path']}",
             f"  before {entry['state_before'] or 'not seen'}, after {entry['state_after']}: {entry['created']} copied, "
-            f"{entry['updated'] + entry['attributes']} updated, {size(entry['bytes'])}",
+            f"{entry['updated'] + entry['attributes']} updated, {size(entry['bytes'])}"
+            + (f", {entry['lines']} lines appended" if entry["lines"] else ""),
         ]
         if entry["error"]:
             lines.append(f"  error: {describe(entry['error'])}")

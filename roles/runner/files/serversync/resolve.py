@@ -74,11 +74,19 @@ def find(job: Job, path: str, only: str | None) -> tuple[Element, bytes]:
         for element in elements:
             for root in (element.path, element.partner_path):
                 if path == root or path.startswith(root.rstrip("/") + "/"):
+                    not_a_log(element)
                     return element, os.fsencode(path[len(root) :].strip("/"))
         raise Failure("unknown_path", f"{path} is not below an element of {job.name}")
     if len(elements) > 1:
         raise Failure("ambiguous", f"{job.name} has several elements; give the whole path, or --element")
+    not_a_log(elements[0])
     return elements[0], os.fsencode(path.strip("/"))
+
+
+def not_a_log(element: Element) -> None:
+    if element.kind == "log":
+        message = f"{element.path} is a log: lines are only ever appended, so it has no conflicts and no versions"
+        raise Failure("log", message)
 
 
 def resolve(layout: Layout, job: Job, path: str, use: str, only: str | None) -> Result:
@@ -123,7 +131,9 @@ def held(layout: Layout, job: Job) -> Iterator[None]:
 
 def versions(layout: Layout, job: Job, path: str | None, only: str | None) -> Result:
     """Per element what its runs overwrote or deleted, on both servers."""
-    chosen = [find(job, path, only)] if path else [(element, b"") for element in select(job, only)]
+    chosen = (
+        [find(job, path, only)] if path else [(element, b"") for element in select(job, only) if element.kind != "log"]
+    )
     elements = []
     with Servers(layout, job) as servers:
         for element, below in chosen:

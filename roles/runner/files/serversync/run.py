@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from typing import Any
@@ -21,11 +21,12 @@ from serversync.failure import Failure, InvalidDocument, Stopped
 from serversync.history import History, replace
 from serversync.job import Element, Job, seconds
 from serversync.layout import Layout
+from serversync.log import Append, engine
 from serversync.place import RUN_TIME
 from serversync.reconcile import Decision
 from serversync.replica import Partner, Server, ThisServer
 from serversync.ssh import Connection
-from serversync.synchronize import NAMED_PATHS, Report, Synchronization, seen_text
+from serversync.synchronize import NAMED_PATHS, Report, seen_text
 
 Record = dict[str, Any]
 EXIT = {"equal": 0, "equal_with_warnings": 0, "failed": 1, "different": 3, "skipped": 4}
@@ -105,7 +106,7 @@ def plan(layout: Layout, job: Job, only: str | None = None) -> dict[str, Any]:
                 "error": None,
             }
             try:
-                with Synchronization(layout, job, element, servers.by_side, run=new_run(), look=True) as one:
+                with engine(element)(layout, job, element, servers.by_side, run=new_run(), look=True) as one:
                     decided = one.plan()
                     found["decisions"] = told(decided.decisions)
                     found["guards"] = one.guarded(decided)
@@ -144,10 +145,12 @@ def load_plan(layout: Layout, job: Job, name: str) -> dict[str, Any]:
     return plan
 
 
-def told(decisions: list[Decision]) -> list[dict[str, Any]]:
+def told(decisions: Iterable[Decision | Append]) -> list[dict[str, Any]]:
     """What people, and the approval of a plan, need of decisions; those that change nothing are left out."""
     return [
-        {
+        decision.told()
+        if isinstance(decision, Append)
+        else {
             "what": decision.what,
             "path": os.fsdecode(decision.path),
             "row": decision.row,
@@ -159,7 +162,7 @@ def told(decisions: list[Decision]) -> list[dict[str, Any]]:
             "aside": os.fsdecode(decision.aside),
         }
         for decision in decisions
-        if decision.what not in QUIET
+        if isinstance(decision, Append) or decision.what not in QUIET
     ]
 
 
@@ -281,7 +284,7 @@ class Run:
         run = self.record["run"] + (f".{attempt}" if attempt > 1 else "")
         report = Report()
         try:
-            with Synchronization(
+            with engine(element)(
                 self.layout,
                 self.job,
                 element,
@@ -301,8 +304,9 @@ class Run:
             return report.failure
         self.count(entry, report)
         entry["state_after"] = report.state_after
-        copied = entry["created"] + entry["updated"]
-        self.log(f"{safe(element.path)}: {report.state_after}, {copied} copied, {entry['bytes']} bytes")
+        copied = f"{entry['created'] + entry['updated']} copied"
+        done = f"{entry['lines']} lines appended" if element.kind == "log" else copied
+        self.log(f"{safe(element.path)}: {report.state_after}, {done}, {entry['bytes']} bytes")
         return None
 
     def approval(self, element: Element) -> dict[bytes, dict[str, Any]] | None:
@@ -328,6 +332,7 @@ class Run:
         """Adds an attempt's figures to the element's."""
         for counter in ("created", "updated", "attributes", "deleted", "conflicts"):
             entry[counter] += getattr(report, counter)
+        entry["lines"] += getattr(report, "lines", 0)
         entry["bytes"] += report.sent
         entry["files"] = report.entries
         entry["standing"] = report.standing
@@ -338,7 +343,7 @@ class Run:
         if report.plan is not None:
             decisions = told(report.plan.decisions)
             self.plans[entry["path"]] = decisions
-            notable = [one for one in decisions if one["what"] not in ("new", "update", "metadata")]
+            notable = [one for one in decisions if one["what"] not in ("new", "update", "metadata", "append")]
             entry["paths"] = notable[:NAMED_PATHS]
         entry["problems"] = [
             f"{os.fsdecode(path) or '.'}: {text}" for path, (_code, text) in sorted(report.problems.items())
@@ -366,7 +371,7 @@ SEVERITY = ["equal", "equal_with_warnings", "different", "failed"]
 
 
 def blank(job: Job, element: Element) -> dict[str, Any]:
-    counters = dict.fromkeys(("files", "created", "updated", "attributes", "deleted", "conflicts", "bytes"), 0)
+    counters = dict.fromkeys(("files", "created", "updated", "attributes", "deleted", "conflicts", "lines", "bytes"), 0)
     states = dict.fromkeys(("state_before", "state_after", "error"))
     lists: dict[str, Any] = {name: [] for name in ("problems", "paths", "warnings", "guards")}
     return {**describe(job, element), **states, **counters, **lists, "standing": {}}

@@ -25,15 +25,15 @@ from typing import Any
 from serversync import PROTOCOL, __version__, place
 from serversync.entry import pack
 from serversync.failure import Failure
-from serversync.frames import Frames
+from serversync.frames import CONTROL, Frames
 from serversync.layout import Layout
+from serversync.logfile import Source, Target, explained
 from serversync.tree import Tree, names, numbers
 from serversync.wire import chunks, decode_ops, encode_attributes, encode_entry, encode_result, pack_seen, unpack_paths
 
 SOCKETS = Path("/run/serversync-serve")
 # What rsync asks its remote shell for where it speaks to a daemon; nothing in it is chosen by the caller.
 RSYNC = "rsync --server --daemon ."
-CONTROL = "serversync"
 HEADER_LIMIT = 4096
 # A runner that lives says so every ten seconds; after this many without a word its locks are released.
 SILENCE = 60.0
@@ -198,6 +198,7 @@ class Desk:
         self.door = door
         self.held = held
         self.trees: dict[int, Tree] = {}
+        self.logs: dict[int, Source | Target] = {}
 
     def answer(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
         verb = str(request["verb"])
@@ -220,7 +221,8 @@ class Desk:
         facts["writable"] = facts["writable"] and may_write
         yield {"facts": facts, "access": root["access"], "address": f"{root['module']}{below}"}, b""
 
-    def verb_open(self, request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
+    def admitted(self, request: dict[str, Any]) -> str:
+        """The path, if the pairing may read it, or write it where the request says ``writable``; else Failure."""
         root, below = self.door.find(request["path"])
         writable = bool(request["writable"])
         may_read, may_write = ACCESS[root["access"]]
@@ -231,7 +233,10 @@ class Desk:
             message = f"{root['path']} is open for writing only; change its access in runner_partners there"
             raise Failure("write_only", message)
         self.door.hold_to(root)
-        path = root["path"] + below
+        return root["path"] + below
+
+    def verb_open(self, request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
+        path = self.admitted(request)
         for word in (request["element"], request["run"], request["previous"] or request["element"]):
             if not place.WORD.fullmatch(word):
                 raise Failure("bad_request", f"{word!r} is not a name for a directory")
@@ -241,7 +246,7 @@ class Desk:
                 request["kind"],
                 element=request["element"],
                 run=request["run"],
-                writable=writable,
+                writable=bool(request["writable"]),
                 look=bool(request["look"]),
                 owner=f"{self.door.pairing}: {request['owner']}",
                 locks=self.door.layout.locks,
@@ -254,6 +259,29 @@ class Desk:
         handle = len(self.trees)
         self.trees[handle] = tree
         yield {"tree": handle, "facts": tree.facts}, b""
+
+    def verb_log_open(self, request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
+        path = self.admitted(request)
+        with explained(path):
+            owner, look = f"{self.door.pairing}: {request['owner']}", bool(request["look"])
+            log: Source | Target = (
+                Target(path, look=look, owner=owner, locks=self.door.layout.locks)
+                if request["writable"]
+                else Source(path)
+            )
+        self.held.callback(log.close)
+        handle = len(self.logs)
+        self.logs[handle] = log
+        yield {"log": handle, "facts": log.facts}, b""
+
+    def verb_log(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
+        log = self.logs[request["log"]]
+        with explained(log.path):
+            yield from log.answer(request, payload)
+
+    def verb_log_close(self, request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
+        self.logs[request["log"]].close()
+        yield {}, b""
 
     def tree(self, request: dict[str, Any]) -> Tree:
         return self.trees[request["tree"]]

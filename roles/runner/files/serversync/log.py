@@ -1,0 +1,791 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One element of kind ``log`` in one run: the source's new lines are appended to the target's file, and none twice.
+
+**What a line is.** Everything up to a line feed, any bytes, any length. A last line without one waits, until it is
+finished, also in a file that was rotated away meanwhile.
+
+**What is known.** Of every file that lines were taken from: its stamp (device, inode, time, size), how far it was taken
+(a mark: the offset and the digests of the first bytes and of those before the offset), and which of them was the log.
+A file is known again by its inode and its mark, or by the mark alone: after a rename it has the inode, after being
+copied or packed it has not, after being truncated or rewritten the mark does not fit. So a rotated file is no file of
+its own: what it got after it was looked at last is taken first. Files that were rotated in and out between two runs
+were never seen, and are taken whole, the oldest first; the log comes last. A copy of what another file still has brings
+nothing new. Where the log is not found again, as it was rotated out of its directory or truncated without a copy, lines
+may be missing, and a warning says so. What lies beside the log when it is first seen is not taken.
+
+Two files that begin with the same lines, all that was taken of one of them included, can only be told apart by inode;
+where even that fails they are taken for one, which is the same lines once.
+
+**What is on the target** is nobody's but its own: nothing there is compared after the first run, removed or rewritten,
+whether it is appended to by others, rotated or truncated. In the first run a target that the source begins with is
+continued, one that begins with the source is left; after any other the whole log is appended, and a warning says so. A
+last line there that is not finished is ended first.
+
+**A kill** neither doubles nor loses. Before bytes are appended, a few megabytes of whole lines or one longer line, the
+state says which ones, their digest, and how long the target is; after they are on the target's disk it says that they
+are taken, together with what is intended next. A state with an intent is held against the target: what came after its
+length is compared with the intended bytes. All there: taken. A beginning of them and nothing behind it: the rest is
+appended to it, which ends as removing it would, but takes away nothing that is written there meanwhile. Others wrote
+there, too: the whole lines that are there are taken, a torn one is ended and comes again, whole.
+
+The state is a file of its own beside the archives, replaced in one step, with a digest; of one that is damaged nothing
+is believed, and the next run is a first run.
+
+``match``, ``assess`` and ``logfile.already`` decide, and are pure. The rest carries it out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from serversync import history
+from serversync.entry import HERE, THERE
+from serversync.failure import Failure
+from serversync.job import Element, Job
+from serversync.layout import Layout
+from serversync.logfile import (
+    BATCH,
+    NOTHING,
+    AnySource,
+    AnyTarget,
+    Extent,
+    File,
+    Mark,
+    PartnerSource,
+    PartnerTarget,
+    Source,
+    Stamp,
+    Target,
+    digest_of,
+    explained,
+    rotated_names,
+)
+from serversync.propagate import OTHER
+from serversync.reconcile import Plan
+from serversync.replica import Partner, Server, ThisServer, translations
+from serversync.synchronize import Progress, Report, Synchronization, check_kind, element_name, silent
+
+FORMAT = 1
+# Files that are remembered, those that are gone included: one that comes back, say unpacked, is not new.
+KNOWN = 400
+# Of a file whose mark or stamp says nothing.
+UNSEEN = Stamp(0, 0, 0, -1)
+
+
+@dataclass
+class Known:
+    """A file that lines were taken from, or that is not to be taken.
+
+    mark: None where nothing is known of its contents, which are not taken as long as its stamp stays; stamp: as it was
+    when it had been taken to its end, with the size -1 until then; present: it was there in the last run.
+    """
+
+    number: int
+    stamp: Stamp
+    mark: Mark | None
+    present: bool = True
+
+    @property
+    def offset(self) -> int:
+        return -1 if self.mark is None else self.mark.offset
+
+
+@dataclass
+class Intent:
+    """Bytes about to be appended: those of a known file between two marks. target: its device, inode and size before;
+    newline: its last line is ended first."""
+
+    number: int
+    start: Mark
+    end: Mark
+    digest: str
+    target: tuple[int, int, int]
+    newline: bool
+
+
+@dataclass
+class State:
+    """What is known after a run. identity: both servers and paths; directories: inodes of both logs' directories, the
+    source's first; current: the known file that was the log; target: device, inode and size after the last append;
+    unreadable: siblings that could not be read."""
+
+    identity: dict[str, list[str]]
+    directories: tuple[int, int] = (0, 0)
+    known: list[Known] = field(default_factory=list)
+    current: int | None = None
+    target: tuple[int, int, int] | None = None
+    unreadable: list[Stamp] = field(default_factory=list)
+    intent: Intent | None = None
+    numbers: int = 0
+
+    def add(self, stamp: Stamp, mark: Mark | None) -> Known:
+        self.numbers += 1
+        one = Known(self.numbers, stamp, mark)
+        self.known.append(one)
+        return one
+
+    def of(self, number: int | None) -> Known | None:
+        return next((one for one in self.known if one.number == number), None)
+
+    def dump(self) -> str:
+        intent = self.intent
+        document = {
+            "format": FORMAT,
+            "identity": self.identity,
+            "directories": self.directories,
+            "known": [[one.number, one.stamp, one.mark, one.present] for one in self.known],
+            "current": self.current,
+            "target": self.target,
+            "unreadable": self.unreadable,
+            "intent": intent
+            and [intent.number, intent.start, intent.end, intent.digest, intent.target, intent.newline],
+            "numbers": self.numbers,
+        }
+        text = json.dumps(document)
+        return json.dumps({"digest": digest_of(text.encode("ascii")), "state": text}) + "\n"
+
+    @classmethod
+    def parse(cls, text: str) -> State:
+        """Raises ValueError on what ``dump`` has not written."""
+        outer = json.loads(text)
+        if not isinstance(outer, dict) or digest_of(str(outer.get("state")).encode()) != outer.get("digest"):
+            raise ValueError("its digest is not that of its contents")
+        document = json.loads(outer["state"])
+        if document["format"] != FORMAT:
+            raise ValueError(f"its format is {document['format']}, not {FORMAT}")
+        intent = document["intent"]
+        return cls(
+            document["identity"],
+            tuple(document["directories"]),
+            [
+                Known(number, Stamp(*stamp), mark and Mark(*mark), present)
+                for number, stamp, mark, present in document["known"]
+            ],
+            document["current"],
+            document["target"] and tuple(document["target"]),
+            [Stamp(*one) for one in document["unreadable"]],
+            intent and Intent(intent[0], Mark(*intent[1]), Mark(*intent[2]), intent[3], tuple(intent[4]), intent[5]),
+            document["numbers"],
+        )
+
+
+# The core: which file is which, and what is to be taken.
+
+
+def match(known: Sequence[Known], files: Sequence[File]) -> dict[int, int]:
+    """Index of a file -> index of the known file that it is; each of both at most once. ``File.holds`` are indexes of
+    known files."""
+    found: dict[int, int] = {}
+
+    def agrees(index: int, file: File) -> bool:
+        one = known[index]
+        if one.mark is None or file.size < 0:
+            return one.stamp == file.stamp or (one.mark is None and one.stamp[2:] == file.stamp[2:])
+        return one.mark.offset == 0 or index in file.holds
+
+    ways: list[Callable[[Known, File], bool]] = [
+        lambda one, file: one.stamp[:2] == file.stamp[:2],
+        # Of some file systems the device has another number after each mount.
+        lambda one, file: one.stamp.inode == file.stamp.inode,
+        lambda one, file: one.offset > 0 and one.offset == file.size,
+        lambda one, file: one.offset > 0 and one.present,
+        lambda one, _file: one.mark is None,
+    ]
+    for fits in ways:
+        for number, file in enumerate(files):
+            if number in found:
+                continue
+            taken = found.values()
+            fitting = [
+                index
+                for index, one in enumerate(known)
+                if index not in taken and fits(one, file) and agrees(index, file)
+            ]
+            if fitting:
+                # The one of which most is known to be the same.
+                found[number] = max(fitting, key=lambda index: known[index].offset)
+    return found
+
+
+def in_order(files: Sequence[File], name: str) -> list[int]:
+    """Indexes of the files as they were written, the log itself last: by number or date in their names where all have
+    one of a sort, else by the time of their last line."""
+    pattern = rotated_names(name)
+
+    def place_of(file: File) -> tuple[str, int]:
+        found = pattern.fullmatch(file.name)
+        groups = found.groupdict() if found else {}
+        digits = "".join(filter(str.isdigit, groups.get("after") or groups.get("within") or ""))
+        if not digits:
+            return "", 0
+        # app.log.2 is older than app.log.1, app.log-20240102 is newer than app.log-20240101.
+        return (f"date{len(digits)}", int(digits)) if len(digits) > 4 else ("number", -int(digits))
+
+    places = {index: place_of(file) for index, file in enumerate(files)}
+    rotated = [index for index, file in enumerate(files) if not file.current]
+    sorts = {places[index][0] for index in rotated}
+    by_name = len(sorts) == 1 and "" not in sorts
+
+    def key(index: int) -> tuple[int, int, int]:
+        when = files[index].stamp.mtime
+        return (places[index][1], when, 0) if by_name else (when, places[index][1], index)
+
+    return sorted(rotated, key=key) + [index for index, file in enumerate(files) if file.current]
+
+
+class Work(NamedTuple):
+    """A file to take from: its index, and that of the known file that it is (None: it was never seen). copies: files
+    that it may be a copy of."""
+
+    file: int
+    known: int | None
+    copies: list[int]
+
+
+class Assessment(NamedTuple):
+    """work: in the order in which it is to be done; unreadable: files that are not known and cannot be read; lost: what
+    became of the log where it is not found again, for people, else empty."""
+
+    matched: dict[int, int]
+    work: list[Work]
+    unreadable: list[int]
+    lost: str
+
+
+def assess(known: Sequence[Known], current: int | None, files: Sequence[File], name: str) -> Assessment:
+    """What to do with the files as they are; current: index of the known file that was the log."""
+    matched = match(known, files)
+    file_of = {index: number for number, index in matched.items()}
+    work, unreadable = [], []
+    for number in in_order(files, name):
+        file, index = files[number], matched.get(number)
+        if index is not None:
+            if file.size > known[index].offset >= 0:
+                work.append(Work(number, index, []))
+        elif file.problem:
+            unreadable.append(number)
+        elif file.current or file.rotated:
+            work.append(Work(number, None, [file_of[one] for one in file.holds if one in file_of]))
+    return Assessment(matched, work, unreadable, lost(known, current, files, matched))
+
+
+def lost(known: Sequence[Known], current: int | None, files: Sequence[File], matched: Mapping[int, int]) -> str:
+    if current is None or current in matched.values() or any(current in file.holds for file in files):
+        return ""
+    one = known[current]
+    now = next((file for file in files if file.current), None)
+    if now is None or now.stamp.inode != one.stamp.inode:
+        return "was rotated or replaced, and the file that it was is not beside it"
+    if now.size < one.offset:
+        return "was truncated, and no copy of it is beside it"
+    return "was rewritten"
+
+
+# What is told.
+
+
+class Append(NamedTuple):
+    """What would be appended, of one of the source's files; size in bytes."""
+
+    name: str
+    lines: int
+    size: int
+
+    def told(self) -> dict[str, Any]:
+        nothing: dict[str, Any] = dict.fromkeys(("here", "there"))
+        words = dict.fromkeys(("row", "by", "aside"), "")
+        said = {"what": "append", "path": self.name, "reason": f"append {self.lines} lines", "bytes": self.size}
+        return {**said, **words, **nothing, "lines": self.lines}
+
+
+@dataclass
+class LogPlan(Plan):
+    decisions: list[Append]  # type: ignore[assignment]
+
+
+@dataclass
+class LogReport(Report):
+    lines: int = 0
+
+
+def engine(element: Element) -> type[Any]:
+    """What synchronizes elements of this kind."""
+    return LogSynchronization if element.kind == "log" else Synchronization
+
+
+class LogSynchronization:
+    """Like ``synchronize.Synchronization``, of a log."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        job: Job,
+        element: Element,
+        servers: dict[str, Server],
+        *,
+        run: str,
+        look: bool,
+        approving: bool = False,
+        decided: dict[bytes, str] | None = None,
+        progress: Progress = silent,
+    ) -> None:
+        self.layout = layout
+        self.job = job
+        self.element = element
+        self.servers = servers
+        self.run = run
+        self.look = look
+        self.approving = approving
+        self.progress = progress
+        self.paths = {HERE: element.path, THERE: element.partner_path}
+        direction = job["settings"]["direction"]
+        if direction == "both":
+            message = "a log goes one way; use to_partner or from_partner, or move it to a job of its own"
+            raise Failure("direction", message, field=f"elements[{element.index}].kind")
+        self.to = THERE if direction == "to_partner" else HERE
+        self.targets = (self.to,)
+        self.name = Path(self.paths[OTHER[self.to]]).name
+        self.state_path = (
+            layout.state / "archives" / job.name / f"{element_name(job.name, element.path, element.partner_path)}.log"
+        )
+        self.held = ExitStack()
+        self.report = LogReport()
+        self.saved = ""
+
+    def __enter__(self) -> LogSynchronization:
+        try:
+            self.check()
+            self.source, self.target = self.open_source(), self.open_target()
+            self.state = self.load()
+        except BaseException:
+            self.held.close()
+            raise
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.held.close()
+
+    # Before anything else: can lines be taken and appended at all?
+
+    def server(self, side: str) -> str:
+        return "this server" if side == HERE else self.job.partner
+
+    def check(self) -> str:
+        """``log``; Failure where a log cannot be synchronized."""
+        field = f"elements[{self.element.index}].kind"
+        for server in self.servers.values():
+            if not isinstance(server, (ThisServer, Partner)):
+                message = (
+                    f"a log cannot be appended to over connection {self.job['partner']['connection']}, which does not "
+                    "tell what became of an append that was cut off; use connection ssh"
+                )
+                raise Failure("log_connection", message, field=field)
+        for side in (HERE, THERE):
+            path, where_is, where = self.paths[side], self.server(side), self.element.field(side)
+            facts = self.servers[side].look(path)
+            if facts["kind"] == "directory":
+                raise Failure(
+                    "kind", f"{path} is a directory on {where_is}; name one file, or use kind tree", field=where
+                )
+            check_kind(facts, path, where_is, where)
+            access = "writable" if side == self.to else "readable"
+            if facts["kind"] == "missing" and side != self.to:
+                if not self.state_path.exists():
+                    message = (
+                        f"{path} does not exist on {where_is}, the source; create or mount it, or correct the path"
+                    )
+                    raise Failure("missing", message, field=where)
+            elif not facts[access]:
+                right = "write" if side == self.to else "read"
+                message = f"{path} is not {access} on {where_is}; give the account or the pairing's root {right} access"
+                raise Failure(f"not_{access}", message, field=where)
+        return "log"
+
+    def open_source(self) -> AnySource:
+        server, path = self.servers[OTHER[self.to]], self.paths[OTHER[self.to]]
+        source: AnySource
+        if isinstance(server, Partner):
+            source = PartnerSource(server.connection, path, writable=False, look=self.look, owner="")
+        else:
+            with explained(path):
+                source = Source(path)
+        self.held.callback(source.close)
+        return source
+
+    def open_target(self) -> AnyTarget:
+        server, path = self.servers[self.to], self.paths[self.to]
+        owner = f"{self.job.name}, run {self.run}"
+        target: AnyTarget
+        if isinstance(server, Partner):
+            target = PartnerTarget(server.connection, path, writable=True, look=self.look, owner=owner)
+        else:
+            with explained(path):
+                target = Target(path, look=self.look, owner=owner, locks=self.layout.locks)
+        self.held.callback(target.close)
+        return target
+
+    # The state.
+
+    def identity(self) -> dict[str, list[str]]:
+        source = OTHER[self.to]
+        return {
+            "source": [self.source.facts["machine"], self.paths[source]],
+            "target": [self.target.facts["machine"], self.paths[self.to]],
+        }
+
+    def load(self) -> State | None:
+        """None: there is none of these two logs."""
+        state = self.read(self.state_path)
+        if state is None and self.element.previous_path is not None:
+            for path in sorted(self.state_path.parent.glob("*.log")):
+                other = self.read(path)
+                if other and self.element.previous_path in (one[1] for one in other.identity.values()):
+                    return replace(other, identity=self.identity())
+        if state is not None and state.identity != self.identity():
+            self.report.warnings.append(
+                f"{self.state_path} is of other logs, because a path, a server or the direction was changed; "
+                "this is a first run"
+            )
+            return None
+        return state
+
+    def read(self, path: Path) -> State | None:
+        try:
+            text = path.read_text(encoding="ascii")
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            text, problem = "", str(error)
+        try:
+            state = State.parse(text)
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            problem = str(error)
+            self.report.warnings.append(f"{path} is damaged ({problem}); this is a first run")
+            return None
+        if path == self.state_path:
+            self.saved = text
+        return state
+
+    def save(self) -> None:
+        assert self.state is not None
+        text = self.state.dump()
+        if self.look or text == self.saved:
+            return
+        self.state_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        history.replace(self.state_path, text, 0o600)
+        held = os.open(self.state_path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(held)
+        finally:
+            os.close(held)
+        self.saved = text
+
+    # What there is to take.
+
+    def files(self, state: State, *more: Mark) -> list[File]:
+        """The source's files. holds: indexes of known files, and behind them of the other marks."""
+        marks = [one.mark or NOTHING for one in state.known]
+        # What a killed run was taking is read, whatever its stamp says.
+        taking = state.intent.number if state.intent else None
+        stamps = [UNSEEN if one.number == taking else one.stamp for one in state.known]
+        return self.source.files([*marks, *more], [*stamps, *(UNSEEN for _one in more)])
+
+    def examine(self) -> list[tuple[File, Known]]:
+        """What to take from which file, in order; brings the state up to the files as they are."""
+        if self.state is None:
+            return self.begin()
+        state = self.state
+        if state.intent is not None:
+            self.recover(state, state.intent)
+        files = self.files(state)
+        numbers = [one.number for one in state.known]
+        current = numbers.index(state.current) if state.current in numbers else None
+        found = assess(state.known, current, files, self.name)
+        self.guard(state, found)
+        if self.report.guards:
+            return []
+        known = list(state.known)
+        self.tell_unread(state, files, found)
+        for one in known:
+            one.present = False
+        for number, index in found.matched.items():
+            # Until it is taken to its end a file may have more than its stamp tells.
+            whole = files[number].size in (-1, known[index].offset)
+            known[index].present = True
+            known[index].stamp = files[number].stamp if whole else files[number].stamp._replace(size=-1)
+        todo = []
+        for work in found.work:
+            file = files[work.file]
+            if work.known is not None:
+                todo.append((file, known[work.known]))
+            elif any(self.is_copy(file, files[other]) for other in work.copies):
+                state.add(file.stamp, self.source.mark(file.number, self.source.count(file.number, 0)[0]))
+            else:
+                todo.append((file, state.add(file.stamp._replace(size=-1), NOTHING)))
+        by_index = {number: known[index].number for number, index in found.matched.items()}
+        now = next((number for number, file in enumerate(files) if file.current), None)
+        state.current = by_index.get(now) if now is not None else None
+        for file, one in todo:
+            if file.current:
+                state.current = one.number
+        gone = [one for one in state.known if not one.present]
+        for one in gone[: max(0, len(state.known) - KNOWN)]:
+            state.known.remove(one)
+        state.directories = (self.source.facts["directory"], state.directories[1])
+        return todo
+
+    def is_copy(self, file: File, other: File) -> bool:
+        """Whether all that the file has is in the other one, too."""
+        if other.size >= 0 and other.size < file.size:
+            return False
+        return self.source.digest(file.number, 0, file.size) == self.source.digest(other.number, 0, file.size)
+
+    def guard(self, state: State, found: Assessment) -> None:
+        """A log that is not where it was, in a directory that is another one, is rather not mounted than rotated."""
+        looks = "looks unmounted, or was replaced"
+        if self.approving:
+            return
+        source, target = self.source.facts["directory"], self.target.facts["directory"]
+        if found.lost and source != state.directories[0]:
+            self.report.guards.append(f"{self.paths[OTHER[self.to]]}: its directory {looks}")
+        if state.directories[1] and not self.target.facts["exists"] and target != state.directories[1]:
+            self.report.guards.append(f"{self.paths[self.to]}: its directory on {self.server(self.to)} {looks}")
+
+    def tell_unread(self, state: State, files: list[File], found: Assessment) -> None:
+        """What is missing on the target, or would be. Failure where another look may find it."""
+        path, server = self.paths[OTHER[self.to]], self.server(OTHER[self.to])
+        unread = [files[number] for number in found.unreadable]
+        known = [file for file in unread if file.stamp in state.unreadable]
+        fresh = [file for file in unread if file.stamp not in state.unreadable]
+        state.unreadable = [file.stamp for file in unread]
+        if found.lost and fresh:
+            # Perhaps it is being packed at this moment. If it is the same next time, it is not.
+            self.save()
+            message = f"{path} {found.lost}; {fresh[0].name} may be it, but cannot be read ({fresh[0].problem})"
+            raise Failure("unread", message, transient=True)
+        if found.lost and not any(file.current for file in files):
+            message = f"{path} does not exist on {server}, nor is what it was rotated to beside it; create or mount it"
+            raise Failure("missing", message, field=self.element.field(OTHER[self.to]))
+        if found.lost:
+            self.report.warnings.append(
+                f"{path} {found.lost}: lines that it got after the last run may be missing on the target"
+            )
+        for file in known:
+            self.report.warnings.append(
+                f"{file.name} cannot be read ({file.problem}): its lines are missing on the target"
+            )
+            state.add(file.stamp, None)
+
+    def begin(self) -> list[tuple[File, Known]]:
+        """The first run: what is rotated already is left, and the target may have lines."""
+        self.state = state = State(self.identity(), (self.source.facts["directory"], 0))
+        todo = []
+        for file in self.files(state):
+            if not file.current:
+                mark = None
+                if not file.problem and not file.packed:
+                    mark = self.source.mark(file.number, self.source.line_end(file.number))
+                state.add(file.stamp, mark)
+                continue
+            start = self.where_to_begin(file)
+            one = state.add(file.stamp._replace(size=-1), self.source.mark(file.number, start))
+            state.current = one.number
+            todo.append((file, one))
+        if not todo:
+            path, server = self.paths[OTHER[self.to]], self.server(OTHER[self.to])
+            raise Failure("missing", f"{path} is gone from {server}", transient=True)
+        return todo
+
+    def where_to_begin(self, file: File) -> int:
+        facts = self.target.facts
+        size = int(facts["size"])
+        if not size:
+            return 0
+        both = min(size, file.size)
+        if self.source.digest(file.number, 0, both) == self.target.digest(0, both):
+            assert self.state is not None
+            self.state.target = (facts["device"], facts["inode"], size)
+            return size if size <= file.size else self.source.line_end(file.number)
+        self.report.warnings.append(
+            f"{self.paths[self.to]} on {self.server(self.to)} has lines that are not the source's first ones: they "
+            "stay, and the whole log is appended after them"
+        )
+        return 0
+
+    def recover(self, state: State, intent: Intent) -> None:
+        """What a run that was killed was appending: how much of it is there."""
+        one = state.of(intent.number)
+        files = self.files(state, intent.end)
+        last = len(state.known)
+        holding = [file for file in files if last in file.holds]
+        if one is None or not holding:
+            if one is not None and self.recovered_blindly(intent):
+                one.mark = intent.end
+        else:
+            file = max(holding, key=lambda file: file.stamp.inode == one.stamp.inode)
+            done = self.recovered(file, intent)
+            one.mark = intent.end if done == intent.end.offset else self.source.mark(file.number, done)
+        state.intent = None
+        self.save()
+
+    def recovered_blindly(self, intent: Intent) -> bool:
+        """The source has the bytes no more, so only their digest can tell."""
+        _device, inode, size = intent.target
+        start = size + intent.newline
+        length = intent.end.offset - intent.start.offset
+        facts = self.target.facts
+        return bool(
+            facts["inode"] == inode
+            and facts["size"] >= start + length
+            and self.target.digest(start, start + length) == intent.digest
+        )
+
+    def recovered(self, file: File, intent: Intent) -> int:
+        """The offset in the source up to which the target has what was intended."""
+        assert self.state is not None
+        device, inode, size = intent.target
+        start, end = intent.start.offset, intent.end.offset
+        if end - start > BATCH:
+            return self.recovered_line(file, intent)
+        before = b"\n" * intent.newline
+        data = b"".join(self.source.read(file.number, start, end))
+        count, last = self.target.already(inode, size, before + data)
+        if count < 0:
+            self.report.warnings.append(
+                f"{self.paths[self.to]} on {self.server(self.to)} was rotated or truncated while a run was killed: "
+                f"{end - start} bytes of lines may be there twice"
+            )
+            return start
+        if last:
+            # It ends with what is ours, be it in the middle of a line.
+            self.state.target = (device, inode, self.target.facts["size"])
+        return start + max(0, count - len(before))
+
+    def recovered_line(self, file: File, intent: Intent) -> int:
+        """The same for a line that is longer than what is held in memory."""
+        assert self.state is not None
+        device, inode, size = intent.target
+        start, end = intent.start.offset, intent.end.offset
+        at = size + intent.newline
+        if self.target.facts["inode"] != inode or self.target.facts["size"] <= at:
+            return start
+        offset, same = start, True
+        for data in self.source.read(file.number, start, end):
+            if same:
+                count = self.target.same(at, data)
+                offset, at, same = offset + count, at + count, count == len(data)
+        if offset == end or at == self.target.facts["size"]:
+            self.state.target = (device, inode, at)
+            return offset
+        return start
+
+    # What run.py asks for.
+
+    def plan(self) -> LogPlan:
+        with explained(self.element.path):
+            todo = self.examine()
+            appends = []
+            for file, one in todo:
+                end, lines = self.source.count(file.number, one.offset)
+                if lines:
+                    appends.append(Append(file.name, lines, end - one.offset))
+        self.report.plan = LogPlan(appends, [], self.report.warnings)
+        self.report.entries = 1
+        return self.report.plan
+
+    def guarded(self, _plan: Plan) -> list[str]:
+        return self.report.guards
+
+    def synchronize(self, _approved: Mapping[bytes, Mapping[str, Any]] | None = None) -> None:
+        """Appends; ``report`` has what came of it, also where it did not come to its end."""
+        report = self.report
+        report.entries = 1
+        with explained(self.element.path):
+            todo = self.examine()
+            appends: list[Append] = []
+            report.plan = LogPlan(appends, [], [])
+            for file, one in todo:
+                for append in self.drain(file, one):
+                    appends.append(append)
+            assert self.state is not None
+            if not report.guards:
+                self.save()
+        report.state_before = "different" if report.lines or report.guards else "equal"
+        if report.guards:
+            report.state_after = "different"
+        elif report.warnings:
+            report.state_after = "equal_with_warnings"
+
+    def drain(self, file: File, one: Known) -> Iterator[Append]:
+        """Appends what the file has; yields what was appended, if anything."""
+        begin = one.offset
+        end, _lines = self.source.count(file.number, begin)
+        lines = 0
+        while one.mark is not None and one.mark.offset < end:
+            extent = self.source.take(file.number, one.mark, end)
+            self.append(file, one, extent)
+            one.mark = extent.mark
+            lines += extent.lines
+            self.report.lines += extent.lines
+            self.progress("appending", self.report.lines, self.report.sent)
+        # With a line that is not finished it has more than was taken, and is looked at again; nothing finishes a
+        # line of one that is packed.
+        if one.offset == file.size or file.packed:
+            one.stamp = file.stamp
+        if one.offset < file.size and file.packed:
+            self.report.warnings.append(f"{file.name} ends within a line, which is left out")
+        if lines:
+            yield Append(file.name, lines, end - begin)
+
+    def append(self, file: File, one: Known, extent: Extent) -> None:
+        state = self.state
+        assert state is not None
+        assert one.mark is not None
+        facts = self.target.refresh()
+        if not facts["exists"]:
+            self.create(file)
+            facts = self.target.refresh()
+        now = (facts["device"], facts["inode"], facts["size"])
+        start = one.mark.offset
+        # The rest of a line that is there goes on with it.
+        newline = not facts["whole"] and now != state.target
+        state.directories = (state.directories[0], facts["directory"])
+        state.intent = Intent(one.number, one.mark, extent.mark, extent.digest, now, newline)
+        self.save()
+        size, length = now[2] + newline, extent.end - start
+        if length <= BATCH:
+            data = b"".join(self.source.read(file.number, start, extent.end))
+            if digest_of(data) != extent.digest:
+                raise Failure("moved", f"{file.name} was changed while it was read", transient=True)
+            size = self.target.append(b"\n" * newline + data, True)
+        else:
+            if newline:
+                self.target.append(b"\n", False)
+            for data in self.source.read(file.number, start, extent.end):
+                size = self.target.append(data, False)
+            size = self.target.append(b"", True)
+        state.target = (now[0], now[1], size)
+        state.intent = None
+        self.report.sent += length
+
+    def create(self, file: File) -> None:
+        """The target, with the source's mode and owner as far as they are preserved."""
+        source, target = self.servers[OTHER[self.to]], self.servers[self.to]
+        asked = self.job["settings"]["preserve"]
+        able = {"permissions"} | ({"owner", "group"} if self.target.facts["owner"] else set())
+        preserve = frozenset(able if asked is None else able & set(asked))
+        uid, gid = file.uid, file.gid
+        if self.job["settings"]["owners"] == "names" and preserve & {"owner", "group"}:
+            users, groups, lacking = translations(source, target, {uid}, {gid})
+            uid, gid = users.get(uid, uid), groups.get(gid, gid)
+            if lacking:
+                self.report.warnings.append(f"{self.server(self.to)} has no {', '.join(lacking)}: the numbers are kept")
+        problems = self.target.create(file.mode, uid, gid, preserve)
+        self.report.warnings += [f"{self.paths[self.to]}: {problem}" for problem in problems]
