@@ -878,6 +878,13 @@ def test_a_persons_word_goes_before_every_rule(
     assert outcome(decide(here, there, old, suspicious=suspicious, **rules)) == expected
 
 
+def test_a_persons_word_goes_before_a_plain_update() -> None:
+    triple = Triple(b"x", file(2, 200), OLD, row(b"x", OLD, OLD))
+    assert outcome(plan(triple, decided={b"x": THERE}).decisions[0]) == "nothing kept"
+    one = plan(triple, decided={b"x": THERE}, direction="both").decisions[0]
+    assert (one.content, one.metadata) == (THERE, THERE)
+
+
 def test_what_looks_like_a_crash_is_nobodys_to_decide() -> None:
     one = decide(file(0, 200), OLD, row(b"x", OLD, OLD), suspicious=frozenset({b"x"}), conflict="this_server_wins")
     assert (one.status, one.by) == ("unresolved", "guard")
