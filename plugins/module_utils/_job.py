@@ -51,6 +51,8 @@ _PRIVATE_ROOTS = ("/tmp", "/var/tmp")  # noqa: S108  nothing is made there
 #: An rsync daemon expands these in a path that a client names, so that the path could lead elsewhere.
 _WILD = "*?[\\"
 _NO_WILD_PATTERN = r"^[^*?\[\\]*$"
+#: What of settings.preserve SFTP has no words for.
+_NOT_BY_SFTP = ("hardlinks", "acls", "xattrs", "sparse")
 _KEY_PATTERN = r"^[a-z0-9@.-]+ [A-Za-z0-9+/]+={0,2}$(?!\n)"
 _PATH_PATTERN = (
     r"^(?!/(?:proc|sys|dev|run)(?:/|$))(?!.*/\.serversync(?:/|$))"
@@ -560,9 +562,9 @@ JOB = Field(
                 Field(
                     "connection",
                     "text",
-                    "How the partner is reached; local: both replicas are on this server.",
+                    "How the partner is reached; sftp: it has no runner; local: both replicas are on this server.",
                     default="ssh",
-                    choices=("ssh", "local"),
+                    choices=("ssh", "sftp", "local"),
                 ),
                 Field(
                     "host_key",
@@ -1243,6 +1245,10 @@ def _resolve_settings(job: dict[str, Any], given: Mapping[str, Any], problems: l
     if job["scope"] == "user" and target_here and "owner" in (settings["preserve"] or []):
         text = "'owner' cannot be kept where the target is this server and the scope is user; leave it out"
         problems.append(Problem("conflict", "settings.preserve", text))
+    lost = [name for name in settings["preserve"] or [] if name in _NOT_BY_SFTP]
+    if job["partner"]["connection"] == "sftp" and lost:
+        text = "%s cannot be kept with partner.connection sftp; leave it out"
+        problems.append(Problem("conflict", "settings.preserve", text % show(lost[0])))
 
 
 def _inside(path: str, root: str) -> bool:
@@ -1254,7 +1260,8 @@ def _resolve_elements(job: dict[str, Any], problems: list[Problem]) -> None:
     if not elements:
         problems.append(Problem("missing", "elements", "is missing; give at least one element with its path"))
         return
-    local = job["partner"]["connection"] == "local"
+    connection = job["partner"]["connection"]
+    local = connection == "local"
     replicas: list[tuple[str, str, str]] = []
     for number, element in enumerate(elements):
         at = "elements[%d]." % number
@@ -1264,8 +1271,8 @@ def _resolve_elements(job: dict[str, Any], problems: list[Problem]) -> None:
                 text = "is missing; with partner.connection local write the path of the other replica"
                 problems.append(Problem("missing", at + "partner_path", text))
                 continue
-        wild = "" if local else next((char for char in element["partner_path"] if char in _WILD), "")
-        if wild:
+        wild = next((char for char in element["partner_path"] if char in _WILD), "")
+        if wild and connection == "ssh":
             text = "%s contains %s, which rsync on the partner takes for a pattern; name a path without %s"
             problems.append(
                 Problem(
@@ -1280,9 +1287,12 @@ def _resolve_elements(job: dict[str, Any], problems: list[Problem]) -> None:
                 "log to a job of its own"
             )
             problems.append(Problem("conflict", at + "kind", text))
+        if element["kind"] == "log" and connection == "sftp":
+            text = "'log' needs a runner on the partner, which partner.connection sftp does without; use tree"
+            problems.append(Problem("conflict", at + "kind", text))
         for name in ("path", "partner_path"):
             path = element[name]
-            if job["scope"] == "system":
+            if job["scope"] == "system" and (name == "path" or connection != "sftp"):
                 for root in _PRIVATE_ROOTS:
                     if _inside(path, root):
                         text = "%s is under %s, of which the job's service has its own; name another path"
@@ -1503,7 +1513,17 @@ def _rules() -> list[dict[str, Any]]:
             "else": _properties(
                 partner=_properties(port={"type": "integer"}),
                 account={"type": "object"},
-                elements={"items": _properties(partner_path={"pattern": _NO_WILD_PATTERN})},
+            ),
+        },
+        {
+            "if": _properties(partner=_properties(connection={"const": "ssh"})),
+            "then": _properties(elements={"items": _properties(partner_path={"pattern": _NO_WILD_PATTERN})}),
+        },
+        {
+            "if": _properties(partner=_properties(connection={"const": "sftp"})),
+            "then": _properties(
+                settings=_properties(preserve={"items": {"not": {"enum": list(_NOT_BY_SFTP)}}}),
+                elements={"items": _properties(kind={"const": "tree"})},
             ),
         },
         {
@@ -1512,7 +1532,11 @@ def _rules() -> list[dict[str, Any]]:
         },
         {
             "if": _properties(scope={"const": "system"}),
-            "then": _properties(elements={"items": _properties(path=shared, partner_path=shared)}),
+            "then": _properties(elements={"items": _properties(path=shared)}),
+        },
+        {
+            "if": _properties(scope={"const": "system"}, partner=_properties(connection={"enum": ["ssh", "local"]})),
+            "then": _properties(elements={"items": _properties(partner_path=shared)}),
         },
     ]
 

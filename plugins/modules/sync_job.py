@@ -93,11 +93,14 @@ options:
         type: int
       connection:
         description:
-          - V(ssh) reaches the partner over SSH. With V(local) both replicas are on this server, and only
+          - V(ssh) reaches the partner's runner over SSH. With V(local) both replicas are on this server, and only
             O(partner.host) is needed, as a name for reports.
+          - V(sftp) is for a partner that has neither a runner nor rsync, such as a NAS, a Windows server or hosted
+            storage. The account there must accept the key. Hard links, ACLs, extended attributes and sparse files are
+            not preserved then, files that changed are copied whole, and owners are numbers.
           - On creation V(ssh).
         type: str
-        choices: [ssh, local]
+        choices: [ssh, sftp, local]
       host_key:
         description:
           - The partner's public host keys, each as in C(/etc/ssh/ssh_host_ed25519_key.pub) there. The comment

@@ -105,12 +105,37 @@ def checksum(pieces: Iterable[tuple[int, bytes]], size: int) -> bytes:
 
     Pieces of nothing but zeros may be left out, so that holes cost nothing and matter no more than to a reader.
     """
-    content = blake2b(b"%d" % size, digest_size=SIZE, person=b"content")
+    content = Content(size)
     for start, piece in pieces:
-        if piece != (ZEROS if len(piece) == GRAIN else bytes(len(piece))):
-            content.update(b"%d " % start)
-            content.update(piece)
+        content.grain(start, piece)
     return content.digest()
+
+
+class Content:
+    """The digest of ``checksum``, of pieces as they come."""
+
+    def __init__(self, size: int) -> None:
+        self._content = blake2b(b"%d" % size, digest_size=SIZE, person=b"content")
+        self._start, self._waiting = 0, b""
+
+    def grain(self, start: int, piece: bytes) -> None:
+        """A piece of GRAIN bytes, or the last one."""
+        if piece != (ZEROS if len(piece) == GRAIN else bytes(len(piece))):
+            self._content.update(b"%d " % start)
+            self._content.update(piece)
+
+    def add(self, _start: int, data: bytes) -> None:
+        """The next bytes, however many."""
+        self._waiting += data
+        while len(self._waiting) >= GRAIN:
+            self.grain(self._start, self._waiting[:GRAIN])
+            self._start, self._waiting = self._start + GRAIN, self._waiting[GRAIN:]
+
+    def digest(self) -> bytes:
+        if self._waiting:
+            self.grain(self._start, self._waiting)
+            self._waiting = b""
+        return self._content.digest()
 
 
 def blocks(descriptor: int, size: int) -> Iterator[tuple[int, bytes]]:
@@ -255,13 +280,13 @@ def _reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-class _Blocks:
-    """The digests of directories, and their blocks as far as there is room."""
+class Blocks:
+    """The digests of directories, and their blocks as far as there is room (bytes)."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: int = KEPT) -> None:
         self.digests: dict[bytes, bytes] = {}
         self.kept: dict[bytes, bytes] = {}
-        self.room = KEPT
+        self.room = room
 
     def add(self, directory: bytes, lines: list[bytes]) -> None:
         lines.sort()
@@ -276,7 +301,7 @@ class _Fold:
     """Makes blocks of what find prints, given in pieces of any size; a directory is closed when find has left it."""
 
     def __init__(self) -> None:
-        self.blocks = _Blocks()
+        self.blocks = Blocks()
         self.tail = b""
         self.open: list[tuple[bytes, list[bytes]]] = [(b".", [])]
 
@@ -311,7 +336,7 @@ class _Fold:
         # find is asked to leave out directories of that name alone: a question for each file would cost it a tenth.
         self.blocks.add(path[2:], [line for line in lines if not line.startswith(RESERVED + b"\0")])
 
-    def finish(self) -> _Blocks:
+    def finish(self) -> Blocks:
         if self.tail:
             raise ValueError("what find printed is cut short")
         while self.open:
@@ -359,7 +384,7 @@ class Detection:
         self.problems: dict[bytes, str] = {}
         self._printed: deque[bytes] = deque()
         self._fold = _Fold()
-        self._blocks: _Blocks | None = None
+        self._blocks: Blocks | None = None
 
     # The pass
 
@@ -435,7 +460,7 @@ class Detection:
 
     def _walk_all(self, own: bytes) -> tuple[bytes, int]:
         """The pass by walking: stream digest and number of entries."""
-        self._blocks = blocks = _Blocks()
+        self._blocks = blocks = Blocks()
         entries = 0
         for directory, lines in self._walk():
             entries += len(lines)
@@ -539,7 +564,7 @@ class Detection:
         """Directory -> digest, of every directory that the last ``scan`` saw, the root and empty ones included."""
         return self._seen().digests
 
-    def _seen(self) -> _Blocks:
+    def _seen(self) -> Blocks:
         if self._blocks is None:
             self._fold_printed()
             self._blocks = self._fold.finish()

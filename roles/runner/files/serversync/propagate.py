@@ -18,7 +18,7 @@ from serversync.commit import TRANSIENT, Op, Result
 from serversync.entry import HERE, THERE, Entry
 from serversync.failure import Failure
 from serversync.reconcile import Decision, Owners
-from serversync.replica import Replica, Server
+from serversync.replica import Coming, Replica, Server
 
 OTHER = {HERE: THERE, THERE: HERE}
 # Operations that are on record as intents at a time.
@@ -198,8 +198,8 @@ class Propagation:
             for one in made
             if self.kind(one) == "d"
         )
-        self.bring(stage, [one.path for one in files if not self.same_look(one)], anew=False)
-        self.bring(stage, [one.path for one in files if self.same_look(one)], anew=True)
+        self.bring(stage, [one for one in files if not self.same_look(one)], anew=False)
+        self.bring(stage, [one for one in files if self.same_look(one)], anew=True)
         self.run(
             Op(KIND_OPS[self.kind(one)], one.path, None, self.wanted(one), attributes.get(one.path), b"", b"", True)
             for one in made
@@ -259,6 +259,20 @@ class Propagation:
             names.flush()
             directory = f"{self.target.directory.rstrip('/')}/{stage}"
             source, target = f"{self.source.directory.rstrip('/')}/{self.source.own}", f"{directory}/{self.target.own}"
+        if carry is None:
+            self.bring_by_rsync(stage, [one.path for one in files], anew=anew)
+            return
+        coming = [Coming(one.path, self.planned(one), self.wanted(one), self.expected(one)) for one in files]
+        carried = carry(self.source.tree, self.target.tree, coming, self.settings.preserve, self.progress)
+        self.done.sent += carried.sent
+        self.done.problems.update(carried.problems)
+
+    def planned(self, decision: Decision) -> Entry:
+        entry = self.seen(decision, self.source)
+        assert isinstance(entry, Entry)
+        return entry
+
+    def bring_by_rsync(self, stage: str, paths: list[bytes], *, anew: bool) -> None:
             argv = rsync.command(
                 self.source.server.address(source),
                 self.target.server.address(target),

@@ -3,7 +3,7 @@
 """The two servers of a job behind one interface: this one, and the partner by SSH. What fails raises Failure.
 
 A server opens replicas; an open replica is a ``Tree``, or a ``PartnerTree`` that passes every call on to the Tree which
-the partner's ``serve`` holds.
+the partner's ``serve`` holds, or of a partner without a runner an ``SftpTree`` (``sftp.SftpServer`` has these).
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any, Protocol, Union
+from typing import Any, NamedTuple, Protocol, Union
 
 from serversync import place, tree
 from serversync.commit import Op, Result
 from serversync.detect import Summary
 from serversync.entry import Entry, unpack
 from serversync.layout import Layout
+from serversync.sftptree import SftpTree
 from serversync.ssh import Connection
 from serversync.tree import Item, Tree
 from serversync.wire import decode_attributes, decode_entry, decode_result, encode_ops, pack_paths, unpack_seen
@@ -29,6 +30,29 @@ from serversync.wire import decode_attributes, decode_entry, decode_result, enco
 REQUEST = 2000
 Names = tuple[dict[int, str], dict[int, str]]
 Numbers = tuple[dict[str, int], dict[str, int]]
+
+
+class Coming(NamedTuple):
+    """A file whose contents are to be in the target's stage, with its metadata.
+
+    planned: as seen on the source; want: as the target is to have it; before: what it will replace there.
+    """
+
+    path: bytes
+    planned: Entry
+    want: Entry
+    before: Entry | None
+
+
+class Carried(NamedTuple):
+    """Bytes of content that travelled, and per path what kept a file from the stage or did not take there."""
+
+    sent: int
+    problems: dict[bytes, tuple[str, str]]
+
+
+# Source, target, files, what is preserved, and who is told of the phase, the files and the bytes so far.
+Carry = Callable[["Replica", "Replica", list[Coming], frozenset[str], Callable[[str, int, int], None]], Carried]
 
 
 class Server(Protocol):
@@ -40,6 +64,10 @@ class Server(Protocol):
     privileged: bool
     # Seconds that a question and its answer take.
     round_trip: float
+
+    @property
+    def carry(self) -> Carry | None:
+        """How contents come from it and go to it; None: by rsync, unless the other server has a way of its own."""
 
     def look(self, path: str) -> dict[str, Any]:
         """What is at the path; see place.look."""
@@ -61,6 +89,7 @@ class ThisServer:
     """The server that the job runs on."""
 
     remote_shell: str | None = None
+    carry: Carry | None = None
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
@@ -88,6 +117,8 @@ class ThisServer:
 
 class Partner:
     """The partner, behind its door."""
+
+    carry: Carry | None = None
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -213,7 +244,7 @@ class PartnerTree:
                 yield from map(json.loads, data.splitlines())
 
 
-Replica = Union[Tree, PartnerTree]
+Replica = Union[Tree, PartnerTree, SftpTree]
 
 
 def batches(items: Iterable[Any]) -> Iterator[list[Any]]:

@@ -79,7 +79,11 @@ class Servers:
         here = ThisServer(layout)
         self.connection: Connection | None = None
         partner: Server = here
-        if not job.local:
+        if job["partner"]["connection"] == "sftp":
+            from serversync.sftp import SftpServer  # which only such a job needs
+
+            partner = self.held.enter_context(SftpServer(layout, job))
+        elif not job.local:
             self.connection = self.held.enter_context(Connection(layout, job))
             partner = Partner(self.connection)
         self.by_side: dict[str, Server] = {HERE: here, THERE: partner}

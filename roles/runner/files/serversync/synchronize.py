@@ -204,6 +204,7 @@ class Synchronization:
             previous=self.previous,
         )
         self.held.callback(tree.close)
+        self.report.warnings += tree.facts.get("warnings", [])
         directory, _slash, own = path.rpartition("/") if self.kind == "file" else (path, "", "")
         return Side(side, server, tree, path, directory or "/", own)
 
@@ -293,7 +294,7 @@ class Synchronization:
     def preserve(self) -> frozenset[str]:
         """What of a file beside its contents is kept the same: what was asked for, or all that both servers can."""
         facts = [self.sides[side].tree.facts for side in SIDES]
-        able = set(PRESERVE)
+        able = set(PRESERVE).difference(*(fact.get("lacks", ()) for fact in facts))
         if not all(self.sides[side].tree.facts["owner"] for side in self.targets):
             able -= {"owner", "group"}
         for name in ("acls", "xattrs"):
@@ -523,7 +524,7 @@ class Synchronization:
             to_there=owners[THERE],
             to_here=owners[HERE],
             granularity=max(facts[side]["granularity"] for side in SIDES),
-            skew=int(abs(facts[HERE]["time"] - facts[THERE]["time"]) * 1e9) if self.servers[THERE].remote_shell else 0,
+            skew=int(abs(facts[HERE]["time"] - facts[THERE]["time"]) * 1e9) if not self.job.local else 0,
             deletions=self.deletions,
             reopened=self.reopened(edited),
             one_file=self.kind == "file",

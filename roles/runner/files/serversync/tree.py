@@ -23,7 +23,7 @@ from serversync.detect import Detection, Summary, probe
 from serversync.entry import Entry
 from serversync.failure import Failure
 from serversync.filters import RESERVED, Filter
-from serversync.held import reach
+from serversync.held import make, parts, reach
 from serversync.locks import lock
 from serversync.marker import marker, set_marker
 
@@ -67,10 +67,10 @@ class Tree:
         self.look = look
         self.held = ExitStack()
         try:
-            parts = place.split(path)
-            self.only = os.fsencode(parts.pop()) if kind == "file" else None
+            steps = place.split(path)
+            self.only = os.fsencode(steps.pop()) if kind == "file" else None
             self.name = name
-            self.root = place.open_directory(parts, make=writable and not look)
+            self.root = place.open_directory(steps, make=writable and not look)
             self.held.callback(os.close, self.root)
             if not look:
                 self.held.enter_context(lock(self.root, writable, owner, locks))
@@ -163,6 +163,22 @@ class Tree:
     def attributes(self, paths: Iterable[bytes]) -> Iterator[tuple[bytes, dict[str, bytes]]]:
         for path, found in self.scanned.attributes(map(self.own, paths)).items():
             yield self.common(path), found
+
+    # Contents, for what carries them within this process.
+
+    def reading(self, path: bytes) -> int:
+        """A descriptor of the file's contents; raises OSError, ELOOP where it is a link."""
+        return reach(self.root, self.own(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+    def receiving(self, path: bytes) -> int:
+        """A descriptor of a new file in the stage, at that path there; raises OSError."""
+        above, name = parts(self.own(path))
+        directory = make(self.committing.stage, above) if above else os.dup(self.committing.stage)
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            return os.open(name, flags, 0o600, dir_fd=directory)
+        finally:
+            os.close(directory)
 
     # Propagation.
 
