@@ -250,8 +250,10 @@ class Propagation:
                 paths.append(decision.path)
         return dict(self.source.tree.attributes(paths)) if paths else {}
 
-    def bring(self, stage: str, paths: list[bytes], *, anew: bool) -> None:
-        if not paths:
+    def bring(self, stage: str, files: list[Decision], *, anew: bool) -> None:
+        """Contents of the source into the stage, in the way of the servers that they go between."""
+        carry = self.source.server.carry or self.target.server.carry
+        if not files:
             return
         owners = self.settings.owners[self.target.name]
         with tempfile.NamedTemporaryFile(prefix="serversync-") as names:
