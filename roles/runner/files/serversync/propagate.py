@@ -255,12 +255,6 @@ class Propagation:
         carry = self.source.server.carry or self.target.server.carry
         if not files:
             return
-        owners = self.settings.owners[self.target.name]
-        with tempfile.NamedTemporaryFile(prefix="serversync-") as names:
-            names.write(rsync.list_of(paths))
-            names.flush()
-            directory = f"{self.target.directory.rstrip('/')}/{stage}"
-            source, target = f"{self.source.directory.rstrip('/')}/{self.source.own}", f"{directory}/{self.target.own}"
         if carry is None:
             self.bring_by_rsync(stage, [one.path for one in files], anew=anew)
             return
@@ -275,6 +269,12 @@ class Propagation:
         return entry
 
     def bring_by_rsync(self, stage: str, paths: list[bytes], *, anew: bool) -> None:
+        owners = self.settings.owners[self.target.name]
+        with tempfile.NamedTemporaryFile(prefix="serversync-") as names:
+            names.write(rsync.list_of(paths))
+            names.flush()
+            directory = f"{self.target.directory.rstrip('/')}/{stage}"
+            source, target = f"{self.source.directory.rstrip('/')}/{self.source.own}", f"{directory}/{self.target.own}"
             argv = rsync.command(
                 self.source.server.address(source),
                 self.target.server.address(target),
