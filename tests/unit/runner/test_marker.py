@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from serversync.failure import Failure
-from serversync.marker import marker, owners_of, set_marker
+from serversync.marker import marker, set_marker
 
 CONTENT = {"element": "job.1", "current": "aa", "next": None, "path": "/srv/\udcff"}
 
@@ -70,12 +70,3 @@ def test_the_old_one_stays_where_the_new_one_cannot_be_written(root: int, monkey
     with pytest.raises(OSError, match="No space left"):
         set_marker(root, "job.1", {})
     assert marker(root, "job.1") == CONTENT
-
-
-def test_others_whose_target_it_is(root: int, tmp_path: Path) -> None:
-    assert owners_of(root, "job.1") == []
-    set_marker(root, "job.1", CONTENT)
-    set_marker(root, "job.2", {"job": "other"})
-    (tmp_path / ".serversync" / "unmarked").mkdir()
-    (tmp_path / ".serversync" / "a file").write_text("")
-    assert owners_of(root, "job.1") == [{"element": "job.2", "job": "other"}]

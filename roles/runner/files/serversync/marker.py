@@ -11,7 +11,7 @@ import json
 import os
 from typing import Any
 
-from serversync.held import NAME, RESERVED, make, names_in, own, reach
+from serversync.held import make, own, reach
 from serversync.renames import handle
 
 MARKER = b"marker.json"
@@ -36,25 +36,6 @@ def set_marker(root: int, element: str, content: dict[str, Any]) -> None:
         write(home, MARKER, content)
     finally:
         os.close(home)
-
-
-def owners_of(root: int, element: str) -> list[dict[str, Any]]:
-    """The markers of other elements whose target this root is, too; ``element`` is there in any case."""
-    found = []
-    try:
-        reserved = reach(root, RESERVED)
-    except FileNotFoundError:
-        return []
-    try:
-        names = sorted(os.fsdecode(name) for name in names_in(reserved))
-    finally:
-        os.close(reserved)
-    for name in names:
-        if name != element and NAME.fullmatch(name):
-            content = marker(root, name)
-            if content is not None:
-                found.append({"element": name, **content})
-    return found
 
 
 def read(directory: int, name: bytes) -> dict[str, Any] | None:
