@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import Any
 
 
@@ -35,6 +37,14 @@ class Failure(Exception):
             field=data.get("field"),
             transient=bool(data.get("transient", False)),
         )
+
+
+def of_system(error: OSError) -> Failure:
+    """What the kernel refused, where nothing more is known of it; a full disk may have room at the next attempt."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    what = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
+    remedy = "free some space, and it goes on from there" if full else "look into it on that server"
+    return Failure("no_space" if full else "system", f"{what}{error.strerror}; {remedy}", transient=full)
 
 
 class Stopped(BaseException):

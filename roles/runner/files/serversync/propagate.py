@@ -85,24 +85,30 @@ class Propagation:
         self.intend = intend
         self.progress = progress
         self.done = Done()
+        # New directories whose name was taken, and what the commit said of it.
+        self.blocked: dict[bytes, tuple[str, str]] = {}
         # What rsync said of what did not arrive.
         self.incomplete: Failure | None = None
 
     def wanted(self, decision: Decision) -> Entry:
         """The entry that the target is to have, in the target's own numbers of owners."""
-        there = self.seen(decision, self.source)
+        theirs = self.seen(decision, self.source)
         mine = self.seen(decision, self.target)
-        assert isinstance(there, Entry)
-        content = there if decision.content == self.source.name or not isinstance(mine, Entry) else mine
-        owners = self.settings.owners[self.target.name]
-        if decision.metadata == self.target.name and isinstance(mine, Entry):
+        assert isinstance(theirs, Entry)
+        if not isinstance(mine, Entry):
+            mine = theirs
+        # Times belong to the contents, where these move or differ.
+        timed = theirs if decision.content == self.source.name or decision.status == "agreed" else mine
+        content = theirs if decision.content == self.source.name else mine
+        if decision.metadata == self.target.name:
             return content._replace(mode=mine.mode, uid=mine.uid, gid=mine.gid, xattrs=mine.xattrs)
+        owners = self.settings.owners[self.target.name]
         return content._replace(
-            mode=there.mode,
-            uid=owners.users.get(there.uid, there.uid),
-            gid=owners.groups.get(there.gid, there.gid),
-            xattrs=there.xattrs,
-            mtime=there.mtime,
+            mode=theirs.mode,
+            uid=owners.users.get(theirs.uid, theirs.uid),
+            gid=owners.groups.get(theirs.gid, theirs.gid),
+            xattrs=theirs.xattrs,
+            mtime=timed.mtime,
         )
 
     def seen(self, decision: Decision, side: Side) -> object:
@@ -130,6 +136,8 @@ class Propagation:
         if self.idle:
             return
         self.groups = groups
+        # Of these the target may have no name, or another file by it.
+        self.doubtful = {one.path for one in decisions if one.status != "agreed"}
         stage = self.target.tree.prepare(self.settings.preserve)
         leaders, self.followers = self.split_groups(contents, groups)
         new_trees = {one.path for one in leaders if self.kind(one) == "d"}
@@ -178,7 +186,7 @@ class Propagation:
             group = groups.get(decision.path)
             if group is None or self.kind(decision) == "d":
                 leaders.append(decision)
-            elif group in led or group - arriving:
+            elif group in led or group - arriving - self.doubtful:
                 # A name that does not arrive is there already, with these contents.
                 followers.append(decision)
             else:
@@ -340,50 +348,80 @@ class Propagation:
     # Commit.
 
     def put(self) -> None:
-        tops, inside, staged = self.tops, self.inside, self.staged
-        attributes = self.attributes([one for one in self.good if one.path not in inside and one.path not in tops])
+        attributes = self.attributes(
+            [one for one in self.good if one.path not in self.inside and one.path not in self.tops]
+        )
         steps: list[tuple[Decision, Op]] = []
         for one in self.asides:
             steps.append((one, Op("aside", one.path, self.expected(one), None, None, b"", one.aside, False)))
         for one in sorted(self.removals, key=lambda one: one.path, reverse=True):
             steps.append((one, Op("delete", one.path, self.expected(one), None, None, b"", b"", False)))
-        for one in self.good:
-            if one.path in inside:
-                continue
-            kind = self.kind(one)
-            do = "tree" if one.path in tops else KIND_OPS[kind]
-            arriving = one.path if do in ("tree", "put") else b""
-            mine = self.expected(one)
-            if one.aside:
-                # It is at its new name by then.
-                mine = None
-            steps.append(
-                (one, Op(do, one.path, mine, self.wanted(one), attributes.get(one.path), arriving, b"", False))
-            )
         within: dict[bytes, list[Decision]] = {}
         for one in self.good:
-            if one.path in inside:
-                top = self.top(one.path, tops)
+            if one.path in self.inside:
+                top = self.top(one.path, self.tops)
                 assert top is not None
                 within.setdefault(top, []).append(one)
+            else:
+                steps.append((one, self.putting(one, one.path in self.tops, attributes)))
+        while steps:
+            in_the_way = self.carry_out(steps, within)
+            steps = []
+            for taken in in_the_way:
+                # A directory that is there for what does not take part: its contents arrive one by one.
+                steps += self.unpacked(taken, within)
+
+    def putting(self, one: Decision, tree: bool, attributes: Mapping[bytes, dict[str, bytes]]) -> Op:
+        do = "tree" if tree else KIND_OPS[self.kind(one)]
+        arriving = one.path if do in ("tree", "put") else b""
+        # What was put aside is at its new name by then.
+        expected = None if one.aside else self.expected(one)
+        return Op(do, one.path, expected, self.wanted(one), attributes.get(one.path), arriving, b"", False)
+
+    def carry_out(self, steps: list[tuple[Decision, Op]], within: dict[bytes, list[Decision]]) -> list[Decision]:
+        """Commits, each batch once its intents are on record; the new directories for which there is one already."""
+        in_the_way = []
         for batch in cut(steps, BATCH):
             self.intend(
                 self.target.name,
                 (
-                    (one, None if op.do == "delete" else staged.get(one.path, op.want))
+                    (one, None if op.do == "delete" else self.staged.get(one.path, op.want))
                     for decision, op in batch
                     if op.do != "aside"
                     for one in [decision, *(within.get(decision.path, []) if op.do == "tree" else [])]
                 ),
             )
             for (decision, op), result in zip(batch, list(self.target.tree.commit(op for _decision, op in batch))):
+                inner = within.get(decision.path, []) if op.do == "tree" else []
+                if op.do == "tree" and result.problem and op.expect is None:
+                    in_the_way.append(decision)
+                    self.blocked[decision.path] = result.problem
+                    continue
                 self.keep(decision, op, result)
-                if op.do == "tree" and result.problem is None:
-                    self.done.entries.update((one.path, staged[one.path]) for one in within.get(decision.path, []))
-                elif op.do == "tree":
-                    for one in within.get(decision.path, []):
-                        self.done.problems[one.path] = ("moved", "its directory could not be put in its place")
+                if result.problem is None:
+                    self.done.entries.update((one.path, self.staged[one.path]) for one in inner)
+                else:
+                    why = ("moved", "its directory could not be put in its place")
+                    self.done.problems.update((one.path, why) for one in inner)
             self.progress("committing", len(self.done.entries), 0)
+        return in_the_way
+
+    def unpacked(self, top: Decision, within: dict[bytes, list[Decision]]) -> list[tuple[Decision, Op]]:
+        """The steps by which the contents of a staged directory get into the one that is there."""
+        inner = within.pop(top.path, [])
+        [(_path, there)] = self.target.tree.entries([top.path])
+        if not isinstance(there, Entry) or there.kind != "d":
+            self.done.problems.update((one.path, self.blocked[top.path]) for one in [top, *inner])
+            return []
+        attributes = self.attributes([top, *inner])
+        steps = [(top, Op("meta", top.path, there, self.wanted(top), attributes.get(top.path), b"", b"", False))]
+        for one in inner:
+            if parent(one.path) == top.path:
+                steps.append((one, self.putting(one, self.kind(one) == "d", attributes)))
+                below = [other for other in inner if other.path.startswith(one.path + b"/")]
+                if below:
+                    within[one.path] = below
+        return steps
 
     def expected(self, decision: Decision) -> Entry | None:
         entry = self.seen(decision, self.target)
@@ -413,7 +451,7 @@ class Propagation:
                 if leader != one.path and entry is not None and leader not in self.done.problems:
                     break
             else:
-                there = [path for path in sorted(groups[one.path]) if path not in following]
+                there = [path for path in sorted(groups[one.path]) if path not in following | self.doubtful]
                 if not there or there[0] in self.done.problems:
                     self.done.problems[one.path] = ("moved", "the file that it is a hard link of did not arrive")
                     continue

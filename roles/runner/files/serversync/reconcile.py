@@ -439,6 +439,9 @@ class Reconciliation:
                 content = touched or new.inode != old.inode
                 replaced = content and not touched
                 doubt = racy and not content
+                if self.rules.verify and of(triple, OTHER[side]) is None and new.ctime != old.ctime:
+                    # There is nothing to compare it with, and it was touched.
+                    content = True
         elif new.kind == "l":
             content = new.link != old.link
         else:

@@ -17,7 +17,7 @@ from typing import Any
 from serversync import __version__
 from serversync.display import safe
 from serversync.entry import HERE, THERE, Entry
-from serversync.failure import Failure, InvalidDocument, Stopped
+from serversync.failure import Failure, InvalidDocument, Stopped, of_system
 from serversync.history import History, replace
 from serversync.job import Element, Job, seconds
 from serversync.layout import Layout
@@ -302,6 +302,8 @@ class Run:
                 one.synchronize(self.approval(element))
         except Failure as error:
             report.failure = report.failure or error
+        except OSError as error:
+            report.failure = of_system(error)
         if report.failure:
             self.count(entry, report)
             self.tell(index, report.failure)

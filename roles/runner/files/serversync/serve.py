@@ -24,7 +24,7 @@ from typing import Any
 
 from serversync import PROTOCOL, __version__, place
 from serversync.entry import pack
-from serversync.failure import Failure
+from serversync.failure import Failure, of_system
 from serversync.frames import CONTROL, Frames
 from serversync.layout import Layout
 from serversync.logfile import Source, Target, explained
@@ -180,7 +180,11 @@ def converse(frames: Frames, door: Door) -> None:
                         frames.send({"id": number, "ok": True, **answer}, data)
             except Failure as failure:
                 frames.send({"id": number, "ok": False, "failure": failure.as_dict()})
-            except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+            except BrokenPipeError:
+                return
+            except OSError as error:
+                frames.send({"id": number, "ok": False, "failure": of_system(error).as_dict()})
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
                 print(f"serversync: request {request!r:.200}: {error!r}", file=sys.stderr)
                 frames.send({"id": number, "ok": False, "failure": Failure("partner_error", f"{error!r}").as_dict()})
 

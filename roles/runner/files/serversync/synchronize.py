@@ -8,6 +8,7 @@ read path by path, and only on the side where it moved.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -30,7 +31,7 @@ from serversync.guards import tripped
 from serversync.job import Element, Job, amount, seconds, size
 from serversync.layout import Layout
 from serversync.propagate import OTHER, Done, Groups, Propagation, Settings, Side, failure_of, parent
-from serversync.reconcile import Decision, Owners, Plan, Rules, Seen, Triple, Unknown, moved, reconcile
+from serversync.reconcile import Decision, Owners, Plan, Rules, Seen, Triple, Unknown, deep, moved, reconcile
 from serversync.replica import Server, ThisServer, translations
 
 SIDES = (HERE, THERE)
@@ -319,7 +320,17 @@ class Synchronization:
             return {side: future.result() for side, future in running.items()}
 
     def plan(self) -> Plan:
-        """Detects and reconciles; ``report`` has the state before, and the plan."""
+        """Detects and reconciles; ``report`` has the plan."""
+        # Millions of small tuples without cycles: looking for some takes a third of the time.
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            return self.detect_and_reconcile()
+        finally:
+            if collecting:
+                gc.enable()
+
+    def detect_and_reconcile(self) -> Plan:
         self.preserved = self.preserve()
         before = self.archive.settings
         now = {
@@ -327,6 +338,8 @@ class Synchronization:
         } | {"preserve": sorted(self.preserved)}
         self.now = now
         edited = {name for name in now if before and before.get(name) != now[name]}
+        self.added = frozenset(self.preserved - set(before["preserve"]) if before else ())
+        self.folding = any(self.sides[side].tree.facts["folding"] for side in SIDES)
         self.verify = self.settings["verify"] == "checksum" or self.due_to_verify()
         known = dict(zip(SIDES, self.archive.streams()))
         usable = not (edited or self.verify or self.decided or self.archive.counts["racy"] or self.archive.intents())
@@ -383,8 +396,10 @@ class Synchronization:
         again: set[bytes] = {parent(row.path) for row in self.archive.racy()}
         again |= {parent(path) for path in (*self.decided, *self.intents)}
         reopened = self.reopened(edited)
-        if reopened or self.forgotten:
-            again |= {parent(row.path) for row in self.archive.standing(("kept", "left", "unresolved"))}
+        for row in self.archive.standing(("kept", "left", "unresolved")):
+            # Without a setting of their own they follow from other paths, which may have moved.
+            if reopened or self.forgotten or not row.by:
+                again.add(parent(row.path))
         if self.verify or edited & {"preserve", "owners", "include", "exclude"}:
             again |= found[HERE].keys() | found[THERE].keys() | archived.keys()
         everything = sorted(stale[HERE] | stale[THERE] | again)
@@ -397,7 +412,8 @@ class Synchronization:
             for directory in directories:
                 rows = self.archive.rows(directory)
                 if self.forgotten:
-                    rows = [row for row in rows if row.status == "agreed"]
+                    # What waits for a person's word goes on waiting.
+                    rows = [row for row in rows if row.status == "agreed" or row.by == "guard"]
                 lines = {
                     side: listings[side].get(directory, [])
                     if directory in stale[side]
@@ -441,7 +457,7 @@ class Synchronization:
             yield self.with_unknown(self.with_intent(triple))
         forced = {row.path for row in rows if row.by in reopened and row.status != "agreed"}
         forced |= {path for path in (*self.decided, *self.intents) if parent(path) == directory}
-        if self.verify:
+        if self.verify or self.added or self.folding:
             forced |= {line[0] for side in SIDES for line in lines[side]}
         forced -= emitted
         if forced:
@@ -487,12 +503,19 @@ class Synchronization:
                 if path in present or path in wanted:
                     break
                 wanted.add(path)
-        for path in wanted:
-            row = self.archive.row(path)
-            here = Entry.parse(row.here, row.here_more) if row and row.here else None
-            there = Entry.parse(row.there, row.there_more) if row and row.there else None
-            triples.append(self.with_unknown(Triple(path, here, there, row)))
+        triples += [self.as_archived(path, self.archive.row(path)) for path in wanted]
+        present |= wanted
+        # What is below a directory that only one side has goes, or stays, with it.
+        for triple in [one for one in triples if deep(one)]:
+            below = [row for row in self.archive.below(triple.path) if row.path not in present]
+            triples += [self.as_archived(row.path, row) for row in below]
+            present |= {row.path for row in below}
         return triples
+
+    def as_archived(self, path: bytes, row: Row | None) -> Triple:
+        here = Entry.parse(row.here, row.here_more) if row and row.here else None
+        there = Entry.parse(row.there, row.there_more) if row and row.there else None
+        return self.with_unknown(Triple(path, here, there, row))
 
     def make_rules(self, triples: list[Triple], edited: set[str]) -> Rules:
         facts = {side: self.sides[side].tree.facts for side in SIDES}
@@ -535,6 +558,7 @@ class Synchronization:
             groups={**{side: self.groups.get(side, {}) for side in SIDES}, **self.base_groups(triples)},
             suspicious=frozenset(),
             decided=self.decided,
+            added=self.added,
         )
 
     def hard_links(self, triples: Iterable[Triple]) -> dict[str, Groups]:
