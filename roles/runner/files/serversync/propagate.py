@@ -137,7 +137,7 @@ class Propagation:
             return
         self.groups = groups
         # Of these the target may have no name, or another file by it.
-        self.doubtful = {one.path for one in decisions if one.status != "agreed"}
+        self.doubtful = {one.path for one in decisions if one.status != "agreed" or one.content == self.target.name}
         stage = self.target.tree.prepare(self.settings.preserve)
         leaders, self.followers = self.split_groups(contents, groups)
         new_trees = {one.path for one in leaders if self.kind(one) == "d"}
@@ -436,7 +436,11 @@ class Propagation:
         elif op.do == "aside":
             self.done.entries[op.to] = result.entry
         else:
-            self.done.entries[decision.path] = None if op.do == "delete" else result.entry
+            entry = result.entry
+            if entry is not None and op.want is not None:
+                # What is read back there comes without.
+                entry = entry._replace(xattrs=op.want.xattrs)
+            self.done.entries[decision.path] = None if op.do == "delete" else entry
         if result.version:
             self.done.versions[decision.path] = result.version
 

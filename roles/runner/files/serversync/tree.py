@@ -104,6 +104,8 @@ class Tree:
         self.close()
 
     def close(self) -> None:
+        if self.commits is not None:
+            self.commits.close()
         self.held.close()
 
     def take_over(self, previous: str) -> None:
