@@ -25,7 +25,7 @@ def kept(before: State, after: State, taken: Collection[bytes] = ()) -> list[str
     """
     lost = []
     for (side, old, _), (_, new, versions) in zip(before.sides(), after.sides(), strict=True):
-        copies = [(path, node.content) for path, node in new.items() if is_copy(path)]
+        copies = [(path, node.content) for path, node in new.items() if any(map(is_copy, path.split(b"/")))]
         for path, node in old.items():
             if node.kind not in "fl" or (node.kind == "f" and not node.size) or node.content in taken:
                 continue

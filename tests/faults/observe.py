@@ -189,10 +189,10 @@ def is_copy(path: bytes) -> bool:
 
 
 def copy_of(path: bytes, of: bytes) -> bool:
-    """Whether a path is a conflict copy of another; a long name is cut before it is added to."""
+    """Whether a path is a conflict copy of another, or in one of its directory; long names are cut."""
     directory, full = os.path.split(of)
     if directory != os.path.dirname(path):
-        return False
+        return os.path.basename(path) == full and copy_of(os.path.dirname(path), directory)
     for stem, extension in readings(path):
         whole = full[: len(full) - len(extension)]
         cut = len(os.path.basename(path)) > 240 and len(whole) > 200 and whole.startswith(stem)
