@@ -232,3 +232,20 @@ def test_in_one_direction_the_element_itself_is_as_open_as_the_source(pair: Pair
     assert pair.here.run("nightly")["elements"][0]["attributes"] == 1
     assert pair.partner_path.stat().st_mode & 0o777 == 0o750
     assert pair.here.run("nightly")["elements"][0]["state_before"] == "equal"
+
+
+def test_elements_side_by_side_fail_by_themselves(pair: Pair) -> None:
+    document = pair.declare()
+    job = json.loads(document.read_text())
+    job["elements"] = []
+    for name in ("one", "two", "three", "four", "lost"):
+        source = pair.path.parent / f"source-{name}"
+        job["elements"].append({"path": str(source), "partner_path": str(pair.partner_path.parent / name)})
+        if name != "lost":
+            source.mkdir()
+            (source / "file").write_text(name)
+    document.write_text(json.dumps({**job, "limits": {"parallel": 3}}))
+    record = pair.here.run("nightly", code=1)
+    assert [entry["state_after"] for entry in record["elements"]] == ["equal"] * 4 + ["failed"]
+    for name in ("one", "two", "three", "four"):
+        assert (pair.partner_path.parent / name / "file").read_text() == name

@@ -27,7 +27,7 @@ from serversync.entry import Entry
 from serversync.failure import Failure
 from serversync.frames import CHUNK
 from serversync.locks import lock
-from serversync.ssh import Connection
+from serversync.ssh import Conversation
 from serversync.tree import CAP_CHOWN, capable, machine
 
 # What of a file's beginning, and of the block before an offset, is digested to know the file again.
@@ -151,12 +151,13 @@ class Reader:
 
     def __init__(self, descriptor: int, packed: bool) -> None:
         self.descriptor = descriptor
-        self.packed = gzip.GzipFile(fileobj=os.fdopen(os.dup(descriptor), "rb")) if packed else None
+        self.file = os.fdopen(descriptor, "rb")
+        self.packed = gzip.GzipFile(fileobj=self.file) if packed else None
 
     def close(self) -> None:
         if self.packed is not None:
             self.packed.close()
-        os.close(self.descriptor)
+        self.file.close()
 
     def read(self, offset: int, length: int) -> bytes:
         """Fewer bytes only at the end."""
@@ -599,7 +600,7 @@ class Target:
 class PartnerLog:
     """A log that the partner holds for this connection."""
 
-    def __init__(self, connection: Connection, path: str, **options: Any) -> None:
+    def __init__(self, connection: Conversation, path: str, **options: Any) -> None:
         self.connection = connection
         self.path = path
         reply = connection.ask("log_open", path=path, **options)

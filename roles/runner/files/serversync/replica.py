@@ -22,7 +22,7 @@ from serversync.detect import Summary
 from serversync.entry import Entry, unpack
 from serversync.layout import Layout
 from serversync.sftptree import SftpTree
-from serversync.ssh import Connection
+from serversync.ssh import Conversation
 from serversync.tree import Item, Tree
 from serversync.wire import decode_attributes, decode_entry, decode_result, encode_ops, pack_paths, unpack_seen
 
@@ -120,7 +120,7 @@ class Partner:
 
     carry: Carry | None = None
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Conversation) -> None:
         self.connection = connection
         self.remote_shell: str | None = connection.remote_shell
         self.privileged = bool(connection.about.get("privileged"))
@@ -158,7 +158,7 @@ class Partner:
 class PartnerTree:
     """A replica that the partner holds for this connection."""
 
-    def __init__(self, connection: Connection, handle: int, facts: dict[str, Any]) -> None:
+    def __init__(self, connection: Conversation, handle: int, facts: dict[str, Any]) -> None:
         self.connection = connection
         self.handle = handle
         self.facts = facts

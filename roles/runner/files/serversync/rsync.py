@@ -94,9 +94,10 @@ def command(
     """The argv that brings files into a stage.
 
     source, stage: as Server.address names the two directories, or files; files_from: a file with a ``list_of`` paths
-    below the source, None where that is the file; basis: the live tree, as seen from the stage; privileged: the target's process may change owners without
-    being root; users, groups: numbers of the source -> numbers of the target; remote_shell: rsync's -e, split by rsync
-    on blanks; bandwidth_limit: bytes per second; anew: also files of the basis' size and time, whose contents differ.
+    below the source, None where that is the file; basis: the live tree, as seen from the stage; privileged: the
+    target's process may change owners without being root; users, groups: numbers of the source -> numbers of the
+    target; remote_shell: rsync's -e, split by rsync on blanks; bandwidth_limit: bytes per second; anew: also files of
+    the basis' size and time, whose contents differ.
     """
     argv = ["rsync", "--secluded-args"]
     argv += ["--from0", f"--files-from={files_from}", "--no-implied-dirs"] if files_from else []
@@ -198,6 +199,16 @@ def read_problems(stream: IO[str], outcome: Outcome) -> None:
             outcome.add_problem(unescape(line))
 
 
+# Those that this process waits for, in whichever thread.
+RUNNING: set[subprocess.Popen[str]] = set()
+
+
+def stop() -> None:
+    """Ends every rsync that runs now; who waits for it goes on with its failure."""
+    for process in list(RUNNING):
+        process.terminate()
+
+
 def execute(argv: list[str], on_change: Callable[[Change], None] | None = None) -> Outcome:
     """Runs rsync to its end, however that is; it is ended with the caller."""
     outcome = Outcome()
@@ -218,6 +229,7 @@ def execute(argv: list[str], on_change: Callable[[Change], None] | None = None) 
     except FileNotFoundError:
         raise Failure("no_rsync", "rsync is not installed on this server; install the package rsync") from None
     assert process.stdout is not None and process.stderr is not None
+    RUNNING.add(process)
     drain = threading.Thread(target=read_problems, args=(process.stderr, outcome), daemon=True)
     drain.start()
     try:
@@ -227,6 +239,7 @@ def execute(argv: list[str], on_change: Callable[[Change], None] | None = None) 
         if process.poll() is None:
             process.terminate()
             process.wait()
+        RUNNING.discard(process)
         drain.join()
         process.stdout.close()
         process.stderr.close()

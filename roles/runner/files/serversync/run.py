@@ -10,11 +10,13 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
+from queue import Queue
 from typing import Any
 
-from serversync import __version__
+from serversync import __version__, rsync
 from serversync.display import safe
 from serversync.entry import HERE, THERE, Entry
 from serversync.failure import Failure, InvalidDocument, Stopped, of_system
@@ -25,7 +27,7 @@ from serversync.log import Append, engine
 from serversync.place import RUN_TIME
 from serversync.reconcile import Decision
 from serversync.replica import Partner, Server, ThisServer
-from serversync.ssh import Connection
+from serversync.ssh import Channel, Connection
 from serversync.synchronize import NAMED_PATHS, Report, seen_text
 
 Record = dict[str, Any]
@@ -87,6 +89,22 @@ class Servers:
             self.connection = self.held.enter_context(Connection(layout, job))
             partner = Partner(self.connection)
         self.by_side: dict[str, Server] = {HERE: here, THERE: partner}
+        self.channels: list[Channel] = []
+
+    def another(self) -> dict[str, Server]:
+        """The same servers with a conversation of their own, for an element beside others."""
+        if self.connection is None:
+            return self.by_side
+        channel = self.held.enter_context(Channel(self.connection))
+        self.channels.append(channel)
+        return {HERE: self.by_side[HERE], THERE: Partner(channel)}
+
+    def abort(self) -> None:
+        """Ends what runs for the elements in other threads."""
+        rsync.stop()
+        for conversation in (self.connection, *self.channels):
+            if conversation is not None:
+                conversation.abort()
 
     def __enter__(self) -> Servers:
         return self
@@ -269,10 +287,7 @@ class Run:
             self.record["elements"][index] |= {"state_after": None, "error": None}
         try:
             with Servers(self.layout, self.job) as servers:
-                for index in todo:
-                    failure = self.synchronize(index, servers)
-                    if failure:
-                        failures[index] = failure
+                failures.update(self.side_by_side(todo, servers))
         except Failure as failure:
             # Without a connection none of the elements that are left can be tried.
             for index in todo:
@@ -281,7 +296,40 @@ class Run:
                     failures[index] = failure
         return failures
 
-    def synchronize(self, index: int, servers: Servers) -> Failure | None:
+    def side_by_side(self, todo: list[int], servers: Servers) -> Iterator[tuple[int, Failure]]:
+        """The elements of these numbers, as many at a time as ``limits.parallel`` says; those that failed."""
+        parallel = min(self.job["limits"]["parallel"], len(todo))
+        if parallel == 1 or self.job["partner"]["connection"] == "sftp":
+            for index in todo:
+                failure = self.synchronize(index, servers.by_side)
+                if failure:
+                    yield index, failure
+            return
+        waiting: Queue[dict[str, Server]] = Queue()
+        for number in range(parallel):
+            waiting.put(servers.another() if number else servers.by_side)
+
+        def one(index: int) -> Failure | None:
+            mine = waiting.get()
+            try:
+                return self.synchronize(index, mine)
+            finally:
+                waiting.put(mine)
+
+        with ThreadPoolExecutor(parallel) as pool:
+            running = {index: pool.submit(one, index) for index in todo}
+            try:
+                for index, future in running.items():
+                    failure = future.result()
+                    if failure:
+                        yield index, failure
+            except BaseException:
+                # Told to stop: the others must not go on for hours.
+                pool.shutdown(wait=False, cancel_futures=True)
+                servers.abort()
+                raise
+
+    def synchronize(self, index: int, servers: dict[str, Server]) -> Failure | None:
         element, entry = self.elements[index], self.record["elements"][index]
         # An attempt of its own directory: a second one must not replace what the first one put aside.
         attempt = len(self.record["attempts"]) + 1
@@ -292,7 +340,7 @@ class Run:
                 self.layout,
                 self.job,
                 element,
-                servers.by_side,
+                servers,
                 run=run,
                 look=False,
                 approving=self.approved is not None,

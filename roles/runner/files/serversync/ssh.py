@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: serversync.core contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One SSH connection to the partner: its master carries the conversation of the two runners, its channels rsync.
+"""One SSH connection to the partner: its master carries a conversation of the two runners, its channels more of them,
+and rsync.
 
 Host keys come from the pairing (or the job) alone and are always checked; nobody's own SSH configuration plays a part.
 """
@@ -18,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from serversync import PROTOCOL, __version__
 from serversync.failure import Failure
@@ -93,68 +94,23 @@ def find_pairing(layout: Layout, host: str) -> dict[str, Any] | None:
     return reaching[0] if reaching else None
 
 
-class Connection:
-    """An open connection; ``ask`` converses, ``remote_shell`` is what rsync gets as its -e."""
+Self = TypeVar("Self", bound="Conversation")
 
-    def __init__(self, layout: Layout, job: Job) -> None:
-        self.partner = job.partner
-        self.pairing = Pairing(layout, job)
-        self.own_key = layout.key
+
+class Conversation:
+    """What two runners say to each other over one channel; ``ask`` and ``ask_long`` may be called by any thread."""
+
+    # What rsync gets as its -e, and what it calls the partner.
+    remote_shell: str
+    host: str
+
+    def __init__(self, partner: str) -> None:
+        self.partner = partner
         self.held = ExitStack()
-        self.directory = tempfile.TemporaryDirectory(prefix="ss-", dir=socket_directory(layout))
-        try:
-            self.open()
-        except BaseException:
-            self.close()
-            raise
 
-    def open(self) -> None:
-        pairing = self.pairing
-        if not pairing.key.exists():
-            remedy = "apply the role serversync.core.runner, which makes it"
-            if pairing.key != self.own_key:
-                remedy = "put the key there, correct the path, or set null for the runner's own key"
-            raise Failure("no_key", f"{pairing.key} does not exist; {remedy}", field="account.private_key_file")
-        known_hosts = Path(self.directory.name) / "known_hosts"
-        keys = pairing.known_keys()
-        known_hosts.write_text("".join(f"{pairing.alias} {key}\n" for key in keys), encoding="utf-8")
-        self.socket = str(Path(self.directory.name) / "master")
-        argv = [
-            "ssh",
-            "-M",
-            "-S",
-            self.socket,
-            "-T",
-            "-p",
-            str(pairing.port),
-            "-l",
-            pairing.user,
-            "-i",
-            str(pairing.key),
-        ]
-        argv += options(
-            BatchMode="yes",
-            CheckHostIP="no",
-            ClearAllForwardings="yes",
-            ConnectTimeout="20",
-            ControlPersist="no",
-            GlobalKnownHostsFile="none",
-            HostKeyAlias=pairing.alias,
-            IdentitiesOnly="yes",
-            IdentityAgent="none",
-            PreferredAuthentications="publickey",
-            ServerAliveCountMax="6",
-            ServerAliveInterval="10",
-            StrictHostKeyChecking="yes",
-            UpdateHostKeys="no",
-            UserKnownHostsFile=str(known_hosts),
-        )
-        self.process = subprocess.Popen(
-            [*argv, "--", pairing.host, CONTROL],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+    def begin(self, argv: list[str]) -> None:
+        """Starts ssh and greets whoever answers."""
+        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert self.process.stdin and self.process.stdout and self.process.stderr
         self.frames = Frames(self.process.stdout.fileno(), self.process.stdin.fileno())
         self.stderr = b""
@@ -234,22 +190,10 @@ class Connection:
         self.lost = explain(self.stderr.decode("utf-8", "replace"), self.partner)
         return self.lost
 
-    @property
-    def remote_shell(self) -> str:
-        # Should the master be gone, ssh would connect and log in anew behind it; the proxy command forbids that.
-        argv = [
-            "ssh",
-            "-S",
-            self.socket,
-            "-T",
-            *options(ControlMaster="no", BatchMode="yes", ProxyCommand="false"),
-        ]
-        return shlex.join(argv)
-
-    @property
-    def host(self) -> str:
-        """What rsync calls the partner; the channel goes through the master, whatever its name."""
-        return self.pairing.alias
+    def abort(self) -> None:
+        """Ends the channel now, whoever waits for an answer."""
+        if self.process.poll() is None:
+            self.process.terminate()
 
     def end(self) -> None:
         """Waits for the master, which ends with its conversation; one that does not is ended."""
@@ -269,9 +213,8 @@ class Connection:
             self.end()
             process.stdout.close()
             process.stderr.close()
-        self.directory.cleanup()
 
-    def __enter__(self) -> Connection:
+    def __enter__(self: Self) -> Self:
         return self
 
     def __exit__(
@@ -281,6 +224,86 @@ class Connection:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class Channel(Conversation):
+    """One more conversation over the connection of another, which has to outlive it."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection.partner)
+        self.remote_shell, self.host = connection.remote_shell, connection.host
+        try:
+            self.begin([*shlex.split(connection.remote_shell), "--", connection.host, CONTROL])
+        except BaseException:
+            self.close()
+            raise
+
+
+class Connection(Conversation):
+    """The connection itself: its master carries the first conversation."""
+
+    def __init__(self, layout: Layout, job: Job) -> None:
+        super().__init__(job.partner)
+        self.pairing = Pairing(layout, job)
+        self.own_key = layout.key
+        # The channels go through the master, whatever the name.
+        self.host = self.pairing.alias
+        self.directory = tempfile.TemporaryDirectory(prefix="ss-", dir=socket_directory(layout))
+        self.socket = str(Path(self.directory.name) / "master")
+        # Should the master be gone, ssh would connect and log in anew behind it; the proxy command forbids that.
+        alone = options(ControlMaster="no", BatchMode="yes", ProxyCommand="false")
+        self.remote_shell = shlex.join(["ssh", "-S", self.socket, "-T", *alone])
+        try:
+            self.open()
+        except BaseException:
+            self.close()
+            raise
+
+    def open(self) -> None:
+        pairing = self.pairing
+        if not pairing.key.exists():
+            remedy = "apply the role serversync.core.runner, which makes it"
+            if pairing.key != self.own_key:
+                remedy = "put the key there, correct the path, or set null for the runner's own key"
+            raise Failure("no_key", f"{pairing.key} does not exist; {remedy}", field="account.private_key_file")
+        known_hosts = Path(self.directory.name) / "known_hosts"
+        keys = pairing.known_keys()
+        known_hosts.write_text("".join(f"{pairing.alias} {key}\n" for key in keys), encoding="utf-8")
+        argv = [
+            "ssh",
+            "-M",
+            "-S",
+            self.socket,
+            "-T",
+            "-p",
+            str(pairing.port),
+            "-l",
+            pairing.user,
+            "-i",
+            str(pairing.key),
+        ]
+        argv += options(
+            BatchMode="yes",
+            CheckHostIP="no",
+            ClearAllForwardings="yes",
+            ConnectTimeout="20",
+            ControlPersist="no",
+            GlobalKnownHostsFile="none",
+            HostKeyAlias=pairing.alias,
+            IdentitiesOnly="yes",
+            IdentityAgent="none",
+            PreferredAuthentications="publickey",
+            ServerAliveCountMax="6",
+            ServerAliveInterval="10",
+            StrictHostKeyChecking="yes",
+            UpdateHostKeys="no",
+            UserKnownHostsFile=str(known_hosts),
+        )
+        self.begin([*argv, "--", pairing.host, CONTROL])
+
+    def close(self) -> None:
+        super().close()
+        self.directory.cleanup()
 
 
 def options(**values: str) -> list[str]:
