@@ -98,7 +98,8 @@ class Propagation:
         if not isinstance(mine, Entry):
             mine = theirs
         # Times belong to the contents, where these move or differ.
-        timed = theirs if decision.content == self.source.name or decision.status == "agreed" else mine
+        alone = decision.content is None and decision.status == "agreed"
+        timed = theirs if alone or decision.content == self.source.name else mine
         content = theirs if decision.content == self.source.name else mine
         if decision.metadata == self.target.name:
             return content._replace(mode=mine.mode, uid=mine.uid, gid=mine.gid, xattrs=mine.xattrs)
