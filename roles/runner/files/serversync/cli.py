@@ -142,7 +142,7 @@ def perform(
     """A run in this process."""
     from serversync import job, notify, run
 
-    document = job.load(layout, name)
+    document = job.load(layout, name, remember=True)
     return run.run(
         layout,
         document,
@@ -161,7 +161,7 @@ def command_run(layout: Layout, arguments: argparse.Namespace) -> int:
     from serversync.run import EXIT, select
 
     say: Callable[[str], None] = (lambda line: print(line, file=sys.stderr)) if arguments.json else log
-    document = job.load(layout, arguments.job)
+    document = job.load(layout, arguments.job, remember=not layout.privileged)
     select(document, arguments.element)
     if layout.privileged:
         if sys.stderr.isatty():
@@ -205,7 +205,7 @@ def ask(layout: Layout, arguments: argparse.Namespace, **request: Any) -> dict[s
     from serversync import job, unit
     from serversync.run import select
 
-    document = job.load(layout, arguments.job)
+    document = job.load(layout, arguments.job, remember=not layout.privileged)
     select(document, arguments.element)
     request["element"] = arguments.element
     if layout.privileged:

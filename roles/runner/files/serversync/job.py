@@ -103,11 +103,15 @@ def check_name(name: str) -> str:
     return name
 
 
-def load(layout: Layout, name: str) -> Job:
-    """The job of that name; raises InvalidDocument with the file, the field and what to do."""
+def load(layout: Layout, name: str, *, remember: bool = False) -> Job:
+    """The job of that name; raises InvalidDocument with the file, the field and what to do.
+
+    remember: a document that is found valid is not validated again until it, or the schema, changes.
+    """
     path = layout.jobs / f"{check_name(name)}.json"
+    known = layout.state / "validated" / name
     try:
-        job = load_file(path)
+        job = load_file(path, known, remember=remember)
     except FileNotFoundError:
         known = ", ".join(names(layout)) or "none"
         raise InvalidDocument("unknown_job", f"there is no job {name!r} on this server (jobs: {known})") from None
@@ -129,7 +133,8 @@ def names(layout: Layout) -> list[str]:
     return [name for name in found if NAME.fullmatch(name)]
 
 
-def load_file(path: Path) -> Job:
+def load_file(path: Path, known: Path | None = None, *, remember: bool = False) -> Job:
+    """The job in a file; ``known`` holds the seal of the document that was last found valid."""
     try:
         data = path.read_bytes()
     except IsADirectoryError as error:
@@ -138,18 +143,36 @@ def load_file(path: Path) -> Job:
         document = json.loads(data)
     except ValueError as error:
         raise InvalidDocument("invalid_document", f"{path}: is not JSON ({error})") from error
-    problem = first_problem(document)
-    if problem:
-        raise InvalidDocument("invalid_document", f"{path}: {problem}")
+    seal = hashlib.sha256(schema_text() + data).hexdigest()
+    if known is None or not was_valid(known, seal):
+        problem = first_problem(document)
+        if problem:
+            raise InvalidDocument("invalid_document", f"{path}: {problem}")
+        if known is not None and remember:
+            known.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Half written it is the seal of no document.
+            known.write_text(seal, encoding="ascii")
     return Job(complete(document, schema()), hashlib.sha256(data).hexdigest())
+
+
+def was_valid(known: Path, seal: str) -> bool:
+    try:
+        return known.read_text(encoding="ascii") == seal
+    except (FileNotFoundError, PermissionError):
+        return False
 
 
 REPAIR = "restore it, or remove the job with state: absent and declare it again"
 
 
 @functools.lru_cache(maxsize=1)
+def schema_text() -> bytes:
+    return (Path(__file__).parent / "job.schema.json").read_bytes()
+
+
+@functools.lru_cache(maxsize=1)
 def schema() -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((Path(__file__).parent / "job.schema.json").read_text(encoding="utf-8"))
+    loaded: dict[str, Any] = json.loads(schema_text())
     return loaded
 
 

@@ -1,0 +1,61 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from serversync import job
+from serversync.failure import InvalidDocument
+from serversync.layout import Layout
+
+DOCUMENT = {
+    "version": 1,
+    "name": "nightly",
+    "comment": "",
+    "enabled": True,
+    "scope": "user",
+    "partner": {"host": "hq", "port": None, "connection": "local", "host_key": []},
+    "account": None,
+    "schedule": None,
+    "on_error": {"retries": 0, "delay": "1s"},
+    "notification": {"email": [], "events": ["failure"]},
+    "settings": {"direction": "to_partner", "exclude": [], "delete": "never"},
+    "elements": [{"path": "/a", "partner_path": "/b"}],
+}
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    found = Layout("user", tmp_path / "config", tmp_path / "state", tmp_path / "state")
+    found.jobs.mkdir(parents=True)
+    (found.jobs / "nightly.json").write_text(json.dumps(DOCUMENT))
+    return found
+
+
+def test_a_valid_document_is_validated_once(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = job.load(layout, "nightly", remember=True)
+    monkeypatch.setattr(job, "first_problem", lambda _document: pytest.fail("validated again"))
+    assert job.load(layout, "nightly").document == first.document
+
+
+def test_who_only_looks_leaves_nothing(layout: Layout) -> None:
+    job.load(layout, "nightly")
+    assert not layout.state.exists()
+
+
+@pytest.mark.parametrize("change", [{"surprise": 1}, {"comment": 5}])
+def test_a_document_that_changed_is_validated_again(layout: Layout, change: dict[str, object]) -> None:
+    job.load(layout, "nightly", remember=True)
+    (layout.jobs / "nightly.json").write_text(json.dumps({**DOCUMENT, **change}))
+    with pytest.raises(InvalidDocument):
+        job.load(layout, "nightly", remember=True)
+
+
+def test_another_schema_validates_again(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    job.load(layout, "nightly", remember=True)
+    monkeypatch.setattr(job, "schema_text", lambda: b"{}")
+    monkeypatch.setattr(job, "first_problem", lambda _document: "is checked")
+    with pytest.raises(InvalidDocument, match="is checked"):
+        job.load(layout, "nightly")
