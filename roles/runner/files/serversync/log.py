@@ -52,6 +52,7 @@ from serversync.job import Element, Job
 from serversync.layout import Layout
 from serversync.logfile import (
     BATCH,
+    HEAD,
     NOTHING,
     AnySource,
     AnyTarget,
@@ -98,6 +99,15 @@ class Known:
 
 
 @dataclass
+class Torn:
+    """The target, as long as it is as in ``State.target``, ends within a line of this known file, of which the rest is
+    to follow; else the whole line, from this mark on."""
+
+    number: int
+    line: Mark
+
+
+@dataclass
 class Intent:
     """Bytes about to be appended: those of a known file between two marks. target: its device, inode and size before;
     newline: its last line is ended first."""
@@ -123,6 +133,7 @@ class State:
     target: tuple[int, int, int] | None = None
     unreadable: list[Stamp] = field(default_factory=list)
     intent: Intent | None = None
+    torn: Torn | None = None
     numbers: int = 0
 
     def add(self, stamp: Stamp, mark: Mark | None) -> Known:
@@ -146,6 +157,7 @@ class State:
             "unreadable": self.unreadable,
             "intent": intent
             and [intent.number, intent.start, intent.end, intent.digest, intent.target, intent.newline],
+            "torn": self.torn and [self.torn.number, self.torn.line],
             "numbers": self.numbers,
         }
         text = json.dumps(document)
@@ -172,6 +184,7 @@ class State:
             document["target"] and tuple(document["target"]),
             [Stamp(*one) for one in document["unreadable"]],
             intent and Intent(intent[0], Mark(*intent[1]), Mark(*intent[2]), intent[3], tuple(intent[4]), intent[5]),
+            document["torn"] and Torn(document["torn"][0], Mark(*document["torn"][1])),
             document["numbers"],
         )
 
@@ -262,9 +275,9 @@ class Assessment(NamedTuple):
 def assess(known: Sequence[Known], current: int | None, files: Sequence[File], name: str) -> Assessment:
     """What to do with the files as they are; current: index of the known file that was the log."""
     matched = match(known, files)
-    file_of = {index: number for number, index in matched.items()}
     work, unreadable = [], []
-    for number in in_order(files, name):
+    order = in_order(files, name)
+    for place, number in enumerate(order):
         file, index = files[number], matched.get(number)
         if index is not None:
             if file.size > known[index].offset >= 0:
@@ -272,7 +285,10 @@ def assess(known: Sequence[Known], current: int | None, files: Sequence[File], n
         elif file.problem:
             unreadable.append(number)
         elif file.current or file.rotated:
-            work.append(Work(number, None, [file_of[one] for one in file.holds if one in file_of]))
+            # What nothing was taken of yet may begin with anything.
+            known_ones = [one for one, of in matched.items() if of in file.holds or known[of].offset == 0]
+            later = [one for one in order[place + 1 :] if one not in matched and not files[one].problem]
+            work.append(Work(number, None, known_ones + later))
     return Assessment(matched, work, unreadable, lost(known, current, files, matched))
 
 
@@ -539,13 +555,17 @@ class LogSynchronization:
         for one in gone[: max(0, len(state.known) - KNOWN)]:
             state.known.remove(one)
         state.directories = (self.source.facts["directory"], state.directories[1])
-        return todo
+        # Before anything else may come its rest.
+        return sorted(todo, key=lambda work: state.torn is None or work[1].number != state.torn.number)
 
     def is_copy(self, file: File, other: File) -> bool:
         """Whether all that the file has is in the other one, too."""
         if other.size >= 0 and other.size < file.size:
             return False
-        return self.source.digest(file.number, 0, file.size) == self.source.digest(other.number, 0, file.size)
+        return all(
+            self.source.digest(file.number, 0, end) == self.source.digest(other.number, 0, end)
+            for end in (min(HEAD, file.size), file.size)
+        )
 
     def guard(self, state: State, found: Assessment) -> None:
         """A log that is not where it was, in a directory that is another one, is rather not mounted than rotated."""
@@ -591,11 +611,14 @@ class LogSynchronization:
             if not file.current:
                 mark = None
                 if not file.problem and not file.packed:
-                    mark = self.source.mark(file.number, self.source.line_end(file.number))
+                    mark = self.source.mark(file.number, self.source.line_end(file.number, file.size))
                 state.add(file.stamp, mark)
                 continue
             start = self.where_to_begin(file)
             one = state.add(file.stamp._replace(size=-1), self.source.mark(file.number, start))
+            line = self.source.line_end(file.number, start)
+            if line != start:
+                state.torn = Torn(one.number, self.source.mark(file.number, line))
             state.current = one.number
             todo.append((file, one))
         if not todo:
@@ -612,7 +635,7 @@ class LogSynchronization:
         if self.source.digest(file.number, 0, both) == self.target.digest(0, both):
             assert self.state is not None
             self.state.target = (facts["device"], facts["inode"], size)
-            return size if size <= file.size else self.source.line_end(file.number)
+            return size if size <= file.size else self.source.line_end(file.number, file.size)
         self.report.warnings.append(
             f"{self.paths[self.to]} on {self.server(self.to)} has lines that are not the source's first ones: they "
             "stay, and the whole log is appended after them"
@@ -650,7 +673,7 @@ class LogSynchronization:
     def recovered(self, file: File, intent: Intent) -> int:
         """The offset in the source up to which the target has what was intended."""
         assert self.state is not None
-        device, inode, size = intent.target
+        _device, inode, size = intent.target
         start, end = intent.start.offset, intent.end.offset
         if end - start > BATCH:
             return self.recovered_line(file, intent)
@@ -663,15 +686,29 @@ class LogSynchronization:
                 f"{end - start} bytes of lines may be there twice"
             )
             return start
-        if last:
-            # It ends with what is ours, be it in the middle of a line.
-            self.state.target = (device, inode, self.target.facts["size"])
-        return start + max(0, count - len(before))
+        done = max(0, count - len(before))
+        if done:
+            line = data.rfind(b"\n", 0, done) + 1
+            if last and line != done:
+                self.tear(file, intent, start + line)
+            else:
+                self.state.torn = None
+        return start + done
+
+    def tear(self, file: File, intent: Intent, line: int) -> None:
+        """The target ends within the line that begins there, or before."""
+        state, facts = self.state, self.target.facts
+        assert state is not None
+        if line != intent.start.offset:
+            state.torn = Torn(intent.number, self.source.mark(file.number, line))
+        elif state.torn is None or state.torn.number != intent.number:
+            state.torn = Torn(intent.number, intent.start)
+        state.target = (facts["device"], facts["inode"], facts["size"])
 
     def recovered_line(self, file: File, intent: Intent) -> int:
         """The same for a line that is longer than what is held in memory."""
         assert self.state is not None
-        device, inode, size = intent.target
+        _device, inode, size = intent.target
         start, end = intent.start.offset, intent.end.offset
         at = size + intent.newline
         if self.target.facts["inode"] != inode or self.target.facts["size"] <= at:
@@ -681,8 +718,11 @@ class LogSynchronization:
             if same:
                 count = self.target.same(at, data)
                 offset, at, same = offset + count, at + count, count == len(data)
-        if offset == end or at == self.target.facts["size"]:
-            self.state.target = (device, inode, at)
+        if offset == end:
+            self.state.torn = None
+            return end
+        if at == self.target.facts["size"]:
+            self.tear(file, intent, start)
             return offset
         return start
 
@@ -725,6 +765,12 @@ class LogSynchronization:
 
     def drain(self, file: File, one: Known) -> Iterator[Append]:
         """Appends what the file has; yields what was appended, if anything."""
+        state = self.state
+        assert state is not None
+        if state.torn is not None and state.torn.number == one.number:
+            facts = self.target.refresh()
+            if (facts["device"], facts["inode"], facts["size"]) != state.target:
+                one.mark, state.torn = state.torn.line, None
         begin = one.offset
         end, _lines = self.source.count(file.number, begin)
         lines = 0
@@ -754,8 +800,7 @@ class LogSynchronization:
             facts = self.target.refresh()
         now = (facts["device"], facts["inode"], facts["size"])
         start = one.mark.offset
-        # The rest of a line that is there goes on with it.
-        newline = not facts["whole"] and now != state.target
+        newline = not facts["whole"] and (state.torn is None or state.torn.number != one.number)
         state.directories = (state.directories[0], facts["directory"])
         state.intent = Intent(one.number, one.mark, extent.mark, extent.digest, now, newline)
         self.save()
@@ -772,7 +817,7 @@ class LogSynchronization:
                 size = self.target.append(data, False)
             size = self.target.append(b"", True)
         state.target = (now[0], now[1], size)
-        state.intent = None
+        state.intent = state.torn = None
         self.report.sent += length
 
     def create(self, file: File) -> None:

@@ -316,10 +316,9 @@ class Source:
     def digest(self, number: int, start: int, end: int) -> str:
         return digest_of(*self.reader(number).stream(start, end))
 
-    def line_end(self, number: int) -> int:
-        """Where the last line that is finished ends, of a file that is not packed."""
+    def line_end(self, number: int, end: int) -> int:
+        """Where the last line before ``end`` that is finished ends."""
         reader = self.reader(number)
-        end = os.fstat(reader.descriptor).st_size
         while end > 0:
             start = max(0, end - TAIL)
             at = reader.read(start, end - start).rfind(b"\n")
@@ -389,7 +388,7 @@ class Source:
         elif do == "digest":
             yield {"digest": self.digest(number, int(request["start"]), int(request["end"]))}, b""
         elif do == "line_end":
-            yield {"end": self.line_end(number)}, b""
+            yield {"end": self.line_end(number, int(request["end"]))}, b""
         elif do == "count":
             end, lines = self.count(number, int(request["start"]))
             yield {"end": end, "lines": lines}, b""
@@ -627,8 +626,8 @@ class PartnerSource(PartnerLog):
     def digest(self, number: int, start: int, end: int) -> str:
         return str(self.ask("digest", number=number, start=start, end=end)["digest"])
 
-    def line_end(self, number: int) -> int:
-        return int(self.ask("line_end", number=number)["end"])
+    def line_end(self, number: int, end: int) -> int:
+        return int(self.ask("line_end", number=number, end=end)["end"])
 
     def count(self, number: int, start: int) -> tuple[int, int]:
         reply = self.ask("count", number=number, start=start)
