@@ -944,11 +944,17 @@ def as_intended(coming: Entry, entry: Entry) -> bool:
 
 
 def here_line(row: Row) -> tuple[bytes, bytes, bytes] | None:
-    return (row.path, row.here, row.here_more) if row.here is not None else None
+    return (row.path, row.here, undigested(row.here_more)) if row.here is not None else None
 
 
 def there_line(row: Row) -> tuple[bytes, bytes, bytes] | None:
-    return (row.path, row.there, row.there_more) if row.there is not None else None
+    return (row.path, row.there, undigested(row.there_more)) if row.there is not None else None
+
+
+def undigested(more: bytes) -> bytes:
+    """Without the contents' digest: what was read by an earlier run says nothing of what is there now."""
+    known, _blank, digest = more.rpartition(b" ")
+    return more if not digest else b"" if known == b"0 " else known + b" "
 
 
 LINES = {HERE: here_line, THERE: there_line}
