@@ -29,7 +29,7 @@ demo: .venv/.demo
 
 test: .venv/.test
 	@scripts/need-packages rsync=rsync sshd=openssh-server ssh=openssh-client
-	.venv/bin/python -m pytest tests/unit tests/integration
+	.venv/bin/python -m pytest --numprocesses auto tests/unit tests/integration
 
 bench: .venv/.test
 	@scripts/need-packages rsync=rsync unison=unison sshd=openssh-server ssh=openssh-client setfacl=acl

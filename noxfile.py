@@ -145,7 +145,7 @@ def units(session: nox.Session) -> None:
     if session.python == "3.8":
         # The module side runs where Ansible manages; the runner needs 3.9.
         paths.remove("tests/unit/runner")
-    session.run("python", "-m", "pytest", "--quiet", *paths, *session.posargs)
+    session.run("python", "-m", "pytest", "--quiet", "--numprocesses", "auto", *paths, *session.posargs)
 
 
 @nox.session(python=list(PYTHONS)[-1:])

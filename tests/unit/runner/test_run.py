@@ -43,9 +43,10 @@ def attempts(monkeypatch: pytest.MonkeyPatch, outcomes: list[Failure | None]) ->
         "settings": {"direction": "to_partner", "exclude": []},
         "on_error": {"retries": 2, "delay": "1h"},
         "elements": [{"path": "/a", "partner_path": "/b"}],
+        "limits": {"parallel": 1},
     }
     waits: list[float] = []
-    monkeypatch.setattr(run, "Synchronization", Synchronized)
+    monkeypatch.setattr(run, "engine", lambda _element: Synchronized)
     layout = Layout("user", Path("/c"), Path("/s"), Path("/r"))
     said: dict[str, Any] = {"trigger": "manual", "only": None, "approve": None, "log": lambda _line: None}
     made = run.Run(layout, Job(document, ""), **said, wait=waits.append)

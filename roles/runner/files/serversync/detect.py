@@ -281,12 +281,12 @@ def _reason(error: OSError) -> str:
 
 
 class Blocks:
-    """The digests of directories, and their blocks as far as there is room (bytes)."""
+    """The digests of directories, and their blocks as far as there is room (bytes; None: KEPT)."""
 
-    def __init__(self, room: int = KEPT) -> None:
+    def __init__(self, room: int | None = None) -> None:
         self.digests: dict[bytes, bytes] = {}
         self.kept: dict[bytes, bytes] = {}
-        self.room = room
+        self.room = KEPT if room is None else room
 
     def add(self, directory: bytes, lines: list[bytes]) -> None:
         lines.sort()
