@@ -26,21 +26,22 @@ ORDINARY = "nobody"
 
 
 class SftpPartner(Partner):
-    """options: further lines of sshd's configuration."""
+    """A server whose account can do nothing but SFTP."""
 
     user: str = getpass.getuser()
+    keys: Path
 
-    def serve(self, key: str, command: str = "internal-sftp", options: str = "") -> None:
+    def serve(self, key: str, keys: Path, command: str, options: str) -> None:
+        """keys: the directory for the account's keys, which it must be able to read; command: what it may do."""
         host_key = self.home / "host_key"
         if not host_key.exists():
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(host_key)], check=True)
             self.port = free_port()
-        # Where an ordinary account's log-in can read it.
-        (self.home / "authorized_keys").write_text(f"{key}\n")
-        self.home.chmod(0o755)
+        self.keys = keys / "authorized_keys"
+        self.keys.write_text(f"{key}\n")
         (self.home / "sshd_config").write_text(
             f"ListenAddress 127.0.0.1\nPort {self.port}\nHostKey {host_key}\n"
-            f"AuthorizedKeysFile {self.home / 'authorized_keys'}\nStrictModes no\nUsePAM no\n"
+            f"AuthorizedKeysFile {self.keys}\nStrictModes no\nUsePAM no\n"
             "PasswordAuthentication no\nKbdInteractiveAuthentication no\nPidFile none\n"
             f"Subsystem sftp {command}\nForceCommand {command}\nMaxStartups 100\n{options}"
         )
@@ -81,7 +82,7 @@ class SftpPair:
 def sftp_loopback(
     directory: Path, *, chroot: bool = False, user: str | None = None, command: str = "internal-sftp"
 ) -> Iterator[SftpPair]:
-    """chroot: the account sees nothing but a directory of its own (root only); user: another account (root only)."""
+    """chroot: the account sees nothing but a directory of its own, and may be another ``user`` (root only)."""
     here = Server(directory / "site-a")
     there = SftpPartner(directory / "nas")
     there.user = user or there.user
@@ -100,12 +101,9 @@ def sftp_loopback(
         if user:
             entry = pwd.getpwnam(user)
             os.chown(home, entry.pw_uid, entry.pw_gid)
-            for above in home.parents[:-1]:
-                if not chroot and str(above).startswith(str(directory)):
-                    above.chmod(above.stat().st_mode | 0o055)
         if not chroot:
             pair.partner_path = str(home)
-        there.serve(key, command, options)
+        there.serve(key, root if chroot else there.home, command, options)
         yield pair
     finally:
         there.stop()

@@ -37,9 +37,14 @@ def check(layout: Layout, job: Job) -> list[Finding]:
     findings = [finding("ok", f"the document of {job.name} is valid")]
     try:
         with Servers(layout, job) as servers:
-            findings += versions("this server", about(), rsync_version())
-            if servers.connection:
+            if servers.connection or servers.sftp:
                 findings.append(finding("ok", f"{job.partner} has the pinned host key and lets this server in"))
+            if servers.sftp:
+                remedy = "use a server that can, or live with it: docs/sftp.md"
+                findings += [finding("warning", *weakness, remedy) for weakness in servers.sftp.weaknesses()]
+            else:
+                findings += versions("this server", about(), rsync_version())
+            if servers.connection:
                 asked = time.time()
                 partner = servers.connection.ask("hello")
                 answered = time.time()

@@ -27,6 +27,7 @@ from serversync.log import Append, engine
 from serversync.place import RUN_TIME
 from serversync.reconcile import Decision
 from serversync.replica import Partner, Server, ThisServer
+from serversync.sftp import SftpServer
 from serversync.ssh import Channel, Connection
 from serversync.synchronize import NAMED_PATHS, Report, seen_text
 
@@ -80,11 +81,10 @@ class Servers:
         self.held = ExitStack()
         here = ThisServer(layout)
         self.connection: Connection | None = None
+        self.sftp: SftpServer | None = None
         partner: Server = here
         if job["partner"]["connection"] == "sftp":
-            from serversync.sftp import SftpServer  # which only such a job needs
-
-            partner = self.held.enter_context(SftpServer(layout, job))
+            partner = self.sftp = self.held.enter_context(SftpServer(layout, job))
         elif not job.local:
             self.connection = self.held.enter_context(Connection(layout, job))
             partner = Partner(self.connection)
@@ -92,7 +92,8 @@ class Servers:
         self.channels: list[Channel] = []
 
     def another(self) -> dict[str, Server]:
-        """The same servers with a conversation of their own, for an element beside others."""
+        """The same servers with a conversation of their own, for an element beside others; by SFTP one has room for
+        all of them."""
         if self.connection is None:
             return self.by_side
         channel = self.held.enter_context(Channel(self.connection))
@@ -102,7 +103,7 @@ class Servers:
     def abort(self) -> None:
         """Ends what runs for the elements in other threads."""
         rsync.stop()
-        for conversation in (self.connection, *self.channels):
+        for conversation in (self.connection, self.sftp, *self.channels):
             if conversation is not None:
                 conversation.abort()
 

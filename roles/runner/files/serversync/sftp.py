@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import stat
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable
@@ -81,16 +82,18 @@ class Pace:
     def __init__(self, limit: int | None) -> None:
         self.limit = limit
         self.free_at = time.monotonic()
+        self.spending = threading.Lock()
 
     def spend(self, count: int) -> None:
         """Returns when that many more bytes may travel."""
         if self.limit is None:
             return
-        now = time.monotonic()
-        # What was not used up to now is not saved for later.
-        self.free_at = max(self.free_at, now) + count / self.limit
-        if self.free_at > now:
-            time.sleep(self.free_at - now)
+        with self.spending:
+            now = time.monotonic()
+            # What was not used up to now is not saved for later.
+            self.free_at = max(self.free_at, now) + count / self.limit
+            wait = self.free_at - now
+        time.sleep(wait)
 
 
 class SftpServer:
@@ -108,8 +111,8 @@ class SftpServer:
         self.pace = Pace(size(limit) if limit else None)
         self.held = ExitStack()
         try:
-            channel = connect(self.pairing, self.partner, settings["compress"] == "always", self.held)
-            self.session = Session(channel, explain("", self.partner))
+            self.channel = connect(self.pairing, self.partner, settings["compress"] == "always", self.held)
+            self.session = Session(self.channel, explain("", self.partner))
         except BaseException:
             self.held.close()
             raise
@@ -121,6 +124,10 @@ class SftpServer:
 
     def __exit__(self, *_exception: object) -> None:
         self.held.close()
+
+    def abort(self) -> None:
+        """Ends the conversation; what waits for an answer raises Failure."""
+        self.channel.close()
 
     def look(self, path: str) -> dict[str, Any]:
         """As place.look. SFTP does not tell whether a directory may be written: that is taken for granted."""

@@ -103,9 +103,9 @@ class SftpCommit:
         return os.fsdecode(self.home + b"/stage/" + self.run_name)
 
     def recover(self) -> None:
-        """What a killed run had moved to versions, but not yet replaced, is put back. Before anything is looked at.
+        """What a killed run had moved to versions, but not yet replaced, is put back; then its stage goes.
 
-        Only what lies in the stage of that run still was to replace something.
+        To be called before anything is looked at. Only what still lies in that run's stage was to replace something.
         """
         kept = names(self.session, self.store, "d")
         for run in names(self.session, self.stages, "d"):
@@ -114,6 +114,7 @@ class SftpCommit:
                 for path, entry in list(walk(self.session, join(self.store, store))):
                     if path in waiting:
                         self.session.run(self.put_back(path, join(self.store, store + b"/" + path), entry))
+            discard(self.session, join(self.stages, run))
 
     def put_back(self, path: bytes, kept: bytes, entry: Entry) -> Task[None]:
         live = join(self.root, path)
