@@ -33,7 +33,14 @@ PACKAGES = (
     "tzdata",
 )
 # What is installed on the running servers, by the role or for the test: downloaded once, into apt's cache.
-CACHED_PACKAGES = ("rsync", "python3-jsonschema", "python3-paramiko", "python3-pathspec", "python3-rich", "python3-aiosmtpd")
+CACHED_PACKAGES = (
+    "rsync",
+    "python3-jsonschema",
+    "python3-paramiko",
+    "python3-pathspec",
+    "python3-rich",
+    "python3-aiosmtpd",
+)
 
 UNITS = {
     # LoadCredential= leaves its directory empty in a container until mounts propagate as they do on a machine.
