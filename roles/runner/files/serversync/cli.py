@@ -137,7 +137,13 @@ def log(line: str) -> None:
 
 
 def perform(
-    layout: Layout, name: str, trigger: str, only: str | None, approve: str | None, say: Callable[[str], None]
+    layout: Layout,
+    name: str,
+    trigger: str,
+    only: str | None,
+    approve: str | None,
+    say: Callable[[str], None],
+    watch: Callable[[str], Callable[[str, int, int], None]] | None = None,
 ) -> dict[str, Any]:
     """A run in this process."""
     from serversync import job, notify, run
@@ -152,6 +158,7 @@ def perform(
         log=say,
         wait=time.sleep,
         tell=lambda record: notify.tell(layout, document, record, say),
+        watch=watch,
     )
 
 
@@ -167,8 +174,13 @@ def command_run(layout: Layout, arguments: argparse.Namespace) -> int:
         if sys.stderr.isatty():
             print(f"running in {unit.service(arguments.job)}; journalctl -fu has it live", file=sys.stderr)
         record = unit.ask(layout, arguments.job, "run", element=arguments.element, approve=arguments.approve)
-    else:
+    elif arguments.json or not sys.stdout.isatty():
         record = perform(layout, arguments.job, "manual", arguments.element, arguments.approve, say)
+    else:
+        from serversync.progress import Display
+
+        with Display() as display:
+            record = perform(layout, arguments.job, "manual", arguments.element, arguments.approve, say, display.watch)
     tell(arguments, record, lambda: show_record(record))
     return EXIT[record["state"]]
 

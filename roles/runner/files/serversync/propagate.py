@@ -50,6 +50,8 @@ class Settings:
     granularity: int
     bandwidth_limit: int | None
     compress: bool
+    # Somebody looks at how far it is.
+    watched: bool
 
 
 @dataclass
@@ -156,6 +158,7 @@ class Propagation:
         """Puts everything that was gathered in its place."""
         if self.idle:
             return
+        self.progress("committing", 0, 0)
         self.put()
         self.link()
         self.set_metadata()
@@ -264,6 +267,7 @@ class Propagation:
         carry = self.source.server.carry or self.target.server.carry
         if not files:
             return
+        self.progress("copying", 0, 0)
         if carry is None:
             self.bring_by_rsync(stage, [one.path for one in files], anew=anew)
             return
@@ -297,15 +301,19 @@ class Propagation:
                 bandwidth_limit=self.settings.bandwidth_limit,
                 compress=self.settings.compress,
                 anew=anew,
+                watched=self.settings.watched,
             )
             seen = [0, 0]
 
-            def count(change: rsync.Change) -> None:
+            def count(_change: rsync.Change) -> None:
                 seen[0] += 1
-                seen[1] += change.size
-                self.progress("copying", seen[0], seen[1])
+                self.progress("copying", *seen)
 
-            outcome = rsync.execute(argv, count)
+            def measure(come: int) -> None:
+                seen[1] = come
+                self.progress("copying", *seen)
+
+            outcome = rsync.execute(argv, count, measure)
         self.done.sent += outcome.sent
         failure = rsync.failure(outcome, self.source.path)
         if failure and outcome.code not in PARTIAL:
@@ -466,6 +474,7 @@ class Propagation:
             self.intend(self.target.name, ((one, op.want) for one, op in batch))
             for (one, op), result in zip(batch, list(self.target.tree.commit(op for _one, op in batch))):
                 self.keep(one, op, result)
+            self.progress("committing", len(self.done.entries), 0)
 
     def set_times(self) -> None:
         """The directories in which something was put or removed have the times of the source's."""
@@ -492,6 +501,7 @@ class Propagation:
             self.intend(self.target.name, ((one, op.want) for one, op in batch))
             for (one, op), result in zip(batch, list(self.target.tree.commit(op for _one, op in batch))):
                 self.keep(one, op, result)
+            self.progress("committing", len(self.done.entries), 0)
 
 
 KIND_OPS = {"f": "put", "l": "symlink", "p": "special", "s": "special", "b": "special", "c": "special", "d": "mkdir"}

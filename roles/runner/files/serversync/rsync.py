@@ -90,6 +90,7 @@ def command(
     bandwidth_limit: int | None = None,
     compress: bool = False,
     anew: bool = False,
+    watched: bool = False,
 ) -> list[str]:
     """The argv that brings files into a stage.
 
@@ -97,7 +98,7 @@ def command(
     below the source, None where that is the file; basis: the live tree, as seen from the stage; privileged: the
     target's process may change owners without being root; users, groups: numbers of the source -> numbers of the
     target; remote_shell: rsync's -e, split by rsync on blanks; bandwidth_limit: bytes per second; anew: also files of
-    the basis' size and time, whose contents differ.
+    the basis' size and time, whose contents differ; watched: it tells how far it is.
     """
     argv = ["rsync", "--secluded-args"]
     argv += ["--from0", f"--files-from={files_from}", "--no-implied-dirs"] if files_from else []
@@ -121,6 +122,7 @@ def command(
     argv += [f"--bwlimit={bandwidth_limit // 1024 or 1}K"] if bandwidth_limit else []
     argv += ["--compress"] if compress else []
     argv += ["--timeout=600", f"--out-format={FORMAT}", "--stats", "--no-human-readable"]
+    argv += ["--info=progress2"] if watched else []
     argv += ["-e", remote_shell] if remote_shell else []
     return [*argv, "--", source, stage]
 
@@ -165,7 +167,16 @@ STATISTICS = {
 }
 
 
-def read_output(lines: Iterator[str], outcome: Outcome, on_change: Callable[[Change], None] | None) -> None:
+# Of all files together: bytes, their share.
+FAR = re.compile(r"\s*(\d+)\s+\d+%\s")
+
+
+def read_output(
+    lines: Iterator[str],
+    outcome: Outcome,
+    on_change: Callable[[Change], None] | None,
+    on_bytes: Callable[[int], None] | None,
+) -> None:
     for line in lines:
         line = line.rstrip("\n")
         change = parse_change(line)
@@ -181,6 +192,8 @@ def read_output(lines: Iterator[str], outcome: Outcome, on_change: Callable[[Cha
         elif line.startswith("skipping non-regular file "):
             name = line[len("skipping non-regular file ") :].strip('"')
             outcome.add_problem(f"{unescape(name)}: is a device, which is not synchronized; exclude it")
+        elif on_bytes and (far := FAR.match(line)):
+            on_bytes(int(far.group(1)))
         else:
             title, _colon, value = line.partition(":")
             number = re.match(r"\s*(\d+)", value)
@@ -209,8 +222,12 @@ def stop() -> None:
         process.terminate()
 
 
-def execute(argv: list[str], on_change: Callable[[Change], None] | None = None) -> Outcome:
-    """Runs rsync to its end, however that is; it is ended with the caller."""
+def execute(
+    argv: list[str],
+    on_change: Callable[[Change], None] | None = None,
+    on_bytes: Callable[[int], None] | None = None,
+) -> Outcome:
+    """Runs rsync to its end, however that is; it is ended with the caller. on_bytes: how many have come, if watched."""
     outcome = Outcome()
     environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
     try:
@@ -233,7 +250,7 @@ def execute(argv: list[str], on_change: Callable[[Change], None] | None = None) 
     drain = threading.Thread(target=read_problems, args=(process.stderr, outcome), daemon=True)
     drain.start()
     try:
-        read_output(iter(process.stdout), outcome, on_change)
+        read_output(iter(process.stdout), outcome, on_change, on_bytes)
         outcome.code = process.wait()
     finally:
         if process.poll() is None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from serversync import __version__, rsync
 from serversync.display import safe
-from serversync.entry import HERE, THERE, Entry
+from serversync.entry import HERE, THERE
 from serversync.failure import Failure, InvalidDocument, Stopped, of_system
 from serversync.history import History, replace
 from serversync.job import Element, Job, seconds
@@ -29,7 +29,7 @@ from serversync.reconcile import Decision
 from serversync.replica import Partner, Server, ThisServer
 from serversync.sftp import SftpServer
 from serversync.ssh import Channel, Connection
-from serversync.synchronize import NAMED_PATHS, Report, seen_text
+from serversync.synchronize import NAMED_PATHS, Progress, Report, moved_bytes, seen_text, silent
 
 Record = dict[str, Any]
 EXIT = {"equal": 0, "equal_with_warnings": 0, "failed": 1, "different": 3, "skipped": 4}
@@ -193,13 +193,6 @@ def told(decisions: Iterable[Decision | Append]) -> list[dict[str, Any]]:
 QUIET = {"equal", "dropped"}
 
 
-def moved_bytes(decision: Decision) -> int:
-    if decision.content is None:
-        return 0
-    source = decision.here if decision.content == HERE else decision.there
-    return source.size if isinstance(source, Entry) and source.kind == "f" else 0
-
-
 def describe(job: Job, element: Element) -> dict[str, Any]:
     return {
         "path": element.path,
@@ -221,11 +214,13 @@ class Run:
         approve: str | None,
         log: Callable[[str], None],
         wait: Callable[[float], None],
+        watch: Callable[[str], Progress] | None = None,
     ) -> None:
         self.layout = layout
         self.job = job
         self.log = log
         self.wait = wait
+        self.watch = watch
         self.elements = select(job, only)
         self.plans: dict[str, list[dict[str, Any]]] = {}
         self.approved = load_plan(layout, job, approve) if approve else None
@@ -336,6 +331,7 @@ class Run:
         attempt = len(self.record["attempts"]) + 1
         run = self.record["run"] + (f".{attempt}" if attempt > 1 else "")
         report = Report()
+        progress = self.watch(element.path) if self.watch else silent
         try:
             with engine(element)(
                 self.layout,
@@ -346,6 +342,7 @@ class Run:
                 look=False,
                 approving=self.approved is not None,
                 decided=self.released(element),
+                progress=progress,
             ) as one:
                 report = one.report
                 one.synchronize(self.approval(element))
@@ -353,6 +350,8 @@ class Run:
             report.failure = report.failure or error
         except OSError as error:
             report.failure = of_system(error)
+        finally:
+            progress("done", 0, 0)
         if report.failure:
             self.count(entry, report)
             self.tell(index, report.failure)
@@ -446,10 +445,12 @@ def run(
     log: Callable[[str], None],
     wait: Callable[[float], None],
     tell: Callable[[Record], dict[str, Any] | None],
+    watch: Callable[[str], Progress] | None = None,
 ) -> Record:
-    """Runs the job, or records that it was skipped; ``tell`` sends the notification of a record."""
+    """Runs the job, or records that it was skipped; ``tell`` sends the notification of a record; ``watch``: element's
+    path -> what gets its progress."""
     history = History(layout)
-    attempt = Run(layout, job, trigger=trigger, only=only, approve=approve, log=log, wait=wait)
+    attempt = Run(layout, job, trigger=trigger, only=only, approve=approve, log=log, wait=wait, watch=watch)
     record = attempt.record
     record["configuration"] = history.configuration(job)
     with locked(layout, job) as free:

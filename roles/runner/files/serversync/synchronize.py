@@ -31,7 +31,7 @@ from serversync.guards import tripped
 from serversync.job import Element, Job, amount, seconds, size
 from serversync.layout import Layout
 from serversync.propagate import OTHER, Done, Groups, Propagation, Settings, Side, failure_of, parent
-from serversync.reconcile import Decision, Owners, Plan, Rules, Seen, Triple, Unknown, deep, moved, reconcile
+from serversync.reconcile import Decision, Owners, Plan, Rules, Seen, Triple, Unknown, deep, half_of, moved, reconcile
 from serversync.replica import Server, ThisServer, translations
 
 SIDES = (HERE, THERE)
@@ -346,6 +346,7 @@ class Synchronization:
         self.progress("scanning", 0, 0)
         self.scans: dict[str, Summary] = self.at_once(lambda side: self.scan(side, known[side] if usable else b""))
         self.report.entries = max(scan.entries for scan in self.scans.values())
+        self.progress("scanning", self.report.entries, 0)
         self.touched: set[bytes] = set()
         self.forget_disagreements(edited)
         self.unchanged = usable and all(scan.unchanged for scan in self.scans.values())
@@ -576,19 +577,20 @@ class Synchronization:
         return found
 
     def base_groups(self, triples: Iterable[Triple]) -> dict[str, Groups]:
+        """The same of the archive; what a killed run has left is in the triples' rows alone."""
         found: dict[str, Groups] = {}
         for side, name in ((HERE, "base_here"), (THERE, "base_there")):
-            groups: dict[bytes, frozenset[bytes]] = {}
+            names: dict[int, set[bytes]] = {}
+            given = set()
             for triple in triples:
+                given.add(triple.path)
                 record = triple.row and (triple.row.here if side == HERE else triple.row.there)
-                if not record or triple.path in groups:
-                    continue
-                entry = Entry.parse(record)
-                if entry.kind != "d" and entry.nlink > 1:
-                    group = frozenset(row.path for row in self.archive.by_inode(side, entry.inode))
-                    if len(group) > 1:
-                        groups.update(dict.fromkeys(group, group))
-            found[name] = groups
+                entry = Entry.parse(record) if record else None
+                if entry is not None and entry.kind != "d" and entry.nlink > 1:
+                    names.setdefault(entry.inode, set()).add(triple.path)
+            for inode, group in names.items():
+                group |= {row.path for row in self.archive.by_inode(side, inode) if row.path not in given}
+            found[name] = {path: frozenset(group) for group in names.values() if len(group) > 1 for path in group}
         return found
 
     def compared(self, triples: list[Triple], paths: list[bytes]) -> list[Triple]:
@@ -749,7 +751,11 @@ class Synchronization:
             self.rules.granularity,
             size(self.settings["bandwidth_limit"]) if self.settings["bandwidth_limit"] else None,
             self.settings["compress"] == "always" or (self.settings["compress"] == "auto" and self.far()),
+            self.progress is not silent,
         )
+        moving = [one for one in plan.decisions if one.content]
+        self.progress("to copy", len(moving), sum(map(moved_bytes, moving)))
+        self.progress("to commit", sum(1 for one in plan.decisions if one.content or one.metadata or one.remove), 0)
         # Both gather before either commits: what is put on one side would else look moved to the other.
         propagations = []
         for target in self.targets:
@@ -831,22 +837,16 @@ class Synchronization:
         """One transaction for what has changed; nothing where nothing has."""
         touched = self.touched | {path for paths in refresh.values() for path in paths}
         for side in SIDES:
-            # The directories' own entries have moved with their children.
-            again = {path for path in refresh[side] if path}
-            now = dict(self.sides[side].tree.entries(sorted(again)))
             by_path = {row.path: index for index, row in enumerate(rows)}
-            for path, entry in now.items():
-                if not isinstance(entry, Entry):
-                    continue
+            # The directories' own entries have moved with their children, those of files with their other names.
+            again = {path for path in refresh[side] if path} | self.names_beside(side, rows)
+            for path, entry in dict(self.sides[side].tree.entries(sorted(again))).items():
                 index = by_path.get(path)
                 old = rows[index] if index is not None else self.archive.row(path)
-                if old is None:
+                known = half_of(old, side) if old is not None else None
+                if old is None or known is None or not isinstance(entry, Entry) or not as_known(known, entry):
                     continue
-                fresh = (
-                    old._replace(here=entry.record, here_more=entry.more)
-                    if side == HERE
-                    else old._replace(there=entry.record, there_more=entry.more)
-                )
+                fresh = old._replace(here=entry.record) if side == HERE else old._replace(there=entry.record)
                 if index is not None:
                     rows[index] = fresh
                 else:
@@ -879,6 +879,20 @@ class Synchronization:
                 streams=(self.stream(HERE, refresh), self.stream(THERE, refresh)),
             )
         )
+
+    def names_beside(self, side: str, rows: list[Row]) -> set[bytes]:
+        """All names, as archived or about to be, of the files with several of which one was put, changed or removed."""
+        done = self.propagated[side].entries
+        inodes = {entry.inode for entry in done.values() if entry is not None and several(entry)}
+        for row in map(self.archive.row, done):
+            known = half_of(row, side) if row is not None else None
+            if known is not None and several(known):
+                inodes.add(known.inode)
+        found = {row.path for inode in inodes for row in self.archive.by_inode(side, inode)}
+        if inodes:
+            halves = ((row.path, half_of(row, side)) for row in rows)
+            found |= {path for path, known in halves if known is not None and known.inode in inodes}
+        return found
 
     def stream(self, side: str, refresh: dict[str, set[bytes]]) -> bytes:
         """The scan's, where nothing was changed since and all of it is archived."""
@@ -921,6 +935,14 @@ def seen_text(seen: Seen) -> str | None:
     return None if seen is None else f"unknown: {seen.reason}"
 
 
+def moved_bytes(decision: Decision) -> int:
+    """Of the file whose contents are to be put on the other replica."""
+    if decision.content is None:
+        return 0
+    source = decision.here if decision.content == HERE else decision.there
+    return source.size if isinstance(source, Entry) and source.kind == "f" else 0
+
+
 def unsettled(plan: Plan) -> bool:
     return any(one.status == "unresolved" or one.what == "unknown" for one in plan.decisions)
 
@@ -935,6 +957,18 @@ def intended(intents: Iterable[Intent]) -> dict[bytes, dict[str, tuple[bytes | N
         else:
             found.setdefault(intent.path, {})[intent.side] = (intent.coming, source)
     return found
+
+
+def several(entry: Entry) -> bool:
+    """Whether the file has several names."""
+    return entry.nlink > 1 and entry.kind != "d"
+
+
+def as_known(known: Entry, entry: Entry) -> bool:
+    """Whether nothing has moved but what follows from other names of the file, or from what is in the directory."""
+    fields = ("kind", "inode", "mode", "uid", "gid", "link", "rdev", "xattrs")
+    fields += () if known.kind == "d" else ("size", "mtime")
+    return all(getattr(known, name) == getattr(entry, name) for name in fields)
 
 
 def as_intended(coming: Entry, entry: Entry) -> bool:
