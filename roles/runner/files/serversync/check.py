@@ -16,8 +16,9 @@ from serversync.job import Job
 from serversync.layout import Layout
 from serversync.log import engine
 from serversync.notify import PATIENCE
-from serversync.run import Servers, select
+from serversync.run import select
 from serversync.serve import about, rsync_version
+from serversync.servers import Servers
 
 Finding = dict[str, str]
 # rsync's release that closed the holes known by then (its NEWS of 2026-08-13).

@@ -146,20 +146,26 @@ def perform(
     watch: Callable[[str], Callable[[str, int, int], None]] | None = None,
 ) -> dict[str, Any]:
     """A run in this process."""
-    from serversync import job, notify, run
+    from serversync import job
+    from serversync.servers import Connecting
 
     document = job.load(layout, name, remember=True)
-    return run.run(
-        layout,
-        document,
-        trigger=trigger,
-        only=only,
-        approve=approve,
-        log=say,
-        wait=time.sleep,
-        tell=lambda record: notify.tell(layout, document, record, say),
-        watch=watch,
-    )
+    connecting = Connecting(layout, document)
+    from serversync import notify, run
+
+    with connecting:
+        return run.run(
+            layout,
+            document,
+            trigger=trigger,
+            only=only,
+            approve=approve,
+            first=connecting,
+            log=say,
+            wait=time.sleep,
+            tell=lambda record: notify.tell(layout, document, record, say),
+            watch=watch,
+        )
 
 
 def command_run(layout: Layout, arguments: argparse.Namespace) -> int:

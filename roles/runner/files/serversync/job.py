@@ -113,8 +113,8 @@ def load(layout: Layout, name: str, *, remember: bool = False) -> Job:
     try:
         job = load_file(path, known, remember=remember)
     except FileNotFoundError:
-        known = ", ".join(names(layout)) or "none"
-        raise InvalidDocument("unknown_job", f"there is no job {name!r} on this server (jobs: {known})") from None
+        others = ", ".join(names(layout)) or "none"
+        raise InvalidDocument("unknown_job", f"there is no job {name!r} on this server (jobs: {others})") from None
     except InvalidDocument as problem:
         raise InvalidDocument(problem.code, f"{problem.message}; {REPAIR}") from problem
     if job.name != name:

@@ -16,7 +16,8 @@ from serversync.failure import Failure
 from serversync.job import Element, Job
 from serversync.layout import Layout
 from serversync.reconcile import Plan
-from serversync.run import Servers, locked, new_run, select
+from serversync.run import locked, new_run, select
+from serversync.servers import Servers
 from serversync.synchronize import SIDES, Synchronization, element_name
 
 Result = dict[str, Any]

@@ -11,12 +11,12 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from queue import Queue
 from typing import Any
 
-from serversync import __version__, rsync
+from serversync import __version__
 from serversync.display import safe
 from serversync.entry import HERE, THERE
 from serversync.failure import Failure, InvalidDocument, Stopped, of_system
@@ -26,9 +26,8 @@ from serversync.layout import Layout
 from serversync.log import Append, engine
 from serversync.place import RUN_TIME
 from serversync.reconcile import Decision
-from serversync.replica import Partner, Server, ThisServer
-from serversync.sftp import SftpServer
-from serversync.ssh import Channel, Connection
+from serversync.replica import Server
+from serversync.servers import Connecting, Servers
 from serversync.synchronize import NAMED_PATHS, Progress, Report, moved_bytes, seen_text, silent
 
 Record = dict[str, Any]
@@ -72,46 +71,6 @@ def select(job: Job, only: str | None) -> list[Element]:
         paths = ", ".join(element.path for element in job.elements)
         raise InvalidDocument("unknown_element", f"job {job.name} has no element {only!r} (elements: {paths})")
     return chosen
-
-
-class Servers:
-    """The two servers of a job; the connection between them is opened once and used by all elements."""
-
-    def __init__(self, layout: Layout, job: Job) -> None:
-        self.held = ExitStack()
-        here = ThisServer(layout)
-        self.connection: Connection | None = None
-        self.sftp: SftpServer | None = None
-        partner: Server = here
-        if job["partner"]["connection"] == "sftp":
-            partner = self.sftp = self.held.enter_context(SftpServer(layout, job))
-        elif not job.local:
-            self.connection = self.held.enter_context(Connection(layout, job))
-            partner = Partner(self.connection)
-        self.by_side: dict[str, Server] = {HERE: here, THERE: partner}
-        self.channels: list[Channel] = []
-
-    def another(self) -> dict[str, Server]:
-        """The same servers with a conversation of their own, for an element beside others; by SFTP one has room for
-        all of them."""
-        if self.connection is None:
-            return self.by_side
-        channel = self.held.enter_context(Channel(self.connection))
-        self.channels.append(channel)
-        return {HERE: self.by_side[HERE], THERE: Partner(channel)}
-
-    def abort(self) -> None:
-        """Ends what runs for the elements in other threads."""
-        rsync.stop()
-        for conversation in (self.connection, self.sftp, *self.channels):
-            if conversation is not None:
-                conversation.abort()
-
-    def __enter__(self) -> Servers:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self.held.close()
 
 
 def plan(layout: Layout, job: Job, only: str | None = None) -> dict[str, Any]:
@@ -212,6 +171,7 @@ class Run:
         trigger: str,
         only: str | None,
         approve: str | None,
+        first: Connecting | None = None,
         log: Callable[[str], None],
         wait: Callable[[float], None],
         watch: Callable[[str], Progress] | None = None,
@@ -222,6 +182,7 @@ class Run:
         self.wait = wait
         self.watch = watch
         self.elements = select(job, only)
+        self.first = first
         self.plans: dict[str, list[dict[str, Any]]] = {}
         self.approved = load_plan(layout, job, approve) if approve else None
         self.record: Record = {
@@ -282,7 +243,7 @@ class Run:
         for index in todo:
             self.record["elements"][index] |= {"state_after": None, "error": None}
         try:
-            with Servers(self.layout, self.job) as servers:
+            with self.connected() as servers:
                 failures.update(self.side_by_side(todo, servers))
         except Failure as failure:
             # Without a connection none of the elements that are left can be tried.
@@ -291,6 +252,10 @@ class Run:
                     self.tell(index, failure)
                     failures[index] = failure
         return failures
+
+    def connected(self) -> Servers:
+        first, self.first = self.first, None
+        return first.result() if first else Servers(self.layout, self.job)
 
     def side_by_side(self, todo: list[int], servers: Servers) -> Iterator[tuple[int, Failure]]:
         """The elements of these numbers, as many at a time as ``limits.parallel`` says; those that failed."""
@@ -442,6 +407,7 @@ def run(
     trigger: str,
     only: str | None,
     approve: str | None,
+    first: Connecting | None = None,
     log: Callable[[str], None],
     wait: Callable[[float], None],
     tell: Callable[[Record], dict[str, Any] | None],
@@ -450,7 +416,9 @@ def run(
     """Runs the job, or records that it was skipped; ``tell`` sends the notification of a record; ``watch``: element's
     path -> what gets its progress."""
     history = History(layout)
-    attempt = Run(layout, job, trigger=trigger, only=only, approve=approve, log=log, wait=wait, watch=watch)
+    attempt = Run(
+        layout, job, trigger=trigger, only=only, approve=approve, first=first, log=log, wait=wait, watch=watch
+    )
     record = attempt.record
     record["configuration"] = history.configuration(job)
     with locked(layout, job) as free:

@@ -109,7 +109,7 @@ class Conversation:
         self.held = ExitStack()
 
     def begin(self, argv: list[str]) -> None:
-        """Starts ssh and greets whoever answers."""
+        """Starts ssh."""
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert self.process.stdin and self.process.stdout and self.process.stderr
         self.frames = Frames(self.process.stdout.fileno(), self.process.stdin.fileno())
@@ -121,6 +121,9 @@ class Conversation:
         self.held.enter_context(self.frames.alive())
         self.drain = threading.Thread(target=self.keep_stderr, daemon=True)
         self.drain.start()
+
+    def greet(self) -> None:
+        """Waits for the answer of the partner's runner; Failure where it does not fit."""
         self.about = self.ask("hello", patience=GREETING)
         if self.about.get("protocol") != PROTOCOL:
             raise Failure(
@@ -234,13 +237,14 @@ class Channel(Conversation):
         self.remote_shell, self.host = connection.remote_shell, connection.host
         try:
             self.begin([*shlex.split(connection.remote_shell), "--", connection.host, CONTROL])
+            self.greet()
         except BaseException:
             self.close()
             raise
 
 
 class Connection(Conversation):
-    """The connection itself: its master carries the first conversation."""
+    """The connection itself: its master carries the first conversation, which begins with ``greet``."""
 
     def __init__(self, layout: Layout, job: Job) -> None:
         super().__init__(job.partner)

@@ -1,0 +1,113 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The two servers of a job in one attempt, and the connection between them.
+
+What a run needs beside it is imported while ssh logs in, which takes as long.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from serversync import rsync
+from serversync.entry import HERE, THERE
+from serversync.failure import Failure
+from serversync.job import Job
+from serversync.layout import Layout
+from serversync.ssh import Channel, Connection
+
+if TYPE_CHECKING:
+    from serversync.replica import Server
+    from serversync.sftp import SftpServer
+
+
+class Servers:
+    """The two servers of a job; the connection between them is opened once and used by all elements."""
+
+    def __init__(self, layout: Layout, job: Job) -> None:
+        self.held = ExitStack()
+        self.connection: Connection | None = None
+        self.sftp: SftpServer | None = None
+        self.channels: list[Channel] = []
+        self.by_side: dict[str, Server] = {}
+        try:
+            self.open(layout, job)
+        except BaseException:
+            self.held.close()
+            raise
+
+    def open(self, layout: Layout, job: Job) -> None:
+        by_ssh = not job.local and job["partner"]["connection"] == "ssh"
+        if by_ssh:
+            self.connection = self.held.enter_context(Connection(layout, job))
+        # While ssh logs in.
+        from serversync.replica import Partner, ThisServer
+
+        partner: Server
+        here = partner = ThisServer(layout)
+        if self.connection is not None:
+            self.connection.greet()
+            partner = Partner(self.connection)
+        elif not job.local:
+            from serversync.sftp import SftpServer  # paramiko, which only such a job needs
+
+            partner = self.sftp = self.held.enter_context(SftpServer(layout, job))
+        self.by_side = {HERE: here, THERE: partner}
+
+    def another(self) -> dict[str, Server]:
+        """The same servers with a conversation of their own, for an element beside others; by SFTP one has room for
+        all of them."""
+        if self.connection is None:
+            return self.by_side
+        from serversync.replica import Partner
+
+        channel = self.held.enter_context(Channel(self.connection))
+        self.channels.append(channel)
+        return {HERE: self.by_side[HERE], THERE: Partner(channel)}
+
+    def abort(self) -> None:
+        """Ends what runs for the elements in other threads."""
+        rsync.stop()
+        for conversation in (self.connection, self.sftp, *self.channels):
+            if conversation is not None:
+                conversation.abort()
+
+    def __enter__(self) -> Servers:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.held.close()
+
+
+class Connecting:
+    """The servers of the first attempt, being connected to while the runner gets ready."""
+
+    def __init__(self, layout: Layout, job: Job) -> None:
+        self.servers: Servers | None = None
+        self.error: Exception | None = None
+        self.thread = threading.Thread(target=self.connect, args=(layout, job), daemon=True)
+        self.thread.start()
+
+    def connect(self, layout: Layout, job: Job) -> None:
+        try:
+            self.servers = Servers(layout, job)
+        except Exception as error:  # raised where it is waited for
+            self.error = error
+
+    def result(self) -> Servers:
+        self.thread.join()
+        if self.servers is None:
+            raise self.error or Failure("connection", "the connection was not made", transient=True)
+        return self.servers
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: type[BaseException] | None, *_exception: object) -> None:
+        """Closes what nobody asked for: a run that was skipped needs no partner. Who is told to stop does not wait."""
+        if kind is None or issubclass(kind, Exception):
+            self.thread.join()
+            if self.servers is not None:
+                self.servers.held.close()
