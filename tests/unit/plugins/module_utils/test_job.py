@@ -605,6 +605,22 @@ BAD = [
         },
         "account: is not used with partner.connection local; leave it out",
     ),
+    # sftp
+    *(
+        (
+            {"partner": {"host": "x", "connection": "sftp"}, "settings": {"preserve": ["times", lost]}},
+            "settings.preserve: '%s' cannot be kept with partner.connection sftp; leave it out" % lost,
+        )
+        for lost in ("hardlinks", "acls", "xattrs", "sparse")
+    ),
+    (
+        {"partner": {"host": "x", "connection": "sftp"}, "elements": [{"path": "/a", "kind": "log"}]},
+        "elements[0].kind: 'log' needs a runner on the partner, which partner.connection sftp does without; use tree",
+    ),
+    (
+        {"partner": {"host": "x", "connection": "sftp"}, "elements": [{"path": "/tmp/a", "partner_path": "/b"}]},
+        "elements[0].path: '/tmp/a' is under /tmp, of which the job's service has its own; name another path",
+    ),
 ]
 
 
@@ -834,6 +850,17 @@ def test_between_ssh_and_local_and_back():
     back = changed(local, partner={"connection": "ssh"})
     assert back["partner"]["port"] == 22
     assert back["account"] == {"user": "serversync", "private_key_file": None}
+
+
+def test_sftp_has_an_account_and_any_path():
+    partner = {"host": "nas", "connection": "sftp"}
+    elements = [{"path": "/a", "partner_path": "/C:/a [*?\\"}, {"path": "/b", "partner_path": "/tmp/b"}]
+    job = made(partner=partner, elements=elements, settings={"preserve": ["times", "owner"]})
+    assert job["partner"] == {"host": "nas", "port": 22, "connection": "sftp", "host_key": []}
+    assert job["account"] == {"user": "serversync", "private_key_file": None}
+    assert [one["partner_path"] for one in job["elements"]] == [one["partner_path"] for one in elements]
+    VALIDATOR.validate(job)
+    assert changed(job, partner={"connection": "ssh"}, elements=[{"path": "/a"}])["partner"]["connection"] == "ssh"
 
 
 def test_what_goes_together_is_asked_of_the_whole_job():
@@ -1084,6 +1111,17 @@ def test_what_may_be_left_out_of_a_document_has_a_default_and_nothing_else_has()
         {"partner": {"host": "hq", "port": None, "connection": "ssh", "host_key": []}},
         {"partner": {"host": "hq", "port": 22, "connection": "local", "host_key": []}},
         {"partner": {"host": "-x", "port": 22, "connection": "ssh", "host_key": []}},
+        {"partner": {"host": "hq", "port": None, "connection": "sftp", "host_key": []}},
+        *(
+            {"partner": {"host": "hq", "port": 22, "connection": "sftp", "host_key": []}, **wrong}
+            for wrong in (
+                {"account": None},
+                {"settings": dict(full()["settings"], preserve=["acls"])},
+                {"elements": [dict(full()["elements"][0], kind="log")]},
+                {"elements": [dict(full()["elements"][0], path="/tmp/a")]},
+            )
+        ),
+        {"elements": [dict(full()["elements"][0], partner_path="/tmp/a")]},
         {"on_error": {"retries": -1, "delay": "5m"}},
         {"on_error": {"retries": 3, "delay": "5 m"}},
         *(
@@ -1296,7 +1334,14 @@ def declarations(draw):
     )
     job["name"] = draw(st.from_regex(_job.NAME_PATTERN, fullmatch=True))
     job["partner"] = dict(
-        draw(maybe(port=st.integers(1, 65535), host_key=st.lists(st.sampled_from([KEY, OTHER_KEY])))), host="hq"
+        draw(
+            maybe(
+                port=st.integers(1, 65535),
+                connection=st.sampled_from(["ssh", "sftp"]),
+                host_key=st.lists(st.sampled_from([KEY, OTHER_KEY])),
+            )
+        ),
+        host="hq",
     )
     job["elements"] = draw(st.lists(st.builds(dict, path=PATHS), min_size=1, max_size=3))
     for element in job["elements"]:
