@@ -129,9 +129,7 @@ class Line:
         if self.task is None:
             self.task = self.progress.add_task("", total=total or None, completed=completed, **fields)
         elif begins:
+            # Shown at once: a phase that is over before the next turn of the clock is seen, too.
             self.progress.reset(self.task, total=total or None, completed=completed, **fields)
         else:
             self.progress.update(self.task, completed=completed, **fields)
-        if begins:
-            # A phase that is over before the next turn of the clock is seen, too.
-            self.progress.refresh()
