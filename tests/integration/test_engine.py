@@ -169,6 +169,10 @@ def test_metadata_links_and_hard_links_arrive(pair: Pair) -> None:
     assert tree(pair.path) == tree(pair.partner_path)
     inodes = {(pair.partner_path / name).stat().st_ino for name in ("dir/one", "dir/two", "three")}
     assert len(inodes) == 1
+    (path / "one").chmod(0o711)
+    record = pair.here.run("nightly")
+    assert record["state"] == "equal", record
+    assert tree(pair.path) == tree(pair.partner_path)
     (path / "script").chmod(0o700)
     os.utime(path / "one", ns=(1, 10**18))
     record = pair.here.run("nightly")

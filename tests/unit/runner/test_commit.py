@@ -278,6 +278,25 @@ def test_names_of_one_file_are_deleted_one_after_the_other(replica: Replica) -> 
     assert (replica.versions / RUN / "a").samefile(replica.versions / RUN / "b")
 
 
+def test_names_of_one_file_get_its_metadata_one_after_the_other(replica: Replica) -> None:
+    (replica.path / "a").write_text("old")
+    for name in ("b", "c"):
+        os.link(replica.path / "a", replica.path / name)
+    before = entry(replica.path / "a")
+    want = wanted("f", 3)
+    names = (b"a", b"b", b"c")
+    results = list(replica.commit.carry_out([Op("meta", name, before, want, {}) for name in names]))
+    assert [result.problem for result in results] == [None] * 3
+    assert (replica.path / "c").stat().st_mtime_ns == MOMENT
+    # What somebody else does in between is seen.
+    before = entry(replica.path / "a")
+    ops = [Op("meta", name, before, want._replace(mode=0o600), {}) for name in names]
+    results = replica.commit.carry_out(ops)
+    assert next(results).problem is None
+    (replica.path / "b").chmod(0o640)
+    assert [result.problem and result.problem.code for result in results] == ["moved", "moved"]
+
+
 def test_a_device_is_made_or_refused_with_a_reason(replica: Replica) -> None:
     result = replica.do(Op("special", b"null", None, wanted("c")._replace(rdev=os.makedev(1, 3))))
     if result.problem:

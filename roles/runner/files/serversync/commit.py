@@ -132,8 +132,9 @@ class Commit:
         self.home = own(element)
         own(element, run)
         self._held = ExitStack()
-        # What an act of ours made of the ctime of an inode with several names.
+        # Of an inode with several names: what an act of ours made of its ctime, and how it was before the first one.
         self._touched: dict[int, int] = {}
+        self._found: dict[int, os.stat_result] = {}
 
     def prepare(self) -> str:
         """Makes the element's own directories; the stage's path below the root. What dead runs left there is removed.
@@ -387,9 +388,17 @@ class Commit:
     def _check(self, op: Op, info: os.stat_result) -> None:
         """As expected before anything is done: nothing about the path has moved but what this run did to it."""
         assert op.expect
-        as_seen = info.st_ctime_ns in (op.expect.ctime, self._touched.get(info.st_ino)) or stat.S_ISDIR(info.st_mode)
-        if op.expect.inode != info.st_ino or not as_seen or not same(op.expect, info):
+        ours = self._ours(info)
+        as_seen = ours or info.st_ctime_ns == op.expect.ctime or stat.S_ISDIR(info.st_mode)
+        alike = same(op.expect, info) or (ours and same(op.expect, self._found.get(info.st_ino, info)))
+        if op.expect.inode != info.st_ino or not as_seen or not alike:
             raise Refused("moved", MOVED)
+        if info.st_nlink > 1:
+            self._found.setdefault(info.st_ino, info)
+
+    def _ours(self, info: os.stat_result) -> bool:
+        """Whether the last to do anything to the inode was this run, by another name of it."""
+        return self._touched.get(info.st_ino) == info.st_ctime_ns
 
     def _install(self, op: Op, source: int, name: bytes, held: int) -> Placed:
         """What is ``held`` moves from where it waits to its path."""
@@ -580,6 +589,9 @@ class Commit:
                 return self._done(op, held, metadata.apply(held, wanted(op), op.attributes, self.preserve))
         expect = expected(op)
         with self._looked_at(op, self._live[above], name or b".") as held:
+            info = os.fstat(held)
+            if self._ours(info):
+                expect = Entry.of(info)
             problems = metadata.apply(held, wanted(op), op.attributes, self.preserve - {"times"}, expect)
             # Setting the time must not hide that somebody has written meanwhile, nor the result call it ours.
             written(expect, os.fstat(held))

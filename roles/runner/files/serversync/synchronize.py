@@ -795,6 +795,7 @@ class Synchronization:
     def remember(self, plan: Plan) -> None:
         """Rows, directory digests and the generation: in the archive once both replicas have it on their disks."""
         rows, dropped, refresh = [], [], {side: set() for side in SIDES}  # type: ignore[var-annotated]
+        files: dict[str, set[int]] = {side: set() for side in SIDES}
         problems = {path: it for done in self.propagated.values() for path, it in done.problems.items()}
         # With direction both they are found as new files by the next look, and reach the other side.
         copies = {one.aside for one in plan.decisions if one.aside} if self.direction == "both" else set()
@@ -804,7 +805,11 @@ class Synchronization:
             entries = {HERE: decision.here, THERE: decision.there}
             for side in SIDES:
                 if decision.path in self.propagated[side].entries:
-                    entries[side] = self.propagated[side].entries[decision.path]
+                    now = self.propagated[side].entries[decision.path]
+                    files[side] |= {
+                        one.inode for one in (entries[side], now) if isinstance(one, Entry) and several(one)
+                    }
+                    entries[side] = now
                     refresh[side].add(parent(decision.path))
             if decision.status == "dropped":
                 dropped.append(decision.path)
@@ -812,7 +817,7 @@ class Synchronization:
                 rows.append(self.archived_row(decision, entries))
         self.report.problems |= problems
         self.transient |= {code for done in self.propagated.values() for code in done.transient}
-        self.update(rows, dropped, refresh)
+        self.update(rows, dropped, refresh, files)
 
     def archived_row(self, decision: Decision, entries: dict[str, Any]) -> Row:
         racy = "".join(
@@ -833,13 +838,18 @@ class Synchronization:
                 row = row._replace(base=base)
         return row
 
-    def update(self, rows: list[Row], dropped: list[bytes], refresh: dict[str, set[bytes]]) -> None:
-        """One transaction for what has changed; nothing where nothing has."""
+    def update(
+        self, rows: list[Row], dropped: list[bytes], refresh: dict[str, set[bytes]], files: dict[str, set[int]]
+    ) -> None:
+        """One transaction for what has changed; nothing where nothing has.
+
+        Per side: directories in which something was done, and inodes with several names of which one was.
+        """
         touched = self.touched | {path for paths in refresh.values() for path in paths}
         for side in SIDES:
             by_path = {row.path: index for index, row in enumerate(rows)}
             # The directories' own entries have moved with their children, those of files with their other names.
-            again = {path for path in refresh[side] if path} | self.names_beside(side, rows)
+            again = {path for path in refresh[side] if path} | self.names_beside(side, files[side], rows)
             for path, entry in dict(self.sides[side].tree.entries(sorted(again))).items():
                 index = by_path.get(path)
                 old = rows[index] if index is not None else self.archive.row(path)
@@ -880,18 +890,12 @@ class Synchronization:
             )
         )
 
-    def names_beside(self, side: str, rows: list[Row]) -> set[bytes]:
-        """All names, as archived or about to be, of the files with several of which one was put, changed or removed."""
-        done = self.propagated[side].entries
-        inodes = {entry.inode for entry in done.values() if entry is not None and several(entry)}
-        for row in map(self.archive.row, done):
-            known = half_of(row, side) if row is not None else None
-            if known is not None and several(known):
-                inodes.add(known.inode)
-        found = {row.path for inode in inodes for row in self.archive.by_inode(side, inode)}
-        if inodes:
+    def names_beside(self, side: str, moved: set[int], rows: list[Row]) -> set[bytes]:
+        """All names, as archived or about to be, of these files with several, of which one was put or removed."""
+        found = {row.path for inode in moved for row in self.archive.by_inode(side, inode)}
+        if moved:
             halves = ((row.path, half_of(row, side)) for row in rows)
-            found |= {path for path, known in halves if known is not None and known.inode in inodes}
+            found |= {path for path, known in halves if known is not None and known.inode in moved}
         return found
 
     def stream(self, side: str, refresh: dict[str, set[bytes]]) -> bytes:
@@ -966,7 +970,7 @@ def several(entry: Entry) -> bool:
 
 def as_known(known: Entry, entry: Entry) -> bool:
     """Whether nothing has moved but what follows from other names of the file, or from what is in the directory."""
-    fields = ("kind", "inode", "mode", "uid", "gid", "link", "rdev", "xattrs")
+    fields: tuple[str, ...] = ("kind", "inode", "mode", "uid", "gid", "link", "rdev", "xattrs")
     fields += () if known.kind == "d" else ("size", "mtime")
     return all(getattr(known, name) == getattr(entry, name) for name in fields)
 
