@@ -225,9 +225,14 @@ class Desk:
         facts["writable"] = facts["writable"] and may_write
         yield {"facts": facts, "access": root["access"], "address": f"{root['module']}{below}"}, b""
 
-    def admitted(self, request: dict[str, Any]) -> str:
-        """The path, if the pairing may read it, or write it where the request says ``writable``; else Failure."""
+    def admitted(self, request: dict[str, Any], *, file: bool) -> str:
+        """The path, if the pairing may read it, or write it where the request says ``writable``; else Failure.
+
+        Of a file the directory is opened, too, which therefore has to be inside the root.
+        """
         root, below = self.door.find(request["path"])
+        if file and below == "/":
+            raise Failure("outside_roots", f"{root['path']} is a root of the pairing, so it is no file")
         writable = bool(request["writable"])
         may_read, may_write = ACCESS[root["access"]]
         if writable and not may_write:
@@ -240,7 +245,7 @@ class Desk:
         return root["path"] + below
 
     def verb_open(self, request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
-        path = self.admitted(request)
+        path = self.admitted(request, file=request["kind"] == "file")
         for word in (request["element"], request["run"], request["previous"] or request["element"]):
             if not place.WORD.fullmatch(word):
                 raise Failure("bad_request", f"{word!r} is not a name for a directory")
@@ -265,7 +270,7 @@ class Desk:
         yield {"tree": handle, "facts": tree.facts}, b""
 
     def verb_log_open(self, request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
-        path = self.admitted(request)
+        path = self.admitted(request, file=True)
         with explained(path):
             owner, look = f"{self.door.pairing}: {request['owner']}", bool(request["look"])
             log: Source | Target = (
@@ -308,18 +313,18 @@ class Desk:
         )
 
     def verb_listing(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
-        return stream(pack([item]) for item in self.tree(request).listing(unpack_paths(payload)))
+        return stream(pack([item]) for item in self.tree(request).listing(below(payload)))
 
     def verb_entries(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
-        return stream(pack([item]) for item in pack_seen(self.tree(request).entries(unpack_paths(payload))))
+        return stream(pack([item]) for item in pack_seen(self.tree(request).entries(below(payload))))
 
     def verb_checksums(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
-        return stream(pack([item]) for item in pack_seen(self.tree(request).checksums(unpack_paths(payload))))
+        return stream(pack([item]) for item in pack_seen(self.tree(request).checksums(below(payload))))
 
     def verb_attributes(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
         return stream(
             json.dumps([os.fsdecode(path), encode_attributes(found)]).encode("ascii") + b"\n"
-            for path, found in self.tree(request).attributes(unpack_paths(payload))
+            for path, found in self.tree(request).attributes(below(payload))
         )
 
     def verb_names(self, request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
@@ -364,6 +369,15 @@ class Desk:
         run, path = os.fsdecode(unpack_paths(payload)[0]), unpack_paths(payload)[1]
         results = self.tree(request).restore(path, run)
         return stream(json.dumps(encode_result(result)).encode("ascii") + b"\n" for result in results)
+
+
+def below(payload: bytes) -> list[bytes]:
+    """The paths that are asked for. What leads out on the way is not followed; here the end must not be out there."""
+    paths = unpack_paths(payload)
+    for path in paths:
+        if path.rpartition(b"/")[2] == b"..":
+            raise Failure("bad_path", f"{os.fsdecode(path)!r} is not a path below the element")
+    return paths
 
 
 def stream(pieces: Iterable[bytes]) -> Iterator[Answer]:

@@ -65,6 +65,7 @@ class Tree:
         self.element = element
         self.run = run
         self.look = look
+        self.changeable = writable and not look
         self.held = ExitStack()
         try:
             steps = place.split(path)
@@ -186,6 +187,7 @@ class Tree:
 
     def prepare(self, preserve: frozenset[str]) -> str:
         """Makes the stage; its path below the root."""
+        self.check_changeable()
         self.commits = Commit(self.root, self.element, self.run, preserve)
         return self.commits.prepare()
 
@@ -219,7 +221,13 @@ class Tree:
         finally:
             os.close(descriptor)
 
+    def check_changeable(self) -> None:
+        """What was opened to be looked at or read is never written, whoever asks."""
+        if not self.changeable:
+            raise Failure("read_only", f"{self.facts['path']} was opened for reading only")
+
     def mark(self, content: dict[str, Any]) -> None:
+        self.check_changeable()
         set_marker(self.root, self.element, content)
 
     def others(self) -> list[dict[str, Any]]:
@@ -247,6 +255,7 @@ class Tree:
 
     def prune(self, keep: int, most: int, now: float) -> list[str]:
         """Drops versions older than ``keep`` s at ``now``, then the oldest beyond ``most`` bytes; returns problems."""
+        self.check_changeable()
         return versions.prune(self.root, self.element, keep, most, now, self.run).problems
 
     def versions(self, path: bytes | None) -> Iterator[dict[str, Any]]:
@@ -260,6 +269,7 @@ class Tree:
             }
 
     def restore(self, path: bytes, run: str) -> Iterator[Result]:
+        self.check_changeable()
         for result in versions.restore(self.root, self.element, self.own(path), run, self.run):
             yield result._replace(path=self.common(result.path))
 

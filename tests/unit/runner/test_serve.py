@@ -1,0 +1,85 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a paired key may do with what it has opened."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serversync.commit import Op
+from serversync.entry import Entry
+from serversync.failure import Failure
+from serversync.layout import Layout
+from serversync.serve import Answer, Desk, Door
+from serversync.wire import encode_ops, pack_paths
+
+READING = {"writable": False, "look": False, "owner": "x", "name": "", "previous": ""}
+SCAN = {"include": [], "exclude": [], "xattrs": [], "expected": 0}
+
+
+class Asking:
+    """A partner's desk behind a door with one root."""
+
+    def __init__(self, directory: Path, access: str, held: ExitStack) -> None:
+        self.root = directory / "root"
+        self.root.mkdir()
+        layout = Layout("user", directory / "c", directory / "s", directory / "r")
+        layout.doors.mkdir(parents=True)
+        roots = [{"module": "root", "path": str(self.root), "access": access}]
+        (layout.doors / "site-a.json").write_text(json.dumps({"roots": roots}))
+        self.desk = Desk(Door(layout, "site-a"), held)
+
+    def __call__(self, verb: str, payload: bytes = b"", **request: Any) -> list[Answer]:
+        return list(self.desk.answer({"verb": verb, **request}, payload))
+
+    def open(self, **options: Any) -> None:
+        request = {"path": str(self.root), "kind": "directory", "element": "job.1", "run": "run", **READING}
+        self("open", **{**request, **options})
+        self("scan", tree=0, **SCAN)
+
+
+@pytest.fixture
+def held() -> Iterator[ExitStack]:
+    with ExitStack() as held:
+        yield held
+
+
+@pytest.mark.parametrize("look", [False, True])
+def test_what_was_opened_for_reading_is_not_written(tmp_path: Path, held: ExitStack, look: bool) -> None:
+    ask = Asking(tmp_path, "both" if look else "read", held)
+    (ask.root / "plc").write_text("x")
+    ask.open(look=look, writable=look)
+    ops = encode_ops([Op("delete", b"plc", Entry.of((ask.root / "plc").stat()))])
+    for verb, payload, request in (
+        ("prepare", b"", {"preserve": []}),
+        ("commit", ops, {}),
+        ("mark", b"", {"content": {}}),
+        ("prune", b"", {"keep": 0, "most": 0, "now": 0}),
+        ("restore", pack_paths([b"run", b"plc"]), {}),
+    ):
+        with pytest.raises(Failure):
+            ask(verb, payload, tree=0, **request)
+    assert [path.name for path in ask.root.iterdir()] == ["plc"]
+
+
+def test_a_root_is_no_file_whose_directory_would_be_opened(tmp_path: Path, held: ExitStack) -> None:
+    ask = Asking(tmp_path, "both", held)
+    with pytest.raises(Failure, match="is a root of the pairing"):
+        ask.open(kind="file", name="plc", writable=True)
+    with pytest.raises(Failure, match="is a root of the pairing"):
+        ask("log_open", path=f"{ask.root}/", **READING)
+
+
+@pytest.mark.parametrize("path", [b"..", b"inside/.."])
+@pytest.mark.parametrize("verb", ["listing", "entries", "checksums", "attributes"])
+def test_what_a_replica_lies_in_is_not_told(tmp_path: Path, held: ExitStack, verb: str, path: bytes) -> None:
+    ask = Asking(tmp_path, "read", held)
+    (ask.root / "inside").mkdir()
+    ask.open()
+    with pytest.raises(Failure, match="is not a path below the element"):
+        ask(verb, pack_paths([path]), tree=0)
