@@ -45,6 +45,13 @@ def test_who_only_looks_leaves_nothing(layout: Layout) -> None:
     assert not layout.state.exists()
 
 
+def test_without_room_to_remember_it_is_validated_again(layout: Layout) -> None:
+    layout.state.mkdir()
+    (layout.state / "validated").touch()
+    first = job.load(layout, "nightly", remember=True)
+    assert job.load(layout, "nightly", remember=True).document == first.document
+
+
 @pytest.mark.parametrize("change", [{"surprise": 1}, {"comment": 5}])
 def test_a_document_that_changed_is_validated_again(layout: Layout, change: dict[str, object]) -> None:
     job.load(layout, "nightly", remember=True)

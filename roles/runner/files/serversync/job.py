@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,16 +150,17 @@ def load_file(path: Path, known: Path | None = None, *, remember: bool = False) 
         if problem:
             raise InvalidDocument("invalid_document", f"{path}: {problem}")
         if known is not None and remember:
-            known.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Half written it is the seal of no document.
-            known.write_text(seal, encoding="ascii")
+            # Half written it is the seal of no document; where it cannot be kept the next run validates again.
+            with suppress(OSError):
+                known.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                known.write_text(seal, encoding="ascii")
     return Job(complete(document, schema()), hashlib.sha256(data).hexdigest())
 
 
 def was_valid(known: Path, seal: str) -> bool:
     try:
         return known.read_text(encoding="ascii") == seal
-    except (FileNotFoundError, PermissionError):
+    except OSError:
         return False
 
 
