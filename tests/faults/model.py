@@ -110,7 +110,7 @@ class Model:
         if self.same(here, there):
             return Outcome(here, there, "agreed")
         if here is None or there is None:
-            return self.one_sided(here, there, row)
+            return self.one_sided(path, here, there, row)
         if "d" in {node.kind for node in (here, there, *(row[1:3] if row else ())) if node} and here.kind != there.kind:
             return Outcome(here, there, "agreed", loose=True)
         return self.two_sided(here, there, row)
@@ -128,7 +128,7 @@ class Model:
             return "there" if direction == "from_partner" else "here"
         return {"this_server_wins": "here", "partner_wins": "there", "no_winner": None}[rule]
 
-    def one_sided(self, here: Maybe, there: Maybe, row: Row | None) -> Outcome:
+    def one_sided(self, path: bytes, here: Maybe, there: Maybe, row: Row | None) -> Outcome:
         """One replica has the path, the other has not."""
         rules = self.rules
         side, node = ("here", here) if here is not None else ("there", there)
@@ -154,7 +154,11 @@ class Model:
                 return copied
             return Outcome(*stays, "unresolved" if rules.conflict == "no_winner" else "kept")
         if row is None:  # row 5
-            return self.deleted(gone, stays) if rules.delete == "extraneous" else Outcome(*stays, "left")
+            # What is called like a conflict copy stays, whatever became of it.
+            copy = any(map(is_copy, path.split(b"/")))
+            if rules.delete == "extraneous" and not copy:
+                return self.deleted(gone, stays)
+            return Outcome(*stays, "left")
         if rules.delete == "never":  # rows 6 and 7
             return Outcome(*stays, "left")
         if not moved or wins == source:
