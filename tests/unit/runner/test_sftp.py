@@ -417,7 +417,8 @@ def test_whose_lock_it_is() -> None:
     for other in ({"machine": "x"}, {"boot": "x"}):
         assert not left_behind({**mine, "pid": 2**31 - 1, **other}, sftptree.STALE)
         assert left_behind({**mine, **other}, sftptree.STALE + 1)
-    assert not left_behind({}, 0)
+    assert not left_behind({}, sftptree.BEAT)
+    assert left_behind({}, sftptree.BEAT + 1)
 
 
 @pytest.mark.parametrize("marker", [None, {}, {"sftp": 1}, {"sftp": {"owner": []}}])

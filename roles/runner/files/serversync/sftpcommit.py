@@ -109,7 +109,7 @@ class SftpCommit:
         """
         kept = names(self.session, self.store, "d")
         for run in names(self.session, self.stages, "d"):
-            waiting = {path for path, _entry in walk(self.session, join(self.stages, run))}
+            waiting = {path for path, _entry in walk(self.session, join(self.stages, run), opening=True)}
             for store in [name for name in kept if name.partition(b"~")[0] == run] if waiting else []:
                 for path, entry in list(walk(self.session, join(self.store, store))):
                     if path in waiting:

@@ -32,6 +32,7 @@ from serversync.sftpwire import (
     readlink,
     remove,
     rmdir,
+    setstat,
 )
 
 SECOND = 10**9
@@ -162,10 +163,11 @@ def names(session: Session, path: bytes, kind: str) -> list[bytes]:
     return sorted(name for name, seen in found.items() if isinstance(seen, Entry) and seen.kind == kind)
 
 
-def walk(session: Session, top: bytes) -> Iterator[tuple[bytes, Entry]]:
+def walk(session: Session, top: bytes, *, opening: bool = False) -> Iterator[tuple[bytes, Entry]]:
     """Everything below the directory, by path below it, parents first; nothing where there is no such directory.
 
-    Raises OSError where a part of it cannot be read.
+    opening: each directory is made such that its owner can read and empty it. Raises OSError where a part of it cannot
+    be read.
     """
     level = [b""]
     while level:
@@ -183,6 +185,8 @@ def walk(session: Session, top: bytes) -> Iterator[tuple[bytes, Entry]]:
                 yield path, seen
                 if seen.kind == "d":
                     below.append(path)
+                    if opening and seen.mode & stat.S_IRWXU != stat.S_IRWXU:
+                        session.run(one(setstat(join(top, path), Attributes(mode=stat.S_IRWXU))))
         level = below
 
 
@@ -214,7 +218,7 @@ def discard(session: Session, path: bytes) -> list[str]:
     if entry.kind != "d":
         return refusals(session, [path], remove)
     try:
-        below = [(join(path, name), found) for name, found in walk(session, path)]
+        below = [(join(path, name), found) for name, found in walk(session, path, opening=True)]
     except OSError as error:
         return [reason(error)]
     problems = refusals(session, [name for name, found in below if found.kind != "d"], remove)

@@ -74,6 +74,7 @@ ATTEMPTS = 3
 LOCK = RESERVED + b"/.lock"
 MARKER = b"marker.json"
 SIZES = b"sizes.json"
+COMING = b".new"
 # What SFTP has no words for.
 LACKING = frozenset(("hardlinks", "acls", "xattrs", "sparse"))
 # The longest file of our own.
@@ -476,7 +477,12 @@ class SftpTree:
 
     def marker(self, element: str) -> dict[str, Any] | None:
         """As marker.marker."""
-        return self.session.run(read_json(join(self.home(element), MARKER)))
+        path = join(self.home(element), MARKER)
+        found = self.session.run(read_json(path))
+        if found is None:
+            # Where the server cannot replace it in one step it may be on its way.
+            found = self.session.run(read_json(path + COMING)) or None
+        return found
 
     def mark(self, content: dict[str, Any]) -> None:
         with self.explained():
@@ -698,7 +704,7 @@ def read_json(path: bytes) -> Task[dict[str, Any] | None]:
 
 def replace(session: Session, path: bytes, content: Mapping[str, Any]) -> Task[None]:
     """The old content or the new one where the server replaces in one step; else for a moment neither."""
-    coming = path + b".new"
+    coming = path + COMING
     handle = yield from one(open_file(coming, FOR_WRITING | CREATE | TRUNCATE, 0o600))
     data = json.dumps(content, sort_keys=True).encode("ascii")
     yield from granted([write(handle, at, data[at : at + 32768]) for at in range(0, len(data), 32768)])
@@ -783,22 +789,21 @@ class Lock:
         else:
             assert refusal is not None
             raise refusal
+        self.clean()
         self.thread = threading.Thread(target=self.keep, daemon=True)
         self.thread.start()
 
     def taken(self) -> Task[OSError | None]:
         """None where it is ours now; else why not, where that is worth another attempt."""
-        [handle] = yield [open_file(self.path, FOR_WRITING | CREATE | EXCLUSIVE, 0o600)]
-        if not isinstance(handle, OSError):
-            yield from granted([write(handle, 0, self.content)])
-            yield from one(close(handle))
+        refusal = yield from self.made()
+        if refusal is None:
             self.clock = yield from self.written()
             return None
         try:
             found: Attributes = yield from one(lstat(self.path))
             holder = (yield from read_json(self.path)) or {}
         except FileNotFoundError:
-            return handle
+            return refusal
         now = yield from self.server_time()
         if not left_behind(holder, now - (found.mtime or 0)):
             message = f"in use by {holder.get('owner') or 'another run'} since {holder.get('since') or 'just now'}"
@@ -812,7 +817,33 @@ class Lock:
             yield [rename(aside, self.path)]
         else:
             yield [remove(aside)]
-        return handle
+        return refusal
+
+    def made(self) -> Task[OSError | None]:
+        """Makes it, with all that it says where the server has hard links; else why there is one, or can be none."""
+        path = self.path
+        if self.session.has(HARDLINK):
+            path += b"." + self.token.encode()
+        [handle] = yield [open_file(path, FOR_WRITING | CREATE | EXCLUSIVE, 0o600)]
+        if isinstance(handle, OSError):
+            return handle
+        yield from granted([write(handle, 0, self.content)])
+        yield from one(close(handle))
+        if path == self.path:
+            return None
+        [linked] = yield [hardlink(path, self.path)]
+        if isinstance(linked, OSError) and (yield from look_at(self.path)) is None:
+            # The file system has none.
+            [linked] = yield [rename(path, self.path)]
+        yield [remove(path)]
+        return linked if isinstance(linked, OSError) else None
+
+    def clean(self) -> None:
+        """Removes what runs that were killed had beside it."""
+        above, name = self.path.rpartition(b"/")[::2]
+        with suppress(OSError):
+            left = [one for one in names(self.session, above, "f") if one.startswith(name + b".")]
+            self.session.run(asked([remove(join(above, one)) for one in left]))
 
     def written(self) -> Task[int]:
         found: Attributes = yield from one(lstat(self.path))
@@ -880,4 +911,5 @@ def left_behind(holder: dict[str, Any], silent: float) -> bool:
     mine = process()
     if (holder.get("machine"), holder.get("boot")) == (mine["machine"], mine["boot"]):
         return birth(int(holder.get("pid", 0))) != holder.get("started")
-    return silent > STALE
+    # A living run says whose it is as soon as it has made it.
+    return silent > (STALE if holder else BEAT)

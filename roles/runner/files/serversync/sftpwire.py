@@ -307,9 +307,10 @@ class Session:
     """The conversation with one server. Several threads may use it at once."""
 
     def __init__(self, channel: Channel, lost: Failure) -> None:
-        """lost: what is raised once the connection is gone. Raises it, and Failure where the server is none."""
+        """lost: what is raised once the connection is gone, or silent for too long. Failure where this is no SFTP."""
         self.channel = channel
         self.lost = lost
+        self.gone = False
         self.sending = threading.Lock()
         self.receiving = threading.Lock()
         self.numbers = 0
@@ -422,9 +423,12 @@ class Session:
                     self.forgotten.add(number)
 
     def write(self, kind: int, payload: bytes) -> None:
+        if self.gone:
+            raise self.lost
         try:
             self.channel.sendall(struct.pack(">IB", len(payload) + 1, kind) + payload)
         except (OSError, EOFError) as error:
+            self.gone = True
             raise self.lost from error
 
     def packet(self) -> tuple[int, Reader]:
@@ -437,10 +441,13 @@ class Session:
     def take(self, length: int) -> bytes:
         while len(self.received) - self.taken < length:
             try:
-                piece = self.channel.recv(1 << 18)
+                piece = b"" if self.gone else self.channel.recv(1 << 18)
             except (OSError, EOFError) as error:
+                # What answers after that long would answer another question.
+                self.gone = True
                 raise self.lost from error
             if not piece:
+                self.gone = True
                 raise self.lost
             self.received = self.received[self.taken :] + piece
             self.taken = 0
