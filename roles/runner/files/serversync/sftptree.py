@@ -27,7 +27,7 @@ from serversync.detect import GONE, SIZE, VANISHED, Blocks, Content, Summary
 from serversync.entry import Entry
 from serversync.failure import Failure
 from serversync.filters import Filter
-from serversync.held import NAME, RESERVED, good
+from serversync.held import NAME, RESERVED
 from serversync.metadata import Problem
 from serversync.sftpcommit import SftpCommit, dressing
 from serversync.sftppaths import SECOND, Seen, discard, join, look_at, make, names, reason, target_of, tolerant, walk
@@ -65,6 +65,7 @@ from serversync.sftpwire import (
     write,
 )
 from serversync.tree import Item, machine
+from serversync.versions import checked
 
 # Seconds between two signs of life, and after which a lock without one is nobody's, by the server's clock.
 BEAT = 30
@@ -548,6 +549,7 @@ class SftpTree:
 
     def versions(self, path: bytes | None) -> Iterator[dict[str, Any]]:
         """As versions.versions, what JSON can carry of them."""
+        checked(path)
         with self.explained():
             for run in self.runs():
                 for found, entry in self.kept(run, None if path is None else self.own(path)):
@@ -561,8 +563,6 @@ class SftpTree:
     def kept(self, run: str, path: bytes | None) -> list[tuple[bytes, Entry]]:
         """What the run displaced of the path and below it; of directories only the empty ones."""
         store = join(self.store, os.fsencode(run))
-        if path is not None and not good(path):
-            raise Failure("bad_path", f"{os.fsdecode(path)!r} is not a path below the element")
         found = list(walk(self.session, store)) if path is None else self.kept_below(store, path)
         full = {path.rpartition(b"/")[0] for path, _entry in found}
         return [(path, entry) for path, entry in found if path not in full]
@@ -576,6 +576,7 @@ class SftpTree:
 
     def restore(self, path: bytes, run: str) -> Iterator[Result]:
         """As versions.restore."""
+        checked(path)
         mine = self.own(path)
         with self.explained():
             store = join(self.store, os.fsencode(run))
