@@ -6,10 +6,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from serversync.archive import Archive, Intent
+from serversync.entry import HERE, THERE, Entry
 
 from tests.loopback import Pair, tree
 
@@ -179,6 +182,20 @@ def test_metadata_links_and_hard_links_arrive(pair: Pair) -> None:
     assert (record["elements"][0]["attributes"], record["elements"][0]["updated"]) == (1, 3)
     assert tree(pair.path) == tree(pair.partner_path)
     assert pair.here.run("nightly")["elements"][0]["state_before"] == "equal"
+
+
+def test_what_a_killed_run_had_put_has_agreed(both: Pair) -> None:
+    both.declare(settings=settings("both", delete="synced", conflict="no_winner"))
+    (both.path / "new").write_text("put, then killed")
+    shutil.copy2(both.path / "new", both.partner_path / "new")
+    source, coming = (Entry.of((root / "new").stat()) for root in (both.path, both.partner_path))
+    [path] = both.here.home.glob(".local/state/serversync/archives/nightly/*.sqlite")
+    with Archive(path) as archive:
+        intents = [Intent(b"new", HERE, None, source.record)]
+        archive.intend([*intents, Intent(b"new", THERE, None, coming._replace(inode=0, ctime=0).record)])
+    assert both.here.run("nightly")["state"] == "equal"
+    (both.partner_path / "new").unlink()
+    assert both.here.run("nightly")["elements"][0]["deleted"] == 1
 
 
 def test_what_becomes_something_else_does_so_on_the_target(pair: Pair) -> None:

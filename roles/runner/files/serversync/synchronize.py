@@ -348,6 +348,7 @@ class Synchronization:
         self.report.entries = max(scan.entries for scan in self.scans.values())
         self.progress("scanning", self.report.entries, 0)
         self.touched: set[bytes] = set()
+        self.adopted: dict[bytes, Row] = {}
         self.forget_disagreements(edited)
         self.unchanged = usable and all(scan.unchanged for scan in self.scans.values())
         if self.unchanged:
@@ -470,14 +471,20 @@ class Synchronization:
 
     def with_intent(self, triple: Triple) -> Triple:
         """What a run that was killed had put in its place is ours, with what the other side had then."""
-        for side, (coming, source) in self.intents.get(triple.path, {}).items():
-            entry = SEEN[side](triple)
-            if coming is None and entry is None:
+        for side, (expected, coming, source) in self.intents.get(triple.path, {}).items():
+            entry, other = SEEN[side](triple), SEEN[OTHER[side]](triple)
+            if coming is None and entry is None and other is not None:
                 return triple._replace(row=None)
-            if coming is not None and isinstance(entry, Entry) and as_intended(Entry.parse(coming), entry):
-                records = {side: entry.record, OTHER[side]: source}
-                row = Row(triple.path, "agreed", records[HERE], b"", records[THERE], b"")
-                return triple._replace(row=row)
+            if coming is None or not isinstance(entry, Entry) or not as_intended(Entry.parse(coming), entry):
+                continue
+            if expected is not None and as_known(Entry.parse(expected), entry):
+                # It never came to that.
+                continue
+            records = {side: entry.record, OTHER[side]: source}
+            more = {side: entry.more, OTHER[side]: b""}
+            row = Row(triple.path, "agreed", records[HERE], more[HERE], records[THERE], more[THERE])
+            self.adopted[triple.path] = row
+            return triple._replace(row=row)
         return triple
 
     def reopened(self, edited: set[str]) -> frozenset[str]:
@@ -815,6 +822,9 @@ class Synchronization:
                 dropped.append(decision.path)
             else:
                 rows.append(self.archived_row(decision, entries))
+        # What is as a killed run had put it needs nothing but its row.
+        told = {row.path for row in rows} | {*dropped}
+        rows += [row for path, row in self.adopted.items() if path not in told]
         self.report.problems |= problems
         self.transient |= {code for done in self.propagated.values() for code in done.transient}
         self.update(rows, dropped, refresh, files)
@@ -830,7 +840,7 @@ class Synchronization:
         )
         row = row_of(decision.path, decision.status, entries)._replace(racy=racy, by=decision.by)
         if decision.status == "unresolved":
-            old = self.archive.row(decision.path)
+            old = self.adopted.get(decision.path) or self.archive.row(decision.path)
             if old is not None:
                 base = old.base
                 if old.status == "agreed" and old.here is not None and old.there is not None:
@@ -951,15 +961,15 @@ def unsettled(plan: Plan) -> bool:
     return any(one.status == "unresolved" or one.what == "unknown" for one in plan.decisions)
 
 
-def intended(intents: Iterable[Intent]) -> dict[bytes, dict[str, tuple[bytes | None, bytes | None]]]:
-    """Path -> the side that was about to change -> the record to come there, and the other side's meanwhile."""
-    found: dict[bytes, dict[str, tuple[bytes | None, bytes | None]]] = {}
+def intended(intents: Iterable[Intent]) -> dict[bytes, dict[str, tuple[bytes | None, bytes | None, bytes | None]]]:
+    """Path -> the side that was about to change -> its record until then, the one to come, and the other side's."""
+    found: dict[bytes, dict[str, tuple[bytes | None, bytes | None, bytes | None]]] = {}
     source: bytes | None = None
     for number, intent in enumerate(intents):
         if number % 2 == 0:
             source = intent.coming
         else:
-            found.setdefault(intent.path, {})[intent.side] = (intent.coming, source)
+            found.setdefault(intent.path, {})[intent.side] = (intent.expected, intent.coming, source)
     return found
 
 
