@@ -576,6 +576,23 @@ def test_names_that_become_one_file_are_metadata() -> None:
     assert {one.what for one in plan(*triples, groups=groups).decisions} == {"equal"}
 
 
+def test_names_of_one_file_come_with_its_contents() -> None:
+    both, new = OLD._replace(nlink=2), file(5, 300)._replace(nlink=2)
+    agreed = group(b"a", b"b")
+    found = plan(
+        Triple(b"a", OLD, new, row(b"a", both, both)),
+        Triple(b"b", link(), new, row(b"b", both, both)),
+        direction="both",
+        conflict="partner_wins",
+        preserve=LINKS | {"links"},
+        groups={THERE: agreed, "base_here": agreed, "base_there": agreed},
+    )
+    assert [(one.path, one.what, one.content, one.metadata) for one in found.decisions] == [
+        (b"a", "update", THERE, THERE),
+        (b"b", "conflict", THERE, THERE),
+    ]
+
+
 # Directories, and what they take along.
 
 

@@ -131,7 +131,7 @@ class Propagation:
         for decision in decisions:
             if decision.metadata == source and decision.content != source:
                 # Names that shall be one file, or no longer be one, take its data anew.
-                relinked = groups.get(decision.path) != target_groups.get(decision.path)
+                relinked = decision.content is None and groups.get(decision.path) != target_groups.get(decision.path)
                 (contents if relinked and "hardlinks" in self.settings.preserve else self.metas).append(decision)
         self.removals = [decision for decision in decisions if decision.remove == self.target.name]
         self.asides = [decision for decision in contents if decision.aside]

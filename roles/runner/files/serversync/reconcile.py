@@ -222,13 +222,15 @@ def reconcile(triples: Iterable[Triple], rules: Rules) -> Plan:
 class Half(NamedTuple):
     """What of a path moved since its half of a pair.
 
-    doubt: contents may have moved without a trace; replaced: another inode, with the size and time of the old one.
+    doubt: contents may have moved without a trace; replaced: another inode, with the size and time of the old one;
+    relinked: other names are names of its file, which is metadata where contents are equal and else comes with them.
     """
 
     content: bool
     metadata: bool
     doubt: bool = False
     replaced: bool = False
+    relinked: bool = False
 
 
 STILL = Half(False, False)
@@ -453,9 +455,9 @@ class Reconciliation:
             or (self.group and new.gid != old.gid and "group" not in added)
             or (self.xattrs and new.xattrs != old.xattrs and not added & {"acls", "xattrs"})
             or (not content and self.times and new.kind == "f" and new.mtime != old.mtime and "times" not in added)
-            or (self.hardlinks and new.kind != "d" and self.relinked(triple.path, side))
         )
-        return Half(content, metadata, doubt, replaced)
+        relinked = self.hardlinks and new.kind != "d" and self.relinked(triple.path, side)
+        return Half(content, metadata, doubt, replaced, relinked)
 
     def relinked(self, path: bytes, side: str) -> bool:
         if "hardlinks" in self.rules.added:
@@ -490,7 +492,7 @@ class Reconciliation:
         return here.link == there.link if here.kind == "l" else here.rdev == there.rdev
 
     def same_metadata(self, triple: Triple, *, times: bool, only: frozenset[str] | None = None) -> bool:
-        """On the preserved fields; times: of files too; only: of these alone."""
+        """On the preserved fields; times: of files too, and names of the same file; only: of these alone."""
         here, there = triple.here, triple.there
         assert isinstance(here, Entry) and isinstance(there, Entry)
         rules = self.rules
@@ -510,7 +512,7 @@ class Reconciliation:
             step = rules.granularity or 1
             if here.mtime // step != there.mtime // step:
                 return False
-        if self.hardlinks and "hardlinks" in only and here.kind != "d":
+        if times and self.hardlinks and "hardlinks" in only and here.kind != "d":
             return self.names_of(HERE, triple.path) == self.names_of(THERE, triple.path)
         return True
 
@@ -700,8 +702,9 @@ class Reconciliation:
         if self.same_metadata(triple, times=same):
             return None
         # A time that moved with contents that turned out equal is metadata.
-        here_moved = changed[HERE].metadata or (same and changed[HERE].content)
-        there_moved = changed[THERE].metadata or (same and changed[THERE].content)
+        mine, other = changed[HERE], changed[THERE]
+        here_moved = mine.metadata or (same and (mine.content or mine.relinked))
+        there_moved = other.metadata or (same and (other.content or other.relinked))
         if triple.path in self.rules.decided:
             return self.whose(triple, True, True, agreed)
         if not agreed:
