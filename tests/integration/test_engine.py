@@ -270,3 +270,50 @@ def test_elements_side_by_side_fail_by_themselves(pair: Pair) -> None:
     assert [entry["state_after"] for entry in record["elements"]] == ["equal"] * 4 + ["failed"]
     for name in ("one", "two", "three", "four"):
         assert (pair.partner_path.parent / name / "file").read_text() == name
+
+
+def test_a_source_that_is_no_longer_mounted_stops_the_run(pair: Pair, tmp_path: Path) -> None:
+    (pair.path / "plc.s7").write_text("agreed")
+    pair.declare(settings=settings(delete="extraneous", max_delete="100%"))
+    pair.here.run("nightly")
+    pair.path.rename(tmp_path / "mounted elsewhere")
+    pair.path.mkdir()
+    record = pair.here.run("nightly", code=3)
+    assert "is empty and not the directory that it was" in record["elements"][0]["guards"][0]
+    assert (pair.partner_path / "plc.s7").exists()
+    pair.path.rmdir()
+    (tmp_path / "mounted elsewhere").rename(pair.path)
+    assert pair.here.run("nightly")["elements"][0]["warnings"] == []
+
+
+def test_a_direction_may_change(pair: Pair) -> None:
+    (pair.path / "plc.s7").write_text("agreed")
+    pair.declare(settings=settings())
+    pair.here.run("nightly")
+    pair.declare(settings=settings("both"))
+    assert pair.here.run("nightly")["state"] == "equal"
+    (pair.partner_path / "plc.s7").write_text("from there")
+    assert pair.here.run("nightly")["state"] == "equal"
+    assert (pair.path / "plc.s7").read_text() == "from there"
+
+
+def test_what_is_held_back_for_want_of_an_archive_can_be_approved_later(pair: Pair) -> None:
+    pair.partner_path.mkdir()
+    (pair.partner_path / "extra").write_text("only there")
+    (pair.path / "plc.s7").write_text("agreed")
+    pair.declare(settings=settings(delete="extraneous"))
+    assert pair.here.run("nightly", code=3)["elements"][0]["standing"] == {"unresolved": 1}
+    assert pair.here.run("nightly", code=3)["elements"][0]["deleted"] == 0
+    plan = json.loads(pair.here.serversync("plan", "nightly", "--json").stdout)["plan"]
+    pair.here.serversync("run", "nightly", "--approve", plan)
+    assert not (pair.partner_path / "extra").exists()
+
+
+def test_both_versions_are_on_both_servers_as_soon_as_a_person_wants_both(both: Pair) -> None:
+    (both.path / "plc.s7").write_text("from here")
+    (both.partner_path / "plc.s7").write_text("from there")
+    both.here.run("nightly", code=3)
+    both.here.serversync("resolve", "nightly", "plc.s7", "--use", "both")
+    assert tree(both.path) == tree(both.partner_path)
+    assert len(list(both.path.glob("plc.conflict-*.s7"))) == 1
+    assert both.here.run("nightly")["state"] == "equal"

@@ -289,7 +289,8 @@ class Archive:
 
     @property
     def identity(self) -> dict[str, Any]:
-        return dict(self._state["identity"])
+        # Of one that was adopted the next ``open`` decides.
+        return dict(self._state["identity"] or {})
 
     @property
     def settings(self) -> dict[str, Any]:

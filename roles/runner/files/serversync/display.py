@@ -47,9 +47,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str |
 
     grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, title_style="bold")
     for column in columns:
-        # A job's name is what one types next.
+        # A job's name is what one types next, a state is one word.
         justify: Literal["left", "right"] = "right" if column in NUMBERS else "left"
-        grid.add_column(column, overflow="fold", justify=justify, no_wrap=column == "job")
+        grid.add_column(column, overflow="fold", justify=justify, no_wrap=column in ("job", "state", "after"))
     for row in rows:
         grid.add_row(*(Text(lines(cell), style=COLOURS.get(str(cell), "")) for cell in row))
     Console(width=None if sys.stdout.isatty() else 100, highlight=False).print(grid)
@@ -134,14 +134,14 @@ def show_record(record: dict[str, Any]) -> None:
             told.add(describe(error))
             print(f"error: {safe(describe(error))}")
     for entry in record["elements"]:
-        show_element(entry, record["job"])
+        show_element(entry, record["job"], record["plan"])
     notification = record["notification"]
     if notification:
         what = f"failed: {notification['error']}" if notification["error"] else "sent"
         print(f"mail to {safe(', '.join(notification['to']))} {safe(what)}")
 
 
-def show_element(entry: dict[str, Any], job: str) -> None:
+def show_element(entry: dict[str, Any], job: str, plan: str | None) -> None:
     """What a run says of an element beside its row in the table."""
     told = [*entry["warnings"], *(f"stopped before the first change: {guard}" for guard in entry["guards"])]
     for text in told:
@@ -153,7 +153,7 @@ def show_element(entry: dict[str, Any], job: str) -> None:
     for one in entry["paths"]:
         print(f"  {SIGNS[one['what']]} {safe(one['path'])}: {safe(one['reason'])}")
     if entry["guards"]:
-        print(f"  see what it would do: serversync plan {job}; and let it: serversync run {job} --approve PLAN")
+        print(f"  see what it would do: serversync plan {job}; let it: serversync run {job} --approve {plan or 'PLAN'}")
     if entry["standing"].get("unresolved"):
         print(f"  decide: serversync conflicts {job}; serversync resolve {job} PATH --use this_server|partner|both")
 
@@ -176,7 +176,8 @@ def show_plan(plan: dict[str, Any]) -> None:
         names = ("new", "update", "metadata", "append", "delete", "conflict", "unresolved", "kept", "left", "unknown")
         totals = ", ".join(f"{counts[name]} {name}" for name in names if counts[name])
         moved = size(sum(one["bytes"] for one in element["decisions"]))
-        print(f"  {totals or 'nothing to do'}{f', {moved} of files' if totals else ''}")
+        if totals or not element["error"]:
+            print(f"  {totals or 'nothing to do'}{f', {moved} of files' if totals else ''}")
     print(f"plan {plan['plan']}")
 
 

@@ -12,7 +12,7 @@ from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
 from typing import Any
 
-from serversync.display import describe, duration, local_time, safe, size
+from serversync.display import ARROWS, describe, duration, local_time, safe, size
 from serversync.job import Job
 from serversync.layout import Layout
 
@@ -21,13 +21,22 @@ PATIENCE = 30
 
 
 def event(record: dict[str, Any]) -> str | None:
-    """What the record is to its recipients: ``failure``, ``success``, or nothing to tell (a skipped run)."""
-    return {"failed": "failure", "equal": "success"}.get(record["state"])
+    """What the record is to its recipients: ``failure``, ``success``, or nothing to tell (a skipped run).
+
+    A run that left something to decide is no success: somebody has to come.
+    """
+    events = {"failed": "failure", "different": "failure", "equal": "success", "equal_with_warnings": "success"}
+    return events.get(record["state"])
+
+
+# Decisions that somebody should read.
+OPEN = ("conflict", "unresolved")
+OUTCOMES = {"failure": "FAILED", "success": "succeeded"}
 
 
 def compose(job: Job, record: dict[str, Any], sender: str, server: str) -> EmailMessage:
     """One mail for one run: the subject says it all, the body has every element, attempt and error."""
-    outcome = {"failure": "FAILED", "success": "succeeded"}[event(record) or ""]
+    outcome = "LEFT PATHS TO DECIDE" if record["state"] == "different" else OUTCOMES[event(record) or ""]
     attempts = len(record["attempts"])
     subject = f"[serversync] {server}: {job.name} {outcome}"
     if record["error"]:
@@ -45,20 +54,25 @@ def compose(job: Job, record: dict[str, Any], sender: str, server: str) -> Email
         "",
     ]
     for entry in record["elements"]:
-        arrow = "->" if entry["direction"] == "to_partner" else "<-"
+        arrow = ARROWS[entry["direction"]]
         lines += [
             f"{entry['path']} {arrow} {entry['partner_path']}",
             f"  before {entry['state_before'] or 'not seen'}, after {entry['state_after']}: {entry['created']} copied, "
-            f"{entry['updated'] + entry['attributes']} updated, {size(entry['bytes'])}"
+            f"{entry['updated'] + entry['attributes']} updated, {entry['deleted']} deleted, {size(entry['bytes'])}"
             + (f", {entry['lines']} lines appended" if entry["lines"] else ""),
         ]
         if entry["error"]:
             lines.append(f"  error: {describe(entry['error'])}")
         lines += [f"    {problem}" for problem in entry["problems"][1:]]
+        lines += [f"  {warning}" for warning in entry["warnings"]]
+        lines += [f"  stopped before the first change: {guard}" for guard in entry["guards"]]
+        lines += [f"    {one['what']}: {one['path']}: {one['reason']}" for one in entry["paths"] if one["what"] in OPEN]
     if record["error"] and not any(entry["error"] for entry in record["elements"]):
         lines.append(f"error: {describe(record['error'])}")
     lines += ["", f"The whole record:  serversync show {job.name} {record['run']}"]
-    if event(record) == "failure":
+    if record["state"] == "different":
+        lines.append(f"To decide:         serversync conflicts {job.name}; serversync plan {job.name}")
+    elif event(record) == "failure":
         lines.append(f"Once it is mended: serversync run {job.name}")
     mail = EmailMessage()
     mail["Subject"] = safe(subject)[:200]

@@ -94,9 +94,10 @@ def resolve(layout: Layout, job: Job, path: str, use: str, only: str | None) -> 
     """Decides one unresolved path now; ``use``: this_server, partner, or both. Failure where it has moved since."""
     element, below = find(job, path, only)
     with held(layout, job), Servers(layout, job) as servers:
-        decided = {below: use}
         run = new_run()
-        with Synchronization(layout, job, element, servers.by_side, run=run, look=False, decided=decided) as one:
+        with Synchronization(layout, job, element, servers.by_side, run=run, look=False) as one:
+            below = below or one.file_name
+            one.decided = {below: use}
             row = one.archive.row(below)
             if row is None or row.status != "unresolved":
                 raise Failure("not_unresolved", f"{path} is not unresolved; see: serversync conflicts {job.name}")
@@ -107,6 +108,10 @@ def resolve(layout: Layout, job: Job, path: str, use: str, only: str | None) -> 
                     message = f"{path} has changed since it was found unresolved; run the job, then decide again"
                     raise Failure("moved", message)
             one.carry_out(Plan(mine, [], []), whole=False)
+            copies = {decision.aside for decision in mine if decision.aside}
+            if copies and one.direction == "both":
+                again = [decision for decision in one.plan().decisions if decision.path in copies]
+                one.carry_out(Plan(again, [], []), whole=False)
             problems = {os.fsdecode(key): text for key, (_code, text) in one.report.problems.items()}
     if problems:
         raise Failure("not_resolved", "; ".join(f"{key}: {text}" for key, text in sorted(problems.items())))
@@ -151,13 +156,14 @@ def versions(layout: Layout, job: Job, path: str | None, only: str | None) -> Re
 def restore(layout: Layout, job: Job, path: str, run: str | None, only: str | None) -> Result:
     """Brings back what a run displaced, the last one unless ``run`` names it; what is there now goes into versions."""
     element, below = find(job, path, only)
-    if not below:
-        raise Failure("no_path", "name a path below the element")
     with (
         held(layout, job),
         Servers(layout, job) as servers,
         Synchronization(layout, job, element, servers.by_side, run=new_run(), look=False) as one,
     ):
+        below = below or one.file_name
+        if not below:
+            raise Failure("no_path", "name a path below the element")
         known = [
             (version["when"], version["run"], side)
             for side in one.targets

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -35,6 +36,9 @@ from serversync.reconcile import Decision, Owners, Plan, Rules, Seen, Triple, Un
 from serversync.replica import Server, ThisServer, translations
 
 SIDES = (HERE, THERE)
+TARGETS = {"to_partner": (THERE,), "from_partner": (HERE,), "both": SIDES}
+# What of a replica's identity is a person's to change.
+PLACE = ("machine", "path")
 # What a plan and a record name one by one.
 NAMED_PATHS = 200
 PRESERVE = frozenset(("times", "permissions", "owner", "group", "links", "hardlinks", "acls", "xattrs", "sparse"))
@@ -55,7 +59,7 @@ def silent(_phase: str, _files: int, _bytes: int) -> None:
 class Report:
     """What a run tells of one element; paths are bytes as the replicas have them."""
 
-    state_before: str = "equal"
+    state_before: str | None = None
     state_after: str = "equal"
     plan: Plan | None = None
     entries: int = 0
@@ -110,7 +114,7 @@ class Synchronization:
         self.settings: dict[str, Any] = job["settings"]
         self.direction: str = self.settings["direction"]
         self.paths = {HERE: element.path, THERE: element.partner_path}
-        self.targets = {"to_partner": (THERE,), "from_partner": (HERE,), "both": SIDES}[self.direction]
+        self.targets = TARGETS[self.direction]
         self.name = element_name(job.name, element.path, element.partner_path)
         self.previous = ""
         if element.previous_path:
@@ -235,22 +239,25 @@ class Synchronization:
         return archive
 
     def find_unmounted(self, path: Path) -> list[str]:
-        """The targets that lost the marker of the archive that knows them."""
-        missing = [side for side in self.targets if self.sides[side].tree.facts["marker"] is None]
-        if not missing or not path.exists():
+        """Roots that are not what the archive knows: targets without their marker, others that are empty now."""
+        if not path.exists():
             return []
         with suppress(DamagedArchive), closing(Archive(path)) as archive:
-            places = [archive.identity.get(side, {}) for side in SIDES]
-            mine = [self.identity[side] for side in SIDES]
-            same = all(
-                (it.get("machine"), it.get("path")) == (now["machine"], now["path"]) for it, now in zip(places, mine)
-            )
-            if archive.rows_count and same:
-                return [
-                    f"{self.paths[side]} on {self.server(side)} lost the runner's marker: it looks unmounted, or was "
-                    "emptied"
-                    for side in missing
-                ]
+            before = {side: archive.identity.get(side, {}) for side in SIDES}
+            moved = any(before[side].get(name) != self.identity[side][name] for side in SIDES for name in PLACE)
+            if moved or not archive.rows_count:
+                return []
+            found = []
+            for side in SIDES:
+                facts = self.sides[side].tree.facts
+                where = f"{self.paths[side]} on {self.server(side)}"
+                # A side that was only read until now never had one.
+                was_target = side in TARGETS.get(str(archive.settings.get("direction")), ())
+                if side in self.targets and was_target and facts["marker"] is None:
+                    found.append(f"{where} lost the runner's marker: it looks unmounted, or was emptied")
+                elif before[side] != self.identity[side] and facts.get("empty"):
+                    found.append(f"{where} is empty and not the directory that it was: it looks unmounted")
+            return found
         return []
 
     def check_generation(self, archive: Archive, side: str, known: set[str]) -> Archive:
@@ -276,19 +283,30 @@ class Synchronization:
 
     def looked_at(self, path: Path) -> Archive:
         """The archive for a plan; where a run would begin a new one, one that goes with the plan."""
+        before = path.with_name(f"{self.previous}.sqlite")
+        directory = Path(self.held.enter_context(tempfile.TemporaryDirectory(prefix="serversync-")))
         if path.exists():
             with suppress(DamagedArchive):
                 archive = Archive(path)
                 if not self.unmounted and archive.identity == json.loads(json.dumps(self.identity)):
                     return archive
                 archive.close()
-        directory = self.held.enter_context(tempfile.TemporaryDirectory(prefix="serversync-"))
-        return Archive.open(Path(directory) / path.name, self.identity)
+        elif self.previous and before.exists():
+            for suffix in ("", "-wal"):
+                with suppress(FileNotFoundError):
+                    shutil.copyfile(f"{before}{suffix}", directory / f"{before.name}{suffix}")
+            Archive.adopt(directory / path.name, directory / before.name)
+        return Archive.open(directory / path.name, self.identity)
 
     def abandoned(self, other: dict[str, Any]) -> bool:
         """Whether a marker is of a job of this server that is no longer declared."""
         mine = other.get("machine") == self.identity[HERE]["machine"] and other.get("state") == str(self.layout.state)
         return mine and not (self.layout.jobs / f"{other.get('job')}.json").exists()
+
+    @property
+    def file_name(self) -> bytes:
+        """The only path of an element that is a file; empty where it is a directory."""
+        return os.fsencode(self.paths[HERE].rpartition("/")[2]) if self.kind == "file" else b""
 
     # Detection and reconciliation.
 
@@ -342,7 +360,9 @@ class Synchronization:
         self.folding = any(self.sides[side].tree.facts["folding"] for side in SIDES)
         self.verify = self.settings["verify"] == "checksum" or self.due_to_verify()
         known = dict(zip(SIDES, self.archive.streams()))
+        self.waiting = self.waiting_paths()
         usable = not (edited or self.verify or self.decided or self.archive.counts["racy"] or self.archive.intents())
+        usable = usable and not self.waiting
         self.progress("scanning", 0, 0)
         self.scans: dict[str, Summary] = self.at_once(lambda side: self.scan(side, known[side] if usable else b""))
         self.report.entries = max(scan.entries for scan in self.scans.values())
@@ -368,6 +388,12 @@ class Synchronization:
         self.report.plan = plan
         self.report.warnings += plan.warnings
         return plan
+
+    def waiting_paths(self) -> set[bytes]:
+        """What was held back for a person's word: a plan lists it again and again, so that it can be approved."""
+        if not (self.look or self.approving):
+            return set()
+        return {row.path for row in self.archive.standing(("unresolved",)) if row.by == "guard"}
 
     def due_to_verify(self) -> bool:
         every = self.settings["verify_every"]
@@ -396,7 +422,7 @@ class Synchronization:
         }
         self.intents = intended(self.archive.intents())
         again: set[bytes] = {parent(row.path) for row in self.archive.racy()}
-        again |= {parent(path) for path in (*self.decided, *self.intents)}
+        again |= {parent(path) for path in (*self.decided, *self.intents, *self.waiting)}
         reopened = self.reopened(edited)
         for row in self.archive.standing(("kept", "left", "unresolved")):
             # Without a setting of their own they follow from other paths, which may have moved.
@@ -677,6 +703,7 @@ class Synchronization:
             report.warnings += self.archive.warnings
             plan = self.plan()
         self.different = any(one.content or one.metadata or one.remove for one in plan.decisions) or unsettled(plan)
+        self.different = self.different or bool(self.archive.counts["unresolved"])
         for one in plan.decisions:
             if one.what == "unknown":
                 seen = one.here if isinstance(one.here, Unknown) else one.there
@@ -873,7 +900,9 @@ class Synchronization:
                     by_path[path] = len(rows)
                     rows.append(fresh)
                 touched.add(parent(path))
-        changed = bool(rows or dropped)
+        # A side that became a target has no marker yet.
+        bare = any(self.sides[side].tree.facts["marker"] is None for side in self.targets)
+        changed = bool(rows or dropped or bare)
         generation = secrets.token_hex(16) if changed else self.archive.generation[0]
         if changed:
             self.archive.begin(generation)

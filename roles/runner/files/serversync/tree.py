@@ -89,6 +89,7 @@ class Tree:
                 "account": os.geteuid(),
                 "marker": marker(self.root, self.previous or element),
                 "others": self.others(),
+                "empty": self.only is None and self.is_empty(),
                 "free": place.space(self.root),
                 "time": time.time(),
             }
@@ -229,6 +230,14 @@ class Tree:
     def mark(self, content: dict[str, Any]) -> None:
         self.check_changeable()
         set_marker(self.root, self.element, content)
+
+    def is_empty(self) -> bool:
+        """Whether there is nothing but what the runner keeps for itself."""
+        try:
+            return all(entry.name == RESERVED for entry in place.through(self.root).iterdir())
+        except PermissionError:
+            # The scan will say so.
+            return False
 
     def others(self) -> list[dict[str, Any]]:
         """The markers of other elements that have this replica as their target."""
