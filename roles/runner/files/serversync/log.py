@@ -11,8 +11,9 @@ A file is known again by its inode and its mark, or by the mark alone: after a r
 copied or packed it has not, after being truncated or rewritten the mark does not fit. So a rotated file is no file of
 its own: what it got after it was looked at last is taken first. Files that were rotated in and out between two runs
 were never seen, and are taken whole, the oldest first; the log comes last. A copy of what another file still has brings
-nothing new. Where the log is not found again, as it was rotated out of its directory or truncated without a copy, lines
-may be missing, and a warning says so. What lies beside the log when it is first seen is not taken.
+nothing new. Files whose names have no number or date, copies that people make, are only looked at for what the log was.
+Where the log is not found again, as it was rotated out of its directory or truncated without a copy, lines may be
+missing, and a warning says so. What lies beside the log when it is first seen is not taken.
 
 Two files that begin with the same lines, all that was taken of one of them included, can only be told apart by inode;
 where even that fails they are taken for one, which is the same lines once.
@@ -52,7 +53,6 @@ from serversync.job import Element, Job
 from serversync.layout import Layout
 from serversync.logfile import (
     BATCH,
-    HEAD,
     NOTHING,
     AnySource,
     AnyTarget,
@@ -199,16 +199,23 @@ def match(known: Sequence[Known], files: Sequence[File]) -> dict[int, int]:
 
     def agrees(index: int, file: File) -> bool:
         one = known[index]
-        if one.mark is None or file.size < 0:
-            return one.stamp == file.stamp or (one.mark is None and one.stamp[2:] == file.stamp[2:])
+        if one.mark is None:
+            return one.stamp[2:] == file.stamp[2:]
+        if file.size < 0:
+            return one.stamp == file.stamp
         return one.mark.offset == 0 or index in file.holds
 
     ways: list[Callable[[Known, File], bool]] = [
-        lambda one, file: one.stamp[:2] == file.stamp[:2],
+        lambda one, file: one.offset > 0 and one.stamp[:2] == file.stamp[:2],
         # Of some file systems the device has another number after each mount.
-        lambda one, file: one.stamp.inode == file.stamp.inode,
-        lambda one, file: one.offset > 0 and one.offset == file.size,
-        lambda one, file: one.offset > 0 and one.present,
+        lambda one, file: one.offset > 0 and one.stamp.inode == file.stamp.inode,
+        lambda one, file: one.offset == 0 and one.stamp.inode == file.stamp.inode and file.current,
+        lambda one, file: one.offset > 0 and one.offset == file.size and likely(file),
+        lambda one, file: one.offset > 0 and one.present and likely(file),
+        lambda one, _file: one.offset > 0 and one.present,
+        # Its inode may be another file's by now, whose contents are known.
+        lambda one, file: one.offset == 0 and one.stamp.inode == file.stamp.inode and file.counted,
+        # Last, as the log may be found in a copy that brought nothing new when it was made.
         lambda one, _file: one.mark is None,
     ]
     for fits in ways:
@@ -225,6 +232,10 @@ def match(known: Sequence[Known], files: Sequence[File]) -> dict[int, int]:
                 # The one of which most is known to be the same.
                 found[number] = max(fitting, key=lambda index: known[index].offset)
     return found
+
+
+def likely(file: File) -> bool:
+    return file.current or file.counted
 
 
 def in_order(files: Sequence[File], name: str) -> list[int]:
@@ -254,12 +265,12 @@ def in_order(files: Sequence[File], name: str) -> list[int]:
 
 
 class Work(NamedTuple):
-    """A file to take from: its index, and that of the known file that it is (None: it was never seen). copies: files
+    """A file to take from: its index, and that of the known file that it is (None: it was never seen). originals: files
     that it may be a copy of."""
 
     file: int
     known: int | None
-    copies: list[int]
+    originals: list[int]
 
 
 class Assessment(NamedTuple):
@@ -277,25 +288,38 @@ def assess(known: Sequence[Known], current: int | None, files: Sequence[File], n
     matched = match(known, files)
     work, unreadable = [], []
     order = in_order(files, name)
-    for place, number in enumerate(order):
+    for number in order:
         file, index = files[number], matched.get(number)
         if index is not None:
             if file.size > known[index].offset >= 0:
                 work.append(Work(number, index, []))
-        elif file.problem:
+        elif file.problem and file.rotated:
             unreadable.append(number)
-        elif file.current or file.rotated:
-            # What nothing was taken of yet may begin with anything.
-            known_ones = [one for one, of in matched.items() if of in file.holds or known[of].offset == 0]
-            later = [one for one in order[place + 1 :] if one not in matched and not files[one].problem]
-            work.append(Work(number, None, known_ones + later))
+        elif file.current or file.counted:
+            work.append(Work(number, None, originals(files, matched, number)))
     return Assessment(matched, work, unreadable, lost(known, current, files, matched))
+
+
+def originals(files: Sequence[File], matched: Mapping[int, int], number: int) -> list[int]:
+    """Indexes of the files that this one, which was never seen, is perhaps being copied or packed from at this moment.
+
+    Any other file with a number or date is one of its own, even if it says the same as another one.
+    """
+    name, log = files[number].name, not files[number].current
+    return [
+        other
+        for other, one in enumerate(files)
+        if other in matched and ((log and one.current) or name == f"{one.name}.gz")
+    ]
 
 
 def lost(known: Sequence[Known], current: int | None, files: Sequence[File], matched: Mapping[int, int]) -> str:
     if current is None or current in matched.values() or any(current in file.holds for file in files):
         return ""
     one = known[current]
+    if one.offset == 0 and any(file.counted and number not in matched for number, file in enumerate(files)):
+        # Nothing tells that it is not one of these, which are taken whole.
+        return ""
     now = next((file for file in files if file.current), None)
     if now is None or now.stamp.inode != one.stamp.inode:
         return "was rotated or replaced, and the file that it was is not beside it"
@@ -539,12 +563,13 @@ class LogSynchronization:
         todo = []
         for work in found.work:
             file = files[work.file]
-            if work.known is not None:
-                todo.append((file, known[work.known]))
-            elif any(self.is_copy(file, files[other]) for other in work.copies):
-                state.add(file.stamp, self.source.mark(file.number, self.source.count(file.number, 0)[0]))
+            seen = None if work.known is None else known[work.known]
+            if self.is_copy(files, work):
+                # One that is packed is to be read again: what it was packed from may go before that was taken.
+                if not file.packed:
+                    state.add(file.stamp, None)
             else:
-                todo.append((file, state.add(file.stamp._replace(size=-1), NOTHING)))
+                todo.append((file, seen or state.add(file.stamp._replace(size=-1), NOTHING)))
         by_index = {number: known[index].number for number, index in found.matched.items()}
         now = next((number for number, file in enumerate(files) if file.current), None)
         state.current = by_index.get(now) if now is not None else None
@@ -558,14 +583,10 @@ class LogSynchronization:
         # Before anything else may come its rest.
         return sorted(todo, key=lambda work: state.torn is None or work[1].number != state.torn.number)
 
-    def is_copy(self, file: File, other: File) -> bool:
-        """Whether all that the file has is in the other one, too."""
-        if other.size >= 0 and other.size < file.size:
-            return False
-        return all(
-            self.source.digest(file.number, 0, end) == self.source.digest(other.number, 0, end)
-            for end in (min(HEAD, file.size), file.size)
-        )
+    def is_copy(self, files: list[File], work: Work) -> bool:
+        """Whether another file, of which the rest is taken, begins with all of this one."""
+        others = [files[one].number for one in work.originals]
+        return bool(others) and self.source.copied(files[work.file].number, others) >= 0
 
     def guard(self, state: State, found: Assessment) -> None:
         """A log that is not where it was, in a directory that is another one, is rather not mounted than rotated."""
@@ -681,10 +702,7 @@ class LogSynchronization:
         data = b"".join(self.source.read(file.number, start, end))
         count, last = self.target.already(inode, size, before + data)
         if count < 0:
-            self.report.warnings.append(
-                f"{self.paths[self.to]} on {self.server(self.to)} was rotated or truncated while a run was killed: "
-                f"{end - start} bytes of lines may be there twice"
-            )
+            self.report.warnings.append(self.maybe_twice(end - start))
             return start
         done = max(0, count - len(before))
         if done:
@@ -710,21 +728,28 @@ class LogSynchronization:
         assert self.state is not None
         _device, inode, size = intent.target
         start, end = intent.start.offset, intent.end.offset
-        at = size + intent.newline
-        if self.target.facts["inode"] != inode or self.target.facts["size"] <= at:
-            return start
-        offset, same = start, True
+        at, offset, last = size + intent.newline, start, False
         for data in self.source.read(file.number, start, end):
-            if same:
-                count = self.target.same(at, data)
-                offset, at, same = offset + count, at + count, count == len(data)
+            if not last:
+                count = self.target.same(inode, at, data)
+                if count < 0 and offset == start:
+                    # Not even what there was is there, or nothing but that.
+                    if self.target.facts["inode"] != inode or self.target.facts["size"] < size:
+                        self.report.warnings.append(self.maybe_twice(end - start))
+                    last = True
+                    continue
+                offset, at, last = offset + max(0, count), at + max(0, count), count < len(data)
         if offset == end:
             self.state.torn = None
             return end
-        if at == self.target.facts["size"]:
+        if offset > start and (inode, at) == (self.target.facts["inode"], self.target.facts["size"]):
             self.tear(file, intent, start)
             return offset
         return start
+
+    def maybe_twice(self, length: int) -> str:
+        path, server = self.paths[self.to], self.server(self.to)
+        return f"{path} on {server} was rotated or truncated after a run was killed: {length} bytes may be there twice"
 
     # What run.py asks for.
 

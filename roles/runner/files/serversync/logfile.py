@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
+from itertools import takewhile, zip_longest
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, Union
 
@@ -101,15 +103,16 @@ class Stamp(NamedTuple):
 class File:
     """The log, or a sibling, as it is now.
 
-    number: to ask more about it; rotated: its name is one that a rotated file has; holds: of the marks that were asked
-    about, those which it agrees with up to their offset; size: -1 where it cannot be read, and ``problem`` says why,
-    or where it is packed and not read, as its stamp is known.
+    number: to ask more about it; rotated: its name is one that a rotated file has; counted: with a number or date;
+    holds: of the marks that were asked about, those which it agrees with up to their offset; size: -1 where it cannot
+    be read, and ``problem`` says why, or where it is packed and not read, as its stamp is known.
     """
 
     number: int
     name: str
     current: bool
     rotated: bool
+    counted: bool
     stamp: Stamp
     size: int
     holds: list[int]
@@ -290,11 +293,13 @@ class Source:
                     size, holds = self.readers[-1].survey(marks)
                 except UNREADABLE as error:
                     problem = str(error) or type(error).__name__
+        fits = self.pattern.fullmatch(name)
         return File(
             number=number,
             name=name,
             current=current,
-            rotated=self.pattern.fullmatch(name) is not None,
+            rotated=fits is not None,
+            counted=fits is not None and any(fits.groupdict().values()),
             stamp=Stamp.of(info),
             size=size,
             holds=holds,
@@ -315,6 +320,17 @@ class Source:
 
     def digest(self, number: int, start: int, end: int) -> str:
         return digest_of(*self.reader(number).stream(start, end))
+
+    def copied(self, number: int, others: list[int]) -> int:
+        """The place in the list of the first file that begins with all of this one; -1: none does."""
+        reader = self.reader(number)
+        head = reader.read(0, HEAD)
+        for place_of, other in enumerate(others):
+            if self.reader(other).read(0, len(head)) == head:
+                pairs = zip_longest(reader.stream(0), self.reader(other).stream(0), fillvalue=b"")
+                if all(there.startswith(mine) for mine, there in takewhile(itemgetter(0), pairs)):
+                    return place_of
+        return -1
 
     def line_end(self, number: int, end: int) -> int:
         """Where the last line before ``end`` that is finished ends."""
@@ -387,6 +403,8 @@ class Source:
             yield {"mark": self.mark(number, int(request["offset"]))}, b""
         elif do == "digest":
             yield {"digest": self.digest(number, int(request["start"]), int(request["end"]))}, b""
+        elif do == "copied":
+            yield {"place": self.copied(number, [int(one) for one in request["others"]])}, b""
         elif do == "line_end":
             yield {"end": self.line_end(number, int(request["end"]))}, b""
         elif do == "count":
@@ -530,10 +548,6 @@ class Target:
             offset += len(data)
         return digest.hexdigest()
 
-    def same(self, start: int, data: bytes) -> int:
-        """How many bytes from ``start`` are as in ``data``."""
-        return common(data, self.pread(self.descriptor, start, len(data)))
-
     @staticmethod
     def pread(descriptor: int, start: int, length: int) -> bytes:
         pieces = []
@@ -542,30 +556,35 @@ class Target:
             start, length = start + len(piece), length - len(piece)
         return b"".join(pieces)
 
+    @contextmanager
+    def file_of(self, inode: int) -> Iterator[int | None]:
+        """The file of this inode, which may have been rotated; None: it is not there any more."""
+        with ExitStack() as held:
+            if self.facts["inode"] == inode:
+                yield self.descriptor
+                return
+            names: list[str] = []
+            with suppress(FileNotFoundError):
+                directory = place.hold(held, place.open_directory(self.parts, make=False))
+                listed = place.hold(held, os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory))
+                with os.scandir(listed) as entries:
+                    names = [one.name for one in entries if one.inode() == inode and one.is_file(follow_symlinks=False)]
+            yield place.hold(held, os.open(names[0], READ, dir_fd=directory)) if names else None
+
     def already(self, inode: int, start: int, data: bytes) -> tuple[int, bool]:
-        """``already`` of what the file of this inode, which may have been rotated, has from ``start`` on.
+        """``already`` of what the file of this inode has from ``start`` on; -1: there is none, or it is shorter."""
+        with self.file_of(inode) as descriptor:
+            if descriptor is None or (size := os.fstat(descriptor).st_size) < start:
+                return -1, False
+            found = self.pread(descriptor, start, len(data) + SLACK)
+            return already(data, found, descriptor == self.descriptor and start + len(found) == size)
 
-        -1: there is no such file any more, or it is shorter.
-        """
-        if self.facts["inode"] == inode:
-            return self.count_already(self.descriptor, start, data, True)
-        with suppress(FileNotFoundError), ExitStack() as held:
-            directory = place.hold(held, place.open_directory(self.parts, make=False))
-            listed = place.hold(held, os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory))
-            with os.scandir(listed) as entries:
-                names = [one.name for one in entries if one.inode() == inode and one.is_file(follow_symlinks=False)]
-            if names:
-                descriptor = place.hold(held, os.open(names[0], READ, dir_fd=directory))
-                return self.count_already(descriptor, start, data, False)
-        return -1, False
-
-    def count_already(self, descriptor: int, start: int, data: bytes, last: bool) -> tuple[int, bool]:
-        """last: more can be appended to this file."""
-        size = os.fstat(descriptor).st_size
-        if size < start:
-            return -1, False
-        found = self.pread(descriptor, start, len(data) + SLACK)
-        return already(data, found, last and start + len(found) == size)
+    def same(self, inode: int, start: int, data: bytes) -> int:
+        """How many bytes from ``start`` are as in ``data``, in the file of this inode; -1 as with ``already``."""
+        with self.file_of(inode) as descriptor:
+            if descriptor is None or os.fstat(descriptor).st_size < start:
+                return -1
+            return common(data, self.pread(descriptor, start, len(data)))
 
     def append(self, data: bytes, last: bool) -> int:
         """Writes behind all that is there; its size then. last: with all that was written before it is on the disk."""
@@ -586,7 +605,7 @@ class Target:
         elif do == "digest":
             yield {"digest": self.digest(int(request["start"]), int(request["end"]))}, b""
         elif do == "same":
-            yield {"same": self.same(int(request["start"]), payload)}, b""
+            yield {"same": self.same(int(request["inode"]), int(request["start"]), payload)}, b""
         elif do == "already":
             count, last = self.already(int(request["inode"]), int(request["start"]), payload)
             yield {"count": count, "last": last}, b""
@@ -626,6 +645,9 @@ class PartnerSource(PartnerLog):
     def digest(self, number: int, start: int, end: int) -> str:
         return str(self.ask("digest", number=number, start=start, end=end)["digest"])
 
+    def copied(self, number: int, others: list[int]) -> int:
+        return int(self.ask("copied", number=number, others=others)["place"])
+
     def line_end(self, number: int, end: int) -> int:
         return int(self.ask("line_end", number=number, end=end)["end"])
 
@@ -656,8 +678,8 @@ class PartnerTarget(PartnerLog):
     def digest(self, start: int, end: int) -> str:
         return str(self.ask("digest", start=start, end=end)["digest"])
 
-    def same(self, start: int, data: bytes) -> int:
-        return int(self.ask("same", data, start=start)["same"])
+    def same(self, inode: int, start: int, data: bytes) -> int:
+        return int(self.ask("same", data, inode=inode, start=start)["same"])
 
     def already(self, inode: int, start: int, data: bytes) -> tuple[int, bool]:
         reply = self.ask("already", data, inode=inode, start=start)
