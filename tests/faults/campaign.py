@@ -46,6 +46,8 @@ from tests.proxy import Proxy
 SEEDS = Path(__file__).resolve().parent / "seeds"
 ROUNDS = 3
 DAY = 86_400 * 10**9
+# States of a run that came to its end.
+FINISHED = ("equal", "equal_with_warnings", "different")
 
 
 @dataclass
@@ -641,7 +643,16 @@ class Scenario:
             world.model.rows = {} if disturbed.forgot else remembered
         elif self.rng.random() < 0.3 and any(ended.outcome != "equal" for ended in disturbed.ended):
             # Users do not wait for the run that mends it.
-            world.model.absorb(middle.here, middle.there)
+            doubtful = world.model.doubtful
+            odd_one = len(disturbed.ended) > 1 or disturbed.away or disturbed.skew
+            if not odd_one and disturbed.ended[0].outcome in FINISHED and not disturbed.ended[0].guarded:
+                world.model.settle(world.predicted, middle.here, middle.there)
+                world.model.rules = self.rules(world, deletions=True)
+            else:
+                world.model.absorb(middle.here, middle.there)
+                if not world.model.rules.deletions:
+                    # How far the first run got with what it would not delete nobody knows.
+                    world.model.doubt(middle.here, middle.there)
             for side, editor in enumerate(editors):
                 for edit in world.edit(editor, world.roots[side], 3):
                     self.say(f"  meanwhile {('here', 'there')[side]}: {edit}")
@@ -651,6 +662,7 @@ class Scenario:
                 # The first run may have got as far as to have an archive.
                 world.model.rules = self.rules(world, deletions=True)
                 predictions.append(world.model.predict(middle.here, middle.there))
+            world.model.doubtful = doubtful
         if self.wrong:
             return
         world.predicted = predictions[0]
@@ -659,7 +671,7 @@ class Scenario:
         self.say(f"  then: {ended.outcome} {ended.why}")
         loose = disturbed.edited or disturbed.forgot
         self.check(name, world.judge(middle, after, ended, alone=not disturbed.forgot, known=not loose))
-        if ended.outcome not in ("equal", "equal_with_warnings", "different"):
+        if ended.outcome not in FINISHED:
             self.check(name, [f"L11: left alone, the run ended {ended.outcome}: {ended.why or ended.said[-500:]}"])
         found = [world.model.differences(prediction, after.here, after.there) for prediction in predictions]
         if all(found) and not disturbed.edited:
