@@ -629,7 +629,9 @@ class PartnerLog:
         return self.connection.ask("log", payload, log=self.handle, do=do, **request)
 
     def close(self) -> None:
-        self.connection.ask("log_close", log=self.handle)
+        # As PartnerTree.close.
+        with suppress(Failure):
+            self.connection.ask("log_close", log=self.handle)
 
 
 class PartnerSource(PartnerLog):

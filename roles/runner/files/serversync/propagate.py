@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from serversync import rsync
-from serversync.commit import TRANSIENT, Op, Result
+from serversync.commit import FLAWS, TRANSIENT, Op, Result
 from serversync.entry import HERE, THERE, Entry
 from serversync.failure import Failure
 from serversync.reconcile import Decision, Owners
@@ -338,7 +338,7 @@ class Propagation:
                 why = self.incomplete
                 said = (why.code, why.message) if why else ("not_staged", "did not arrive whole")
                 self.done.problems.setdefault(one.path, said)
-            elif one.path not in self.done.problems:
+            elif self.done.problems.get(one.path, NO_PROBLEM)[0] in (*FLAWS, ""):
                 good.add(one.path)
         return good
 
@@ -373,6 +373,9 @@ class Propagation:
                 within.setdefault(top, []).append(one)
             else:
                 steps.append((one, self.putting(one, one.path in self.tops, attributes)))
+        for top in within.keys() - {one.path for one, _op in steps}:
+            # It could not be made ready in the stage, or is another one by now.
+            self.done.problems.update((one.path, WITHOUT) for one in within.pop(top))
         while steps:
             in_the_way = self.carry_out(steps, within)
             steps = []
@@ -402,16 +405,16 @@ class Propagation:
             )
             for (decision, op), result in zip(batch, list(self.target.tree.commit(op for _decision, op in batch))):
                 inner = within.get(decision.path, []) if op.do == "tree" else []
-                if op.do == "tree" and result.problem and op.expect is None:
+                placed = result.problem is None or result.problem[0] in FLAWS
+                if op.do == "tree" and result.problem and not placed and op.expect is None:
                     in_the_way.append(decision)
                     self.blocked[decision.path] = result.problem
                     continue
                 self.keep(decision, op, result)
-                if result.problem is None:
+                if placed:
                     self.done.entries.update((one.path, self.staged[one.path]) for one in inner)
                 else:
-                    why = ("moved", "its directory could not be put in its place")
-                    self.done.problems.update((one.path, why) for one in inner)
+                    self.done.problems.update((one.path, WITHOUT) for one in inner)
             self.progress("committing", len(self.done.entries), 0)
         return in_the_way
 
@@ -425,11 +428,11 @@ class Propagation:
         attributes = self.attributes([top, *inner])
         steps = [(top, Op("meta", top.path, there, self.wanted(top), attributes.get(top.path), b"", b"", False))]
         for one in inner:
-            if parent(one.path) == top.path:
+            child = one.path[: (one.path + b"/").index(b"/", len(top.path) + 1)]
+            if child == one.path:
                 steps.append((one, self.putting(one, self.kind(one) == "d", attributes)))
-                below = [other for other in inner if other.path.startswith(one.path + b"/")]
-                if below:
-                    within[one.path] = below
+            else:
+                within.setdefault(child, []).append(one)
         return steps
 
     def expected(self, decision: Decision) -> Entry | None:
@@ -507,6 +510,8 @@ class Propagation:
 KIND_OPS = {"f": "put", "l": "symlink", "p": "special", "s": "special", "b": "special", "c": "special", "d": "mkdir"}
 # A directory of the stage that is only on the way to something.
 DIRECTORY = Entry("d", 0, 0, 0, 0, 0o700, 0, 0, 0)
+NO_PROBLEM = ("", "")
+WITHOUT = ("moved", "its directory could not be put in its place")
 # rsync's exit codes after which what has arrived may be used: some paths could not be read, or vanished.
 PARTIAL = {0, 23, 24}
 

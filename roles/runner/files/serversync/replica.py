@@ -13,6 +13,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import Any, NamedTuple, Protocol, Union
 
@@ -20,6 +21,7 @@ from serversync import place, tree
 from serversync.commit import Op, Result
 from serversync.detect import Summary
 from serversync.entry import Entry, unpack
+from serversync.failure import Failure
 from serversync.layout import Layout
 from serversync.sftptree import SftpTree
 from serversync.ssh import Conversation
@@ -170,7 +172,9 @@ class PartnerTree:
         return self.connection.ask_long(verb, payload, tree=self.handle)
 
     def close(self) -> None:
-        self.ask("close")
+        # Without a connection it is released anyway; and this must not hide why it is closed.
+        with suppress(Failure):
+            self.ask("close")
 
     def scan(
         self, known: bytes, include: list[str], exclude: list[str], xattrs: frozenset[str], expected: int

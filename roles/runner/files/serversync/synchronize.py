@@ -16,7 +16,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
@@ -833,6 +833,7 @@ class Synchronization:
         problems = {path: it for done in self.propagated.values() for path, it in done.problems.items()}
         # With direction both they are found as new files by the next look, and reach the other side.
         copies = {one.aside for one in plan.decisions if one.aside} if self.direction == "both" else set()
+        problems |= self.undone(plan, problems.keys() | copies)
         for decision in plan.decisions:
             if decision.status == "unchanged" or decision.path in problems or decision.path in copies:
                 continue
@@ -855,6 +856,16 @@ class Synchronization:
         self.report.problems |= problems
         self.transient |= {code for done in self.propagated.values() for code in done.transient}
         self.update(rows, dropped, refresh, files)
+
+    def undone(self, plan: Plan, known: Collection[bytes]) -> dict[bytes, tuple[str, str]]:
+        """What was to be done and of which nobody says that it was, or that it could not be."""
+        found = {}
+        for one in plan.decisions:
+            changes = {OTHER[side] for side in (one.content, one.metadata) if side} | ({one.remove} - {None})
+            done = all(one.path in self.propagated[side].entries for side in self.targets if side in changes)
+            if not done and one.path not in known:
+                found[one.path] = ("moved", "was not put in its place")
+        return found
 
     def archived_row(self, decision: Decision, entries: dict[str, Any]) -> Row:
         racy = "".join(
@@ -941,7 +952,7 @@ class Synchronization:
         """The scan's, where nothing was changed since and all of it is archived."""
         return (
             b""
-            if not self.whole or refresh[side] or self.report.problems or self.scans[side].problems
+            if not self.whole or self.held_back or refresh[side] or self.report.problems or self.scans[side].problems
             else self.scans[side].stream
         )
 

@@ -1,0 +1,132 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a run could not do, may not do, or was kept from doing is neither archived as done nor forgotten."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serversync import job, run
+from serversync.commit import Commit, Op, Result
+from serversync.layout import Layout
+
+from tests.loopback import Pair, Server
+
+
+class Local:
+    """A job between two directories of this server, run in this process."""
+
+    def __init__(self, server: Server, directory: Path) -> None:
+        self.server = server
+        self.layout = Layout.of("user", {"HOME": str(server.home)})
+        self.path, self.partner_path = directory / "here", directory / "there"
+        self.path.mkdir()
+        self.partner_path.mkdir()
+
+    def declare(self, *more: tuple[Path, Path], **options: Any) -> None:
+        settings = {"direction": "to_partner", "exclude": [], "delete": "synced", "conflict": "this_server_wins"}
+        self.server.declare("job", [(self.path, self.partner_path), *more], settings={**settings, **options})
+
+    def run(self, approve: str | None = None) -> run.Record:
+        return run.run(
+            self.layout,
+            job.load(self.layout, "job"),
+            trigger="manual",
+            only=None,
+            approve=approve,
+            log=lambda _line: None,
+            wait=lambda _seconds: None,
+            tell=lambda _record: None,
+        )
+
+
+@pytest.fixture
+def local(server: Server, tmp_path: Path) -> Local:
+    return Local(server, tmp_path)
+
+
+@pytest.mark.parametrize("problem", [errno.ENOSPC, errno.EPERM])
+def test_what_is_in_a_directory_that_could_not_be_made_comes_later(
+    local: Local, monkeypatch: pytest.MonkeyPatch, problem: int
+) -> None:
+    local.declare()
+    (local.path / "line").mkdir()
+    (local.path / "line" / "plc").write_text("x")
+    meta = Commit._meta
+
+    def refused(self: Commit, op: Op) -> Result:
+        if op.stage and op.path == b"line":
+            raise OSError(problem, os.strerror(problem))
+        return meta(self, op)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Commit, "_meta", refused)
+        assert local.run()["state"] == "failed"
+    assert local.run()["state"] == "equal"
+    assert (local.partner_path / "line" / "plc").read_text() == "x"
+
+
+def test_a_directory_with_a_flaw_is_there_with_all_that_is_in_it(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    local.declare()
+    (local.path / "line").mkdir()
+    (local.path / "line" / "plc").write_text("x")
+    carry = Commit._carry
+
+    def flawed(self: Commit, op: Op) -> Result:
+        result = carry(self, op)
+        return result._replace(problem=("owner", "its owner cannot be set")) if op.path == b"line" else result
+
+    monkeypatch.setattr(Commit, "_carry", flawed)
+    record = local.run()
+    assert record["elements"][0]["problems"] == ["line: its owner cannot be set"]
+    assert (local.partner_path / "line" / "plc").read_text() == "x"
+
+
+def test_what_an_approval_did_not_cover_is_not_forgotten(local: Local) -> None:
+    local.declare(max_delete="1")
+    for number in range(3):
+        (local.path / f"plc{number}").write_text("x")
+    (local.path / "other").write_text("x")
+    assert local.run()["state"] == "equal"
+    for number in range(3):
+        (local.path / f"plc{number}").unlink()
+    plan = local.run()["plan"]
+    for number in range(3):
+        (local.partner_path / f"plc{number}").write_text("changed since")
+    assert local.run(approve=plan)["state"] == "different"
+    record = local.run()
+    assert (record["state"], len(record["elements"][0]["guards"])) == ("different", 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_ends_when_all_its_processes_are_told_to(pair: Pair, number: int) -> None:
+    """As a terminal does it, and systemd: ssh is gone before the runner has closed its replicas."""
+    (pair.path / "large").write_bytes(os.urandom(3_000_000))
+    settings = {"direction": "to_partner", "exclude": [], "delete": "never", "bandwidth_limit": "100K"}
+    pair.declare(settings=settings, on_error={"retries": 2, "delay": "1h"})
+    process = subprocess.Popen(
+        pair.here.command("run", "nightly"),
+        env=pair.here.environment,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        until = time.monotonic() + 20
+        while not list(pair.partner_path.glob(".serversync/*/stage/*/.large.*")):
+            assert process.poll() is None and time.monotonic() < until
+            time.sleep(0.05)
+        os.killpg(process.pid, number)
+        process.wait(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    record = json.loads(pair.here.serversync("show", "nightly", "--json").stdout)
+    assert (record["error"]["code"], record["attempts"]) == ("stopped", [])
