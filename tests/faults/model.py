@@ -105,7 +105,9 @@ class Model:
             return Outcome(None, None, "dropped")
         if row is not None and row.status != "agreed":
             if self.same(here, row.here) and self.same(there, row.there):
-                return Outcome(here, there, row.status)
+                # What is below a directory goes the way of what stands against it.
+                kinds = {node.kind for node in (here, there) if node is not None}
+                return Outcome(here, there, row.status, loose=len(kinds) > 1 and "d" in kinds)
             row = Row("agreed", *row.base) if row.base else None
         if self.same(here, there):
             return Outcome(here, there, "agreed")
