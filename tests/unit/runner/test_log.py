@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from serversync import log, logfile
 from serversync.entry import HERE, THERE
@@ -102,6 +102,15 @@ def test_the_order_of_rotated_files(names: list[str], order: list[str]) -> None:
         ([known(1)], [file("app.log", inode=3), file("app.log.1.gz", inode=2, size=20, holds=(0,))], {1: 0}),
         # It was rewritten, or another file has its inode now.
         ([known(1)], [file("app.log", size=20)], {}),
+        # A file system that was mounted again has another number.
+        (
+            [known(1), known(2, inode=2)],
+            [
+                file("app.log", holds=(0, 1), stamp=Stamp(9, 2, 0, 10)),
+                file("app.log.1", holds=(0, 1), stamp=Stamp(9, 1, 0, 9)),
+            ],
+            {0: 1, 1: 0},
+        ),
         # Nothing was taken of it: only its inode says what it is.
         ([known(1, offset=0)], [file("app.log"), file("app.log.1", inode=2)], {0: 0}),
         # A file that is gone comes back only as it was; one that was there may have grown before it was packed.
@@ -441,6 +450,16 @@ HISTORIES = st.lists(
 
 @settings(max_examples=300, deadline=None)
 @given(HISTORIES)
+# What failed once.
+@example([("rename", (False, False)), ("write", (0,)), ("killed", (3, 0.5)), ("late", ())])
+@example([("write", (0,)), ("killed", (3, 0.5)), ("there", (True,))])
+@example([("write", (70,)), ("there", (False,)), ("killed", (10, 0.0)), ("killed", (12, 0.0)), ("rotate_target", ())])
+@example([("write", (20,)), ("killed", (3, 0.5)), ("rotate_target", ())])
+@example([("copy", ()), ("write", (0,)), ("run", ()), ("copy", ())])
+@example([("copy", ()), ("write", (0,)), ("copy_and_truncate", ())])
+@example([("write", (0,)), ("copy", ()), ("write", (0,)), ("killed", (1, 0.0)), ("copy", ())])
+@example([("copy_and_truncate", ()), ("run", ()), ("rename", (False, False)), ("pack", ()), ("run", ())])
+@example([("copy_and_truncate", ())] * 2 + [("run", ()), ("pack", ()), ("write", (0,)), ("copy", ())])
 def test_any_history(history: list[tuple[str, tuple[Any, ...]]]) -> None:
     with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
         shrink(patch)
@@ -484,6 +503,108 @@ def test_a_kill_at_every_step(tmp_path: Path, torn: float, rotates: Callable[[Wo
             assert left > 10
             return
     raise AssertionError("no run came to its end")
+
+
+def test_a_log_that_is_being_copied_or_packed_comes_once(world: World) -> None:
+    world.write(1)
+    world.run()
+    world.write(2)
+    copied = world.source.with_name("app.log.1")
+    shutil.copyfile(world.source, copied)
+    world.run()
+    world.source.write_bytes(b"")
+    world.write(3)
+    assert len(world.arrived()) == 2
+    assert world.run().lines == 1
+    packed = world.source.with_name("app.log.1.gz")
+    packed.write_bytes(gzip.compress(copied.read_bytes()))
+    world.run()
+    copied.unlink()
+    world.run()
+    world.judge()
+
+
+@pytest.mark.parametrize("left", range(12))
+def test_a_file_that_is_packed_when_a_run_is_killed(world: World, left: int) -> None:
+    world.write(1)
+    world.run()
+    for length in (30, 30, 30):
+        world.write(length)
+    world.rename(False, True)
+    path = world.source.with_name("app.log.1")
+    packed = world.source.with_name("app.log.1.gz")
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    world.run(left)
+    path.unlink()
+    world.run(left)
+    world.run()
+    world.judge()
+
+
+def test_a_line_that_the_target_has_in_part_comes_whole_where_others_wrote_behind_it(world: World) -> None:
+    world.write(1)
+    world.write_part(3)
+    world.target.parent.mkdir()
+    world.target.write_bytes(world.source.read_bytes())
+    assert world.run().lines == 0
+    world.there(True)
+    world.write(1)
+    world.run()
+    world.judge()
+
+
+def test_a_log_that_is_truncated_and_grows_while_it_is_read_is_read_again(world: World) -> None:
+    world.write(1)
+    world.run()
+    world.write(2)
+    one = world.synchronization()
+    with one:
+        take = one.source.take
+
+        def truncated(*arguments: Any) -> Any:
+            world.source.write_bytes(b"something else that is longer than what was there before\n")
+            return take(*arguments)
+
+        one.source.take = truncated  # type: ignore[method-assign]
+        with pytest.raises(Failure, match="was truncated while it was read") as caught:
+            one.synchronize()
+    assert caught.value.transient
+    assert len(world.arrived()) == 1
+
+
+def test_a_rotation_while_the_files_are_looked_at(world: World) -> None:
+    world.write(1)
+    world.run()
+    world.write(2)
+    one = world.synchronization()
+    with one:
+        look = one.source.look  # type: ignore[union-attr]
+
+        def rotated(*arguments: Any) -> Any:
+            one.source.look = look  # type: ignore[union-attr, method-assign]
+            world.rename(False, True)
+            return look(*arguments)
+
+        one.source.look = rotated  # type: ignore[union-attr, method-assign]
+        one.synchronize()
+    assert one.report.warnings == []
+    world.judge()
+
+
+def test_an_append_is_known_by_its_digest_where_the_source_has_it_no_more(world: World) -> None:
+    world.write(1)
+    world.run()
+    world.write(2)
+    world.run(left=5)
+    assert world.pending
+    assert len(world.arrived()) == 2
+    away = world.directory / "away"
+    world.source.rename(away)
+    world.source.write_bytes(b"")
+    assert "is not beside it" in world.run().warnings[0]
+    away.rename(world.source.with_name("app.log.1"))
+    world.run()
+    world.judge()
 
 
 def test_files_that_say_the_same_are_not_taken_for_copies(world: World) -> None:
