@@ -198,6 +198,43 @@ def test_what_a_killed_run_had_put_has_agreed(both: Pair) -> None:
     assert both.here.run("nightly")["elements"][0]["deleted"] == 1
 
 
+def test_contents_go_one_way_and_metadata_the_other(both: Pair) -> None:
+    mine, other = (root / "plc.s7" for root in (both.path, both.partner_path))
+    mine.chmod(0o751)
+    os.setxattr(mine, "user.kept", b"here")
+    other.write_text("changed there")
+    assert both.here.run("nightly")["state"] == "equal"
+    for path in (mine, other):
+        assert (path.read_text(), path.stat().st_mode & 0o777) == ("changed there", 0o751)
+        assert os.getxattr(path, "user.kept") == b"here"
+
+
+@pytest.mark.parametrize("put", ["contents", "mode"])
+def test_what_a_killed_run_had_not_put_yet_is_put(both: Pair, put: str) -> None:
+    """Contents go one way, the mode goes the other."""
+    mine, other = (root / "plc.s7" for root in (both.path, both.partner_path))
+    mine.chmod(0o751)
+    other.write_text("changed there")
+    before = {HERE: Entry.of(mine.stat()), THERE: Entry.of(other.stat())}
+    if put == "contents":
+        new = mine.with_name("arriving")
+        shutil.copy2(other, new)
+        new.chmod(0o751)
+        new.rename(mine)
+        side, coming, source = HERE, Entry.of(mine.stat()), THERE
+    else:
+        other.chmod(0o751)
+        side, coming, source = THERE, Entry.of(other.stat()), HERE
+    [path] = both.here.home.glob(".local/state/serversync/archives/nightly/*.sqlite")
+    with Archive(path) as archive:
+        intents = [Intent(b"plc.s7", source, None, before[source].record)]
+        expected, record = before[side].record, coming._replace(inode=0, ctime=0).record
+        archive.intend([*intents, Intent(b"plc.s7", side, expected, record)])
+    assert both.here.run("nightly")["state"] == "equal"
+    assert tree(both.path) == tree(both.partner_path)
+    assert (mine.read_text(), other.stat().st_mode & 0o777) == ("changed there", 0o751)
+
+
 def test_what_becomes_something_else_does_so_on_the_target(pair: Pair) -> None:
     (pair.path / "a").mkdir()
     (pair.path / "a" / "inner").write_text("x")

@@ -382,6 +382,12 @@ def test_contents_that_differ_under_the_same_times(halves: tuple[bytes, bytes], 
     assert (one.row, outcome(one)) == expected
 
 
+def test_the_side_that_was_touched_is_the_one_that_changed() -> None:
+    here, there = OLD._replace(digest=b"1", ctime=6), OLD_THERE._replace(digest=b"2")
+    one = decide(here, there, row(b"x", OLD, OLD_THERE), verify=True, conflict="no_winner")
+    assert (one.row, outcome(one)) == ("8", "update agreed")
+
+
 def test_verified_contents_leave_only_the_times() -> None:
     here, there = file(1, 300, digest=b"1"), OLD_THERE._replace(digest=b"1")
     one = decide(here, there, row(b"x", OLD, OLD_THERE), verify=True)

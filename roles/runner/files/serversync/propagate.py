@@ -252,15 +252,20 @@ class Propagation:
         )
 
     def attributes(self, decisions: list[Decision]) -> dict[bytes, dict[str, bytes]]:
-        """The source's attributes of the paths that have some, or whose target has some to lose."""
+        """What the paths are to have, of those that have attributes, or whose target has some to lose."""
         if not self.settings.preserve & {"acls", "xattrs"}:
             return {}
-        paths = []
+        paths: dict[str, list[bytes]] = {self.source.name: [], self.target.name: []}
         for decision in decisions:
             mine = self.seen(decision, self.target)
             if self.wanted(decision).xattrs or (isinstance(mine, Entry) and mine.xattrs):
-                paths.append(decision.path)
-        return dict(self.source.tree.attributes(paths)) if paths else {}
+                stay = decision.metadata == self.target.name
+                paths[self.target.name if stay else self.source.name].append(decision.path)
+        found: dict[bytes, dict[str, bytes]] = {}
+        for side in (self.source, self.target):
+            if paths[side.name]:
+                found.update(side.tree.attributes(paths[side.name]))
+        return found
 
     def bring(self, stage: str, files: list[Decision], *, anew: bool) -> None:
         """Contents of the source into the stage, in the way of the servers that they go between."""

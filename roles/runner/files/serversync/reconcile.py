@@ -543,7 +543,7 @@ class Reconciliation:
                 HERE: self.half(triple, HERE, pair[0], "h" in racy),
                 THERE: self.half(triple, THERE, pair[1], "t" in racy),
             }
-        return self.two_sided(triple, changed, pair is not None)
+        return self.two_sided(triple, changed, pair)
 
     def one_sided(self, triple: Triple, pair: tuple[Entry | None, Entry | None] | None, racy: str) -> Decision:
         path = triple.path
@@ -615,8 +615,11 @@ class Reconciliation:
         rule = self.rules.conflict
         return {"this_server_wins": HERE, "partner_wins": THERE, "no_winner": None}.get(rule, BOTH)
 
-    def two_sided(self, triple: Triple, changed: dict[str, Half], agreed: bool) -> Decision | None:
+    def two_sided(
+        self, triple: Triple, changed: dict[str, Half], pair: tuple[Entry | None, Entry | None] | None
+    ) -> Decision | None:
         """Rows 1 and 8 to 11, b2 to b4: on both replicas."""
+        agreed = pair is not None
         path, rules = triple.path, self.rules
         here, there = triple.here, triple.there
         assert isinstance(here, Entry) and isinstance(there, Entry)
@@ -639,6 +642,11 @@ class Reconciliation:
             content = None
         else:
             here_moved, there_moved = mine.content or mine.doubt, other.content or other.doubt
+            if pair is not None and not (here_moved or there_moved):
+                # Contents alone tell; which of them changed, the change time may.
+                here_moved, there_moved = (
+                    old is not None and new.ctime != old.ctime for new, old in zip((here, there), pair)
+                )
             if decided:
                 here_moved = there_moved = True
             content = self.whose(triple, here_moved, there_moved, agreed)

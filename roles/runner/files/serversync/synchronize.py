@@ -506,9 +506,9 @@ class Synchronization:
             if expected is not None and as_known(Entry.parse(expected), entry):
                 # It never came to that.
                 continue
-            records = {side: entry.record, OTHER[side]: source}
-            more = {side: entry.more, OTHER[side]: b""}
-            row = Row(triple.path, "agreed", records[HERE], more[HERE], records[THERE], more[THERE])
+            if source is None:
+                continue
+            row = as_put(triple, side, Entry.parse(expected) if expected else None, entry, Entry.parse(source))
             self.adopted[triple.path] = row
             return triple._replace(row=row)
         return triple
@@ -1011,6 +1011,25 @@ def intended(intents: Iterable[Intent]) -> dict[bytes, dict[str, tuple[bytes | N
         else:
             found.setdefault(intent.path, {})[intent.side] = (intent.expected, intent.coming, source)
     return found
+
+
+def as_put(triple: Triple, side: str, expected: Entry | None, entry: Entry, source: Entry) -> Row:
+    """The pair once ``entry`` was put on the side where ``expected`` was, while the other side had ``source``.
+
+    What was not brought from there has not come to agree by it: of that the pair is the old one.
+    """
+    row, mine, other = triple.row, entry, source
+    if row is not None and row.status == "agreed" and row.here is not None and row.there is not None:
+        old, old_other = half_of(row, side), half_of(row, OTHER[side])
+        assert old is not None and old_other is not None
+        same: list[str] = ["xattrs"]
+        if expected is not None:
+            same += [name for name in ("mode", "uid", "gid") if getattr(expected, name) == getattr(entry, name)]
+            if entry.inode == expected.inode:
+                same += ("kind", "inode", "size", "mtime", "link", "rdev")
+        mine = mine._replace(**{name: getattr(old, name) for name in same})
+        other = other._replace(**{name: getattr(old_other, name) for name in same})
+    return row_of(triple.path, "agreed", {side: mine, OTHER[side]: other})
 
 
 def several(entry: Entry) -> bool:
