@@ -177,6 +177,9 @@ class Model:
         if row is not None and pair is None:
             return Outcome(here, there, "agreed", loose=True)
         same_data = here.data == there.data
+        if same_data and here.time != there.time and self.meta(here) != self.meta(there):
+            # A file whose time has moved may be taken for changed without a look into it.
+            return Outcome(here, there, "agreed", loose=True)
 
         def rest(node: Node) -> object:
             # Where contents differ the time belongs to them.
@@ -185,7 +188,7 @@ class Model:
         nothing: Aspect = Aspect(None, False)
         data = nothing if same_data else self.aspect(here, there, pair, lambda node: (node.data, node.time))
         meta = nothing if rest(here) == rest(there) else self.aspect(here, there, pair, rest)
-        if pair is None and not same_data:
+        if not same_data and (pair is None or here.kind != there.kind):
             meta = data
         elif pair is None and self.source:
             # Equal content, never agreed: the source's metadata goes over.
