@@ -857,9 +857,10 @@ def test_what_is_the_runners_own_is_no_element(server, directory, what):
     parent = server.home / directory
     own = parent / "serversync"
     result = server.check(**job(server, elements=[{"path": str(server.here)}, {"path": str(parent)}]))
-    assert result["msg"] == (
-        "elements[1].path: %r is around %s, which holds the runner's %s; name the subdirectories that are meant instead"
-        % (str(parent), own, what)
+    # Long values are cut, and how long this one is depends on where the test runs.
+    assert result["msg"].startswith("elements[1].path: '")
+    assert result["msg"].endswith(
+        " is around %s, which holds the runner's %s; name the subdirectories that are meant instead" % (own, what)
     )
     assert result["failure"]["code"] == "invalid_value"
     assert "is inside" in server.check(**job(server, elements=[{"path": str(own / "x")}]))["msg"]
