@@ -4,14 +4,17 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
+import pwd
 import shutil
 import socket
 import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -58,23 +61,19 @@ def make(path: Path, content: str, mode: int = 0o644) -> None:
     path.chmod(mode)
 
 
-def on_partner(pair: SftpPair, change: Callable[[Path], None]) -> None:
+def on_partner(pair: SftpPair, change: Callable[[Path], object]) -> None:
     """A change by the partner's own account."""
-    if pair.there.user == ORDINARY:
-        child = os.fork()
-        if child == 0:
-            import pwd
-
-            entry = pwd.getpwnam(ORDINARY)
-            os.setgroups([])
-            os.setgid(entry.pw_gid)
-            os.setuid(entry.pw_uid)
-            os.umask(0o022)
-            change(pair.real)
-            os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    else:
+    if pair.there.user == getpass.getuser():
         change(pair.real)
+        return
+    entry = pwd.getpwnam(pair.there.user)
+    os.setegid(entry.pw_gid)
+    os.seteuid(entry.pw_uid)
+    try:
+        change(pair.real)
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
 
 
 def quiet(pair: SftpPair) -> None:
@@ -600,10 +599,8 @@ def test_a_partner_that_is_gone_is_a_reason_to_try_again(simple: SftpPair) -> No
         listener.listen()
         simple.port = listener.getsockname()[1]
         simple.declare()
-        child = os.fork()
-        if child == 0:
-            listener.accept()[0].close()
-            os._exit(0)
-        record = simple.here.run("nightly", code=1)
-        os.waitpid(child, 0)
+        with ThreadPoolExecutor(1) as pool:
+            hung_up = pool.submit(lambda: listener.accept()[0].close())
+            record = simple.here.run("nightly", code=1)
+            hung_up.result()
     assert record["error"]["transient"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ class Pipe:
         return os.read(self.read.fileno(), size)
 
     def close(self) -> None:
-        self.write.close()
+        with suppress(BrokenPipeError):
+            self.write.close()
         self.server.wait()
         self.read.close()
 
