@@ -124,9 +124,44 @@ def test_a_run_ends_when_all_its_processes_are_told_to(pair: Pair, number: int) 
             assert process.poll() is None and time.monotonic() < until
             time.sleep(0.05)
         os.killpg(process.pid, number)
-        process.wait(timeout=30)
+        process.wait(timeout=60)
     finally:
         process.kill()
         process.wait()
     record = json.loads(pair.here.serversync("show", "nightly", "--json").stdout)
     assert (record["error"]["code"], record["attempts"]) == ("stopped", [])
+
+
+def test_an_approval_releases_what_the_plan_had_in_mind(local: Local) -> None:
+    local.declare(delete="never")
+    (local.partner_path / "own").write_text("x")
+    local.run()
+    (local.path / "new").write_text("x")
+    plan = run.plan(local.layout, job.load(local.layout, "job"))
+    assert {one["path"]: one["what"] for one in plan["elements"][0]["decisions"]} == {"new": "new", "own": "left"}
+    local.declare(delete="extraneous")
+    assert local.run(approve=plan["plan"])["state"] == "different"
+    assert (local.partner_path / "own").exists()
+    plan = run.plan(local.layout, job.load(local.layout, "job"))
+    assert local.run(approve=plan["plan"])["elements"][0]["deleted"] == 1
+
+
+def test_an_approval_does_not_pass_a_guard_that_nobody_was_shown(local: Local, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "mounted").mkdir()
+    (tmp_path / "source" / "plc").write_text("x")
+    local.declare((tmp_path / "source", tmp_path / "mounted"), max_delete="1")
+    for number in range(3):
+        (local.path / f"plc{number}").write_text("x")
+    (local.path / "other").write_text("x")
+    assert local.run()["state"] == "equal"
+    for number in range(3):
+        (local.path / f"plc{number}").unlink()
+    plan = local.run()["plan"]
+    (tmp_path / "mounted").rename(tmp_path / "unmounted")
+    (tmp_path / "mounted").mkdir()
+    record = local.run(approve=plan)
+    assert [entry["deleted"] for entry in record["elements"]] == [3, 0]
+    assert "looks unmounted" in record["elements"][1]["guards"][0]
+    assert not (tmp_path / "mounted" / "plc").exists()
+    assert local.run(approve=record["plan"])["elements"][1]["created"] == 1

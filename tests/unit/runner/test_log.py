@@ -695,7 +695,7 @@ def test_a_target_that_looks_unmounted_stops_the_log_until_a_person_says_so(worl
     assert (report.state_after, report.lines) == ("different", 0)
     assert "looks unmounted" in report.guards[0]
     assert not world.target.exists()
-    one = world.synchronization(approving=True)
+    one = world.synchronization(passed=report.guards)
     with one:
         one.synchronize({})
     assert one.report.lines == 1

@@ -68,7 +68,7 @@ class Frames:
         del self.buffer[: end + 1]
         try:
             frame = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             frame = None
         if not isinstance(frame, dict):
             raise Failure("protocol", f"the other side answered {line[:80]!r}, which is no frame of serversync")

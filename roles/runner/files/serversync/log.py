@@ -40,7 +40,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -339,7 +339,7 @@ class Append(NamedTuple):
     size: int
 
     def told(self) -> dict[str, Any]:
-        nothing: dict[str, Any] = dict.fromkeys(("here", "there"))
+        nothing: dict[str, Any] = dict.fromkeys(("here", "there", "content", "remove"))
         words = dict.fromkeys(("row", "by", "aside"), "")
         said = {"what": "append", "path": self.name, "reason": f"append {self.lines} lines", "bytes": self.size}
         return {**said, **words, **nothing, "lines": self.lines}
@@ -372,7 +372,7 @@ class LogSynchronization:
         *,
         run: str,
         look: bool,
-        approving: bool = False,
+        passed: Collection[str] | None = None,
         decided: dict[bytes, str] | None = None,
         progress: Progress = silent,
     ) -> None:
@@ -382,7 +382,7 @@ class LogSynchronization:
         self.servers = servers
         self.run = run
         self.look = look
-        self.approving = approving
+        self.passed = passed or ()
         self.progress = progress
         self.paths = {HERE: element.path, THERE: element.partner_path}
         direction = job["settings"]["direction"]
@@ -590,14 +590,13 @@ class LogSynchronization:
 
     def guard(self, state: State, found: Assessment) -> None:
         """A log that is not where it was, in a directory that is another one, is rather not mounted than rotated."""
-        looks = "looks unmounted, or was replaced"
-        if self.approving:
-            return
+        looks, stopping = "looks unmounted, or was replaced", []
         source, target = self.source.facts["directory"], self.target.facts["directory"]
         if found.lost and source != state.directories[0]:
-            self.report.guards.append(f"{self.paths[OTHER[self.to]]}: its directory {looks}")
+            stopping.append(f"{self.paths[OTHER[self.to]]}: its directory {looks}")
         if state.directories[1] and not self.target.facts["exists"] and target != state.directories[1]:
-            self.report.guards.append(f"{self.paths[self.to]}: its directory on {self.server(self.to)} {looks}")
+            stopping.append(f"{self.paths[self.to]}: its directory on {self.server(self.to)} {looks}")
+        self.report.guards += [text for text in stopping if text not in self.passed]
 
     def tell_unread(self, state: State, files: list[File], found: Assessment) -> None:
         """What is missing on the target, or would be. Failure where another look may find it."""

@@ -149,7 +149,10 @@ class Propagation:
             one.path for one in leaders if one.path not in self.tops and self.top(one.path, self.tops) is not None
         }
         self.stage(stage, leaders, self.inside | self.tops)
-        self.staged = {path: Entry.parse(record, more) for path, record, more in self.target.tree.staged()}
+        try:
+            self.staged = {path: Entry.parse(record, more) for path, record, more in self.target.tree.staged()}
+        except ValueError as error:
+            raise Failure("protocol", f"the stage of {self.target.path} holds what cannot be there: {error}") from error
         good = self.verify(leaders)
         self.clear([one for one in leaders if one.path in self.inside and one.path not in good])
         self.good = [one for one in leaders if one.path in good]
@@ -339,7 +342,7 @@ class Propagation:
             assert isinstance(planned, Entry)
             if not isinstance(current, Entry) or not unmoved(planned, current):
                 self.done.problems[one.path] = ("moved", "was changed on the source during the run")
-            elif planned.kind == "f" and not (isinstance(arrived, Entry) and self.arrived(planned, arrived)):
+            elif (planned.kind == "f" or one.path in self.inside) and not self.arrived(planned, arrived):
                 why = self.incomplete
                 said = (why.code, why.message) if why else ("not_staged", "did not arrive whole")
                 self.done.problems.setdefault(one.path, said)
@@ -347,9 +350,13 @@ class Propagation:
                 good.add(one.path)
         return good
 
-    def arrived(self, planned: Entry, arrived: Entry) -> bool:
+    def arrived(self, planned: Entry, arrived: Entry | None) -> bool:
         step = self.settings.granularity
-        return arrived.kind == "f" and arrived.size == planned.size and arrived.mtime // step == planned.mtime // step
+        if arrived is None or arrived.kind != planned.kind:
+            return False
+        if planned.kind != "f":
+            return True
+        return arrived.size == planned.size and arrived.mtime // step == planned.mtime // step
 
     def clear(self, bad: list[Decision]) -> None:
         """What must not become visible with the new directory around it."""

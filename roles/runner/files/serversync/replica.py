@@ -12,10 +12,10 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from itertools import islice
-from typing import Any, NamedTuple, Protocol, Union
+from typing import Any, NamedTuple, Protocol, TypeVar, Union
 
 from serversync import place, tree
 from serversync.commit import Op, Result
@@ -30,6 +30,7 @@ from serversync.wire import decode_attributes, decode_entry, decode_result, enco
 
 # Paths or operations in one request: with names of the greatest length still one frame.
 REQUEST = 2000
+Found = TypeVar("Found")
 Names = tuple[dict[int, str], dict[int, str]]
 Numbers = tuple[dict[str, int], dict[str, int]]
 
@@ -133,28 +134,71 @@ class Partner:
         asked = time.monotonic()
         reply = self.connection.ask("look", path=path)
         self.round_trip = time.monotonic() - asked
-        self.addresses[path] = str(reply["address"])
-        return dict(reply["facts"])
+        with understood(self.connection):
+            self.addresses[path] = str(reply["address"])
+            return checked(reply["facts"], LOOK)
 
     def open(self, path: str, kind: str, **options: Any) -> Replica:
         options["name"] = os.fsdecode(options["name"])
         reply = self.connection.ask("open", path=path, kind=kind, **options)
-        return PartnerTree(self.connection, int(reply["tree"]), dict(reply["facts"]))
+        with understood(self.connection):
+            return PartnerTree(self.connection, int(reply["tree"]), checked(reply["facts"], FACTS))
 
     def names(self, users: Iterable[int], groups: Iterable[int]) -> Names:
         reply = self.connection.ask("names", users=list(users), groups=list(groups))
-        return {int(n): str(name) for n, name in reply["users"]}, {int(n): str(name) for n, name in reply["groups"]}
+        with understood(self.connection):
+            users_found = {int(number): str(name) for number, name in reply["users"]}
+            return users_found, {int(number): str(name) for number, name in reply["groups"]}
 
     def numbers(self, users: Iterable[str], groups: Iterable[str]) -> Numbers:
         reply = self.connection.ask("numbers", users=list(users), groups=list(groups))
-        users_found = {str(name): int(number) for name, number in reply["users"].items()}
-        return users_found, {str(name): int(number) for name, number in reply["groups"].items()}
+        with understood(self.connection):
+            users_found = {str(name): int(number) for name, number in reply["users"].items()}
+            return users_found, {str(name): int(number) for name, number in reply["groups"].items()}
 
     def address(self, path: str) -> str:
         """rsync on the partner takes * ? [ in the path that it is given for a pattern, and a backslash as quoting."""
         if path not in self.addresses:
             self.look(path)
         return f"{self.connection.host}::" + re.sub(r"([*?\[\\])", r"\\\1", self.addresses[path])
+
+
+# What is used of a partner's facts: name -> types; of numbers the least one.
+LOOK: dict[str, tuple[Any, ...]] = {"kind": (str,), "readable": (bool,), "writable": (bool,), "reason": (str,)}
+VERSION: dict[str, tuple[Any, ...]] = {"run": (str,), "path": (str,), "bytes": (int,), "when": (int, float)}
+FACTS: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("machine", "path", "fstype"), (str,)),
+    **dict.fromkeys(("acls", "xattrs", "owner"), (bool,)),
+    **dict.fromkeys(("inode", "granularity", "name_max"), (int,)),
+    "time": (int, float),
+    "folding": (list,),
+    "others": (list,),
+    "marker": (dict, type(None)),
+    "free": (dict,),
+}
+
+
+def checked(facts: Any, kinds: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
+    """The facts, if they are of these types; ValueError else."""
+    for name, types in kinds.items():
+        value = facts[name]
+        if not isinstance(value, types) or (isinstance(value, float) and not abs(value) < 1e12):
+            raise ValueError(f"{name} is {value!r:.80}")
+    return dict(facts)
+
+
+@contextmanager
+def understood(connection: Conversation) -> Iterator[None]:
+    """An answer that is none is the partner's failure."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
+        message = f"{connection.partner} gave an answer that cannot be one ({error!r:.200}); look into it there"
+        raise Failure("protocol", message) from error
+
+
+def result(line: bytes) -> Result:
+    return decode_result(json.loads(line))
 
 
 class PartnerTree:
@@ -180,14 +224,25 @@ class PartnerTree:
         self, known: bytes, include: list[str], exclude: list[str], xattrs: frozenset[str], expected: int
     ) -> Summary:
         reply = self.ask("scan", known, include=include, exclude=exclude, xattrs=sorted(xattrs), expected=expected)
-        found = {name: reply[name] for name in Summary._fields}
-        problems = {os.fsencode(path): str(reason) for path, reason in reply["problems"]}
-        root = decode_entry(reply["root"])
-        return Summary(**{**found, "stream": bytes.fromhex(reply["stream"]), "problems": problems, "root": root})
+        with understood(self.connection):
+            root = decode_entry(reply["root"])
+            if root is None:
+                raise ValueError("a replica without a root")
+            return Summary(
+                stream=bytes.fromhex(reply["stream"]),
+                entries=int(reply["entries"]),
+                moment=int(reply["moment"]),
+                complete=bool(reply["complete"]),
+                problems={os.fsencode(path): str(reason) for path, reason in reply["problems"]},
+                unchanged=bool(reply["unchanged"]),
+                root=root,
+            )
 
     def digests(self) -> Iterator[tuple[bytes, bytes]]:
         for path, digest, _nothing in self.items("digests", None):
-            yield path, bytes.fromhex(digest.decode("ascii"))
+            with understood(self.connection):
+                known = bytes.fromhex(digest.decode("ascii"))
+            yield path, known
 
     def listing(self, directories: Iterable[bytes]) -> Iterator[Item]:
         return self.items("listing", directories)
@@ -200,17 +255,20 @@ class PartnerTree:
             yield path, "is gone" if found is None else found
 
     def attributes(self, paths: Iterable[bytes]) -> Iterator[tuple[bytes, dict[str, bytes]]]:
-        for path, found in self.lines("attributes", (pack_paths(some) for some in batches(paths))):
-            yield os.fsencode(path), decode_attributes(found) or {}
+        def attributes(line: bytes) -> tuple[bytes, dict[str, bytes]]:
+            path, found = json.loads(line)
+            return os.fsencode(path), decode_attributes(found) or {}
+
+        return self.lines("attributes", (pack_paths(some) for some in batches(paths)), attributes)
 
     def prepare(self, preserve: frozenset[str]) -> str:
-        return str(self.ask("prepare", preserve=sorted(preserve))["stage"])
+        return str(self.ask("prepare", preserve=sorted(preserve)).get("stage"))
 
     def staged(self) -> Iterator[Item]:
         return self.items("staged", None)
 
     def commit(self, ops: Iterable[Op]) -> Iterator[Result]:
-        return map(decode_result, self.lines("commit", map(encode_ops, batches(ops))))
+        return self.lines("commit", map(encode_ops, batches(ops)), result)
 
     def finish(self) -> None:
         self.ask("finish")
@@ -222,30 +280,41 @@ class PartnerTree:
         self.ask("mark", content=content)
 
     def prune(self, keep: int, most: int, now: float) -> list[str]:
-        return [str(problem) for problem in self.ask("prune", keep=keep, most=most, now=now)["problems"]]
+        reply = self.ask("prune", keep=keep, most=most, now=now)
+        with understood(self.connection):
+            return [str(problem) for problem in reply["problems"]]
 
     def versions(self, path: bytes | None) -> Iterator[dict[str, Any]]:
-        return self.lines("versions", [b"" if path is None else pack_paths([path])])
+        def version(line: bytes) -> dict[str, Any]:
+            return checked(json.loads(line), VERSION)
+
+        return self.lines("versions", [b"" if path is None else pack_paths([path])], version)
 
     def restore(self, path: bytes, run: str) -> Iterator[Result]:
-        return map(decode_result, self.lines("restore", [pack_paths([os.fsencode(run), path])]))
+        return self.lines("restore", [pack_paths([os.fsencode(run), path])], result)
 
     # How answers of any length are read: in pieces that are whole.
 
     def items(self, verb: str, paths: Iterable[bytes] | None) -> Iterator[Item]:
         for payload in [b""] if paths is None else map(pack_paths, batches(paths)):
             for data in self.ask_long(verb, payload):
-                yield from unpack(data)
+                with understood(self.connection):
+                    items = unpack(data)
+                yield from items
 
     def seen(self, verb: str, paths: Iterable[bytes]) -> Iterator[tuple[bytes, Entry | str | None]]:
         for some in batches(paths):
             for data in self.ask_long(verb, pack_paths(some)):
-                yield from unpack_seen(data)
+                with understood(self.connection):
+                    found = list(unpack_seen(data))
+                yield from found
 
-    def lines(self, verb: str, payloads: Iterable[bytes]) -> Iterator[Any]:
+    def lines(self, verb: str, payloads: Iterable[bytes], read: Callable[[bytes], Found]) -> Iterator[Found]:
         for payload in payloads:
             for data in self.ask_long(verb, payload):
-                yield from map(json.loads, data.splitlines())
+                with understood(self.connection):
+                    found = list(map(read, data.splitlines()))
+                yield from found
 
 
 Replica = Union[Tree, PartnerTree, SftpTree]

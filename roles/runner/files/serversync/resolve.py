@@ -60,7 +60,10 @@ def entry_in_words(record: bytes | None, more: bytes) -> str:
     if record is None:
         return "absent"
     entry = Entry.parse(record, more)
-    when = datetime.fromtimestamp(entry.mtime / 1e9).strftime("%Y-%m-%d %H:%M:%S")
+    try:
+        when = datetime.fromtimestamp(entry.mtime / 1e9).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):
+        when = f"{entry.mtime // 1_000_000_000} s since 1970"
     size = f", {entry.size} bytes" if entry.kind == "f" else ""
     return f"{KINDS[entry.kind]}{size}, {when}, mode {entry.mode:o}, {entry.uid}:{entry.gid}"
 

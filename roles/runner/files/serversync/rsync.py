@@ -255,7 +255,12 @@ def execute(
     finally:
         if process.poll() is None:
             process.terminate()
-            process.wait()
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                # It waits for the other side's last words.
+                process.kill()
+                process.wait()
         RUNNING.discard(process)
         drain.join()
         process.stdout.close()

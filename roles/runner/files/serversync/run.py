@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from itertools import islice
 from queue import Queue
 from typing import Any
 
@@ -107,7 +108,9 @@ KEEP_PLANS = 10
 
 def keep_plan(layout: Layout, job: Job, elements: list[dict[str, Any]]) -> str:
     """Keeps what was planned until somebody approves it; its id."""
-    text = json.dumps({"elements": [{name: entry[name] for name in ("path", "decisions")} for entry in elements]})
+    text = json.dumps(
+        {"elements": [{name: entry[name] for name in ("path", "decisions", "guards")} for entry in elements]}
+    )
     name = hashlib.sha256(text.encode()).hexdigest()[:12]
     directory = layout.state / "plans" / job.name
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -138,6 +141,8 @@ def told(decisions: Iterable[Decision | Append]) -> list[dict[str, Any]]:
             "row": decision.row,
             "reason": decision.reason,
             "bytes": moved_bytes(decision),
+            "content": decision.content,
+            "remove": decision.remove,
             "by": decision.by,
             "here": seen_text(decision.here),
             "there": seen_text(decision.there),
@@ -150,6 +155,8 @@ def told(decisions: Iterable[Decision | Append]) -> list[dict[str, Any]]:
 
 # What a decision may be that neither replica nor reader notices.
 QUIET = {"equal", "dropped"}
+# What a record only counts.
+ORDINARY = {"new", "update", "metadata", *QUIET}
 
 
 def describe(job: Job, element: Element) -> dict[str, Any]:
@@ -305,7 +312,7 @@ class Run:
                 servers,
                 run=run,
                 look=False,
-                approving=self.approved is not None,
+                passed=self.passed(element),
                 decided=self.released(element),
                 progress=progress,
             ) as one:
@@ -339,6 +346,13 @@ class Run:
             for one in entry["decisions"]
         }
 
+    def passed(self, element: Element) -> list[str] | None:
+        """The guards that the approved plan was shown with; None: no plan is approved."""
+        if self.approved is None:
+            return None
+        of_element = [entry for entry in self.approved["elements"] if entry["path"] == element.path]
+        return [guard for entry in of_element for guard in entry.get("guards", [])]
+
     def released(self, element: Element) -> dict[bytes, str]:
         """Deletions that were held back because the archive was new: the side that lacks the path wins."""
         return {
@@ -360,10 +374,11 @@ class Run:
         if entry["state_before"] is None:
             entry["state_before"] = report.state_before
         if report.plan is not None:
-            decisions = told(report.plan.decisions)
-            self.plans[entry["path"]] = decisions
-            notable = [one for one in decisions if one["what"] not in ("new", "update", "metadata", "append")]
-            entry["paths"] = notable[:NAMED_PATHS]
+            # Of a first copy they are as many as there are files.
+            notable = (one for one in report.plan.decisions if isinstance(one, Decision) and one.what not in ORDINARY)
+            entry["paths"] = told(islice(notable, NAMED_PATHS))
+            if report.guards:
+                self.plans[entry["path"]] = told(report.plan.decisions)
         entry["problems"] = [
             f"{os.fsdecode(path) or '.'}: {text}" for path, (_code, text) in sorted(report.problems.items())
         ][:NAMED_PATHS]
@@ -379,8 +394,12 @@ class Run:
                 entry["state_after"] = "failed"
         self.record["state"] = "failed" if failure else self.worst()
         self.record["error"] = failure.as_dict() if failure else first_error(self.record)
-        if any(entry["guards"] for entry in self.record["elements"]):
-            kept = [{"path": path, "decisions": decisions} for path, decisions in self.plans.items()]
+        kept = [
+            {"path": entry["path"], "guards": entry["guards"], "decisions": self.plans[entry["path"]]}
+            for entry in self.record["elements"]
+            if entry["guards"]
+        ]
+        if kept:
             self.record["plan"] = keep_plan(self.layout, self.job, kept)
         self.record["ended"] = timestamp()
 

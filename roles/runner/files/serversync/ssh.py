@@ -185,7 +185,8 @@ class Conversation:
             self.lost = failure
             raise
         if not reply.get("ok"):
-            raise Failure.from_dict(reply.get("failure", {}))
+            told = reply.get("failure")
+            raise Failure.from_dict(told if isinstance(told, dict) else {"message": f"{self.partner} refused"})
         return reply, data
 
     def explained(self) -> Failure:

@@ -29,11 +29,13 @@ from serversync.detect import Summary, digest
 from serversync.entry import HERE, THERE, Entry, Row, pack
 from serversync.failure import Failure
 from serversync.guards import tripped
+from serversync.held import good
 from serversync.job import Element, Job, amount, seconds, size
 from serversync.layout import Layout
 from serversync.propagate import OTHER, Done, Groups, Propagation, Settings, Side, failure_of, parent
 from serversync.reconcile import Decision, Owners, Plan, Rules, Seen, Triple, Unknown, deep, half_of, moved, reconcile
 from serversync.replica import Server, ThisServer, translations
+from serversync.wire import plausible
 
 SIDES = (HERE, THERE)
 TARGETS = {"to_partner": (THERE,), "from_partner": (HERE,), "both": SIDES}
@@ -96,19 +98,19 @@ class Synchronization:
         *,
         run: str,
         look: bool,
-        approving: bool = False,
+        passed: Collection[str] | None = None,
         decided: dict[bytes, str] | None = None,
         progress: Progress = silent,
     ) -> None:
-        """look: for a plan, so nothing is made, changed or locked; approving: a person has seen the plan, guards are
-        passed; decided: paths whose winner a person has named."""
+        """look: for a plan, so nothing is made, changed or locked; passed: the guards that the approved plan was shown
+        with, None: no plan is approved; decided: paths whose winner a person has named."""
         self.layout = layout
         self.job = job
         self.element = element
         self.servers = servers
         self.run = run
         self.look = look
-        self.approving = approving
+        self.passed = passed
         self.decided = decided or {}
         self.progress = progress
         self.settings: dict[str, Any] = job["settings"]
@@ -224,7 +226,7 @@ class Synchronization:
         if self.previous and not self.look:
             Archive.adopt(path, path.with_name(f"{self.previous}.sqlite"))
         self.unmounted = self.find_unmounted(path)
-        if self.look or (self.unmounted and not self.approving):
+        if self.look or self.stopping():
             archive = self.looked_at(path)
         else:
             archive = Archive.open(path, self.identity)
@@ -237,6 +239,10 @@ class Synchronization:
                 archive = self.check_generation(archive, side, {found.get("current"), found.get("next")} - {"", None})
         self.report.warnings += archive.warnings
         return archive
+
+    def stopping(self) -> list[str]:
+        """What looks unmounted, unless a person has been told so with the plan that is approved."""
+        return [text for text in self.unmounted if text not in (self.passed or ())]
 
     def find_unmounted(self, path: Path) -> list[str]:
         """Roots that are not what the archive knows: targets without their marker, others that are empty now."""
@@ -391,7 +397,7 @@ class Synchronization:
 
     def waiting_paths(self) -> set[bytes]:
         """What was held back for a person's word: a plan lists it again and again, so that it can be approved."""
-        if not (self.look or self.approving):
+        if self.passed is None and not self.look:
             return set()
         return {row.path for row in self.archive.standing(("unresolved",)) if row.by == "guard"}
 
@@ -431,6 +437,8 @@ class Synchronization:
         if self.verify or edited & {"preserve", "owners", "include", "exclude"}:
             again |= found[HERE].keys() | found[THERE].keys() | archived.keys()
         everything = sorted(stale[HERE] | stale[THERE] | again)
+        for path in everything:
+            self.check_path(path or b"-")
         self.touched.update(everything)
         rest = iter(everything)
         while directories := list(islice(rest, DIRECTORIES)):
@@ -450,7 +458,10 @@ class Synchronization:
                 }
                 if self.forgotten:
                     lines = self.relisted(directory)
-                yield from self.triples(directory, lines, rows, reopened)
+                try:
+                    yield from self.triples(directory, lines, rows, reopened)
+                except ValueError as error:
+                    raise Failure("protocol", f"{self.server(THERE)} listed what cannot be there: {error}") from error
 
     def root(self) -> list[Triple]:
         """The element's own directory: in one direction its mode, owner, group and attributes are the source's."""
@@ -472,6 +483,12 @@ class Synchronization:
                 self.scans[side].problems.setdefault(line[0], "it vanished, or could not be read")
         return found
 
+    def check_path(self, path: bytes) -> None:
+        """Nothing that another server names may lead out of the element, or to what the runner keeps."""
+        if not good(path):
+            message = f"{self.server(THERE)} named {os.fsdecode(path)!r}, which is no path below the element"
+            raise Failure("protocol", message)
+
     def triples(
         self,
         directory: bytes,
@@ -482,6 +499,9 @@ class Synchronization:
         emitted = set()
         for triple in moved(lines[HERE], lines[THERE], rows):
             emitted.add(triple.path)
+            self.check_path(triple.path)
+            if isinstance(triple.there, Entry):
+                plausible(triple.there)
             yield self.with_unknown(self.with_intent(triple))
         forced = {row.path for row in rows if row.by in reopened and row.status != "agreed"}
         forced |= {path for path in (*self.decided, *self.intents) if parent(path) == directory}
@@ -493,6 +513,9 @@ class Synchronization:
             known = {row.path: row for row in rows}
             for path in sorted(forced):
                 triple = Triple(path, now[HERE].get(path), now[THERE].get(path), known.get(path))
+                self.check_path(path)
+                if isinstance(triple.there, Entry):
+                    plausible(triple.there)
                 yield self.with_unknown(self.with_intent(triple))
 
     def with_intent(self, triple: Triple) -> Triple:
@@ -712,6 +735,7 @@ class Synchronization:
         if approved is None:
             report.guards = self.guarded(plan)
         else:
+            report.guards = self.stopping()
             plan = self.only_approved(plan, approved)
         if report.guards:
             return False
@@ -739,8 +763,7 @@ class Synchronization:
         for one in plan.decisions:
             known = approved.get(one.path)
             destructive = one.remove or (one.content and one.here is not None and one.there is not None)
-            planned = known and (known["here"], known["there"])
-            if destructive and planned != (seen_text(one.here), seen_text(one.there)):
+            if destructive and not (known and listed(one, known)):
                 self.held_back.append(one.path)
             else:
                 decisions.append(one)
@@ -919,11 +942,13 @@ class Synchronization:
             self.archive.begin(generation)
             self.mark(current=self.archive.generation[0], next=generation)
         failed = bool(self.report.problems or any(scan.problems for scan in self.scans.values()))
+        # What has changed in them is edited for the next run, too, until it has been heeded everywhere.
+        done = self.whole and not failed and not self.held_back
         self.archive.commit(
             Update(
                 rows=rows,
                 dropped=dropped,
-                settings=self.now if self.whole else None,
+                settings=self.now if done or (self.whole and not self.archive.settings) else None,
                 generation=generation if changed else "",
                 finished=self.whole and not failed,
                 verified=self.verify,
@@ -987,6 +1012,14 @@ def seen_text(seen: Seen) -> str | None:
     if isinstance(seen, Entry):
         return os.fsdecode(seen.record)
     return None if seen is None else f"unknown: {seen.reason}"
+
+
+def listed(one: Decision, known: Mapping[str, Any]) -> bool:
+    """Whether a plan, as ``run.told`` tells it, has this very deletion or overwriting, of the same entries."""
+    same = (known["here"], known["there"]) == (seen_text(one.here), seen_text(one.there))
+    # What was held back is listed as such, and was to be deleted.
+    held_back = known["by"] == "guard" and one.remove is not None
+    return same and (held_back or (known.get("content"), known.get("remove")) == (one.content, one.remove))
 
 
 def moved_bytes(decision: Decision) -> int:

@@ -11,13 +11,16 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Union
 
 from serversync.commit import Op, Result
-from serversync.entry import Entry, unpack
+from serversync.entry import KINDS, Entry, unpack
 from serversync.frames import CHUNK
 from serversync.metadata import Problem
 
 # An entry, None where there is nothing, or why it could not be read.
 Seen = Union[Entry, None, str]
 UNREAD = b"?"
+LETTERS = frozenset(KINDS.values())
+# As many seconds as the kernel counts, in ns.
+LATEST = (1 << 63) * 1_000_000_000
 
 
 def pack_paths(paths: Iterable[bytes]) -> bytes:
@@ -47,7 +50,16 @@ def unpack_seen(data: bytes) -> Iterator[tuple[bytes, Seen]]:
         if record == UNREAD:
             yield path, os.fsdecode(more)
         else:
-            yield path, Entry.parse(record, more) if record else None
+            yield path, plausible(Entry.parse(record, more)) if record else None
+
+
+def plausible(entry: Entry) -> Entry:
+    """The entry, if there can be such a one: what another server says may be anything."""
+    numbers = 0 <= entry.mode <= 0o7777 and 0 <= entry.uid < 1 << 32 and 0 <= entry.gid < 1 << 32 and entry.size >= 0
+    times = abs(entry.mtime) < LATEST and abs(entry.ctime) < LATEST
+    if not (numbers and times and entry.kind in LETTERS and 0 <= entry.rdev < 1 << 64 and b"\0" not in entry.link):
+        raise ValueError(f"{entry.record!r} is no entry")
+    return entry
 
 
 def chunks(items: Iterable[bytes]) -> Iterator[bytes]:
@@ -72,7 +84,7 @@ def decode_entry(data: Any) -> Entry | None:
     if data is None:
         return None
     record, more = data
-    return Entry.parse(os.fsencode(record), more.encode("ascii"))
+    return plausible(Entry.parse(os.fsencode(record), more.encode("ascii")))
 
 
 def encode_attributes(attributes: dict[str, bytes] | None) -> dict[str, str] | None:

@@ -1,0 +1,120 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A partner may answer anything: what cannot be an answer is its failure, told, and no exception of ours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from serversync.commit import Result
+from serversync.entry import Entry
+from serversync.failure import Failure, Stopped
+from serversync.replica import Partner, PartnerTree
+from serversync.wire import encode_entry, encode_result, plausible
+
+FILE = Entry("f", 1, 2, 3, 4, 0o644, 1000, 1000, 1)
+FACTS = {
+    **dict.fromkeys(("machine", "path", "fstype"), "x"),
+    **dict.fromkeys(("acls", "xattrs", "owner"), True),
+    **dict.fromkeys(("inode", "granularity", "name_max", "time"), 1),
+    **{"folding": [], "others": [], "marker": None, "free": {}},
+}
+SUMMARY = {"stream": "", "entries": 1, "moment": 1, "complete": True, "problems": [], "unchanged": False}
+LOOK = {"kind": "directory", "readable": True, "writable": True, "reason": ""}
+
+
+class Saying:
+    """A conversation with somebody who always says the same."""
+
+    remote_shell, host, partner, about = "", "hq", "hq:22", {"privileged": False}
+
+    def __init__(self, reply: dict[str, Any], *data: bytes) -> None:
+        self.reply = reply
+        self.data = data
+
+    def ask(self, *_question: object, **_request: object) -> dict[str, Any]:
+        return self.reply
+
+    def ask_long(self, *_question: object, **_request: object) -> Iterator[bytes]:
+        yield from self.data
+
+
+def partner(**reply: Any) -> Partner:
+    return Partner(Saying(reply))  # type: ignore[arg-type]
+
+
+def tree(*data: bytes, **reply: Any) -> PartnerTree:
+    return PartnerTree(Saying(reply, *data), 0, FACTS)  # type: ignore[arg-type]
+
+
+def scan(**reply: Any) -> Any:
+    return tree(**{**SUMMARY, "root": encode_entry(FILE._replace(kind="d")), **reply}).scan(b"", [], [], frozenset(), 0)
+
+
+def result(**changed: Any) -> bytes:
+    return json.dumps({**encode_result(Result(b"plc", None, FILE)), **changed}).encode() + b"\n"
+
+
+def test_what_is_an_answer_is_understood() -> None:
+    assert scan().entries == 1
+    assert list(tree(result()).commit([])) == []
+    assert list(tree(b"plc\0" + FILE.record + b"\0\0").entries([b"plc"])) == [(b"plc", FILE)]
+    assert partner(tree=0, facts=FACTS).open("/srv", "directory", name=b"").facts["path"] == "x"
+    assert partner(address="root/", facts=LOOK).look("/srv")["kind"] == "directory"
+
+
+NONSENSE: list[Callable[[], object]] = [
+    lambda: partner().look("/srv"),
+    lambda: partner(address="root/", facts={**LOOK, "kind": 1}).look("/srv"),
+    lambda: partner(tree=0, facts={}).open("/srv", "directory", name=b""),
+    lambda: partner(tree=0, facts={**FACTS, "time": float("nan")}).open("/srv", "directory", name=b""),
+    lambda: partner(tree="x", facts=FACTS).open("/srv", "directory", name=b""),
+    lambda: partner(users=[["x", 1]], groups=[]).names([], []),
+    lambda: partner(users=3, groups={}).numbers([], []),
+    lambda: scan(entries="many"),
+    lambda: scan(root=None),
+    lambda: scan(problems=[1]),
+    lambda: list(tree(b"plc\0xx\0\0").digests()),
+    lambda: list(tree(b"plc\0").listing([b""])),
+    lambda: list(tree(b"plc\0nonsense\0\0").entries([b"plc"])),
+    lambda: list(tree(b"plc\0Q" + FILE.record[1:] + b"\0\0").entries([b"plc"])),
+    lambda: list(tree(b"{}\n").attributes([b"plc"])),
+    lambda: list(tree(b"[" * 100_000 + b"\n").attributes([b"plc"])),
+    lambda: list(tree(b"{}\n").versions(None)),
+    lambda: list(tree(result(entry=["f 1 2.0 3.0 4 644 0 0 1 a\0b", ""])).restore(b"plc", "run")),
+    lambda: list(tree(result(problem=[])).restore(b"plc", "run")),
+    lambda: tree().prune(0, 0, 0),
+]
+
+
+@pytest.mark.parametrize("ask", NONSENSE)
+def test_what_is_none_is_the_partners_failure(ask: Callable[[], object]) -> None:
+    with pytest.raises(Failure) as raised:
+        ask()
+    assert raised.value.code == "protocol"
+    assert "hq:22" in raised.value.message
+
+
+@pytest.mark.parametrize(
+    "changed", [{"mode": 0o10000}, {"uid": -1}, {"gid": 1 << 32}, {"size": -1}, {"mtime": 1 << 100}, {"link": b"\0"}]
+)
+def test_no_entry_has_such_numbers(changed: dict[str, Any]) -> None:
+    assert plausible(FILE) == FILE
+    with pytest.raises(ValueError, match="is no entry"):
+        plausible(FILE._replace(**changed))
+
+
+def test_a_lost_connection_does_not_hide_why_a_replica_is_closed() -> None:
+    class Lost(Saying):
+        def ask(self, *_question: object, **_request: object) -> dict[str, Any]:
+            raise Failure("connection", "lost", transient=True)
+
+    held = PartnerTree(Lost({}), 0, FACTS)  # type: ignore[arg-type]
+    with pytest.raises(Stopped):
+        try:
+            raise Stopped
+        finally:
+            held.close()
