@@ -122,6 +122,12 @@ def test_the_order_of_rotated_files(names: list[str], order: list[str]) -> None:
             [file("app.log", inode=2, holds=(0, 1)), file("app.log.1", holds=(0, 1))],
             {0: 1, 1: 0},
         ),
+        # What rotation has made is likelier than a copy by hand.
+        (
+            [known(1, inode=7)],
+            [file("app.log.bak", inode=2, size=20, holds=(0,)), file("app.log.1", inode=3, size=20, holds=(0,))],
+            {1: 0},
+        ),
         # The inode of a file of which nothing was taken is another one's now.
         (
             [known(1, inode=7, offset=0), known(2, inode=8)],
@@ -562,7 +568,7 @@ def test_a_log_that_is_truncated_and_grows_while_it_is_read_is_read_again(world:
         take = one.source.take
 
         def truncated(*arguments: Any) -> Any:
-            world.source.write_bytes(b"something else that is longer than what was there before\n")
+            world.source.write_bytes(b"z\n" * 40)
             return take(*arguments)
 
         one.source.take = truncated  # type: ignore[method-assign]

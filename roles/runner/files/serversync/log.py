@@ -532,9 +532,7 @@ class LogSynchronization:
     def files(self, state: State, *more: Mark) -> list[File]:
         """The source's files. holds: indexes of known files, and behind them of the other marks."""
         marks = [one.mark or NOTHING for one in state.known]
-        # What a killed run was taking is read, whatever its stamp says.
-        taking = state.intent.number if state.intent else None
-        stamps = [UNSEEN if one.number == taking else one.stamp for one in state.known]
+        stamps = [one.stamp for one in state.known]
         return self.source.files([*marks, *more], [*stamps, *(UNSEEN for _one in more)])
 
     def examine(self) -> list[tuple[File, Known]]:
