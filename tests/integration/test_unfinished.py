@@ -165,3 +165,16 @@ def test_an_approval_does_not_pass_a_guard_that_nobody_was_shown(local: Local, t
     assert "looks unmounted" in record["elements"][1]["guards"][0]
     assert not (tmp_path / "mounted" / "plc").exists()
     assert local.run(approve=record["plan"])["elements"][1]["created"] == 1
+
+
+def test_no_more_elements_at_once_than_the_connection_has_room_for(pair: Pair) -> None:
+    pairs = []
+    for number in range(8):
+        roots = (pair.path.with_name(f"line{number}"), pair.partner_path.with_name(f"line{number}"))
+        for root in roots:
+            root.mkdir()
+        (roots[0] / "plc").write_bytes(os.urandom(100_000))
+        pairs.append(roots)
+    settings = {"direction": "to_partner", "exclude": [], "delete": "never", "bandwidth_limit": "100K"}
+    pair.declare(pairs=pairs, limits={"parallel": 8}, settings=settings)
+    assert pair.here.run("nightly")["state"] == "equal"

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from serversync.commit import Result
+from serversync.commit import Op, Result
 from serversync.entry import Entry
 from serversync.failure import Failure, Stopped
-from serversync.replica import Partner, PartnerTree
-from serversync.wire import encode_entry, encode_result, plausible
+from serversync.frames import PAYLOAD_LIMIT
+from serversync.replica import Partner, PartnerTree, fitting
+from serversync.wire import decode_ops, encode_entry, encode_result, plausible
 
 FILE = Entry("f", 1, 2, 3, 4, 0o644, 1000, 1000, 1)
 FACTS = {
@@ -118,3 +119,12 @@ def test_a_lost_connection_does_not_hide_why_a_replica_is_closed() -> None:
             raise Stopped
         finally:
             held.close()
+
+
+def test_operations_travel_in_frames_that_hold_them() -> None:
+    path = b"/".join([b"\xc3\xa4" * 100] * 12)
+    ops = [Op("put", path, None, FILE, None, path)] * 2000
+    requests = list(fitting(ops))
+    assert len(requests) > 1
+    assert all(len(request) <= PAYLOAD_LIMIT for request in requests)
+    assert [op for request in requests for op in decode_ops(request)] == ops

@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 from serversync.commit import Op
+from serversync.detect import Summary
 from serversync.entry import Entry
 from serversync.failure import Failure
 from serversync.layout import Layout
 from serversync.serve import Answer, Desk, Door
+from serversync.tree import Tree
 from serversync.wire import encode_ops, pack_paths
 
 READING = {"writable": False, "look": False, "owner": "x", "name": "", "previous": ""}
@@ -83,3 +85,15 @@ def test_what_a_replica_lies_in_is_not_told(tmp_path: Path, held: ExitStack, ver
     ask.open()
     with pytest.raises(Failure, match="is not a path below the element"):
         ask(verb, pack_paths([path]), tree=0)
+
+
+def test_more_unreadable_paths_than_a_frame_holds_are_one_failure(
+    tmp_path: Path, held: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = Asking(tmp_path, "read", held)
+    ask.open()
+    problems = {b"line/%0200d" % number: "Permission denied" for number in range(20_000)}
+    root = Entry.of(ask.root.stat())
+    monkeypatch.setattr(Tree, "scan", lambda *_arguments: Summary(b"", 1, 1, False, problems, False, root))
+    with pytest.raises(Failure, match="20000 paths cannot be read"):
+        ask("scan", tree=0, **SCAN)

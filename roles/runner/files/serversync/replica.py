@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple, Protocol, TypeVar, Union
 
 from serversync import place, tree
@@ -22,13 +22,14 @@ from serversync.commit import Op, Result
 from serversync.detect import Summary
 from serversync.entry import Entry, unpack
 from serversync.failure import Failure
+from serversync.frames import PAYLOAD_LIMIT
 from serversync.layout import Layout
 from serversync.sftptree import SftpTree
 from serversync.ssh import Conversation
 from serversync.tree import Item, Tree
 from serversync.wire import decode_attributes, decode_entry, decode_result, encode_ops, pack_paths, unpack_seen
 
-# Paths or operations in one request: with names of the greatest length still one frame.
+# Paths or operations in one request: of paths of the greatest length still one frame.
 REQUEST = 2000
 Found = TypeVar("Found")
 Names = tuple[dict[int, str], dict[int, str]]
@@ -268,7 +269,7 @@ class PartnerTree:
         return self.items("staged", None)
 
     def commit(self, ops: Iterable[Op]) -> Iterator[Result]:
-        return self.lines("commit", map(encode_ops, batches(ops)), result)
+        return self.lines("commit", chain.from_iterable(map(fitting, batches(ops))), result)
 
     def finish(self) -> None:
         self.ask("finish")
@@ -324,6 +325,17 @@ def batches(items: Iterable[Any]) -> Iterator[list[Any]]:
     rest = iter(items)
     while some := list(islice(rest, REQUEST)):
         yield some
+
+
+def fitting(ops: list[Op]) -> Iterator[bytes]:
+    """The operations as they travel, in as many requests as frames can hold: names and attributes may be long."""
+    data = encode_ops(ops)
+    if len(data) <= PAYLOAD_LIMIT or len(ops) == 1:
+        yield data
+        return
+    middle = len(ops) // 2
+    yield from fitting(ops[:middle])
+    yield from fitting(ops[middle:])
 
 
 def translations(

@@ -32,6 +32,8 @@ from serversync.servers import Connecting, Servers
 from serversync.synchronize import NAMED_PATHS, Progress, Report, moved_bytes, seen_text, silent
 
 Record = dict[str, Any]
+# Over one connection: each has a conversation and an rsync, and sshd allows ten sessions (MaxSessions).
+AT_ONCE = 4
 EXIT = {"equal": 0, "equal_with_warnings": 0, "failed": 1, "different": 3, "skipped": 4}
 
 
@@ -266,7 +268,7 @@ class Run:
 
     def side_by_side(self, todo: list[int], servers: Servers) -> Iterator[tuple[int, Failure]]:
         """The elements of these numbers, as many at a time as ``limits.parallel`` says; those that failed."""
-        parallel = min(self.job["limits"]["parallel"], len(todo))
+        parallel = min(self.job["limits"]["parallel"], len(todo), len(todo) if self.job.local else AT_ONCE)
         if parallel == 1 or self.job["partner"]["connection"] == "sftp":
             for index in todo:
                 failure = self.synchronize(index, servers.by_side)

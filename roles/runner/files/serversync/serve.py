@@ -25,7 +25,7 @@ from typing import Any
 from serversync import PROTOCOL, __version__, place
 from serversync.entry import pack
 from serversync.failure import Failure, of_system
-from serversync.frames import CONTROL, Frames
+from serversync.frames import CONTROL, LIMIT, Frames
 from serversync.layout import Layout
 from serversync.logfile import Source, Target, explained
 from serversync.tree import Tree, names, numbers
@@ -37,6 +37,8 @@ RSYNC = "rsync --server --daemon ."
 HEADER_LIMIT = 4096
 # A runner that lives says so every ten seconds; after this many without a word its locks are released.
 SILENCE = 60.0
+# As many paths certainly fit into a frame.
+FEW = 100
 ACCESS = {"read": (True, False), "write": (False, True), "both": (True, True)}
 
 
@@ -304,6 +306,10 @@ class Desk:
             payload, request["include"], request["exclude"], frozenset(request["xattrs"]), request["expected"]
         )
         problems = [[os.fsdecode(path), reason] for path, reason in summary.problems.items()]
+        if len(problems) > FEW and len(json.dumps(problems)) > LIMIT // 2:
+            path, reason = problems[0]
+            message = f"{len(problems)} paths cannot be read, among them {path}: {reason}; give the account access"
+            raise Failure("unread", f"{message}, or exclude them")
         found = {"stream": summary.stream.hex(), "problems": problems, "root": encode_entry(summary.root)}
         yield {**summary._asdict(), **found}, b""
 
