@@ -9,14 +9,17 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from serversync.commit import Op
+from serversync.commit import Op, Refused
 from serversync.entry import Entry
 from serversync.failure import Failure
+from serversync.replica import Coming
+from serversync.sftp import upload
 from serversync.sftptree import SftpTree
-from serversync.sftpwire import EXTENDED, RENAME, Session
+from serversync.sftpwire import EXTENDED, OPENDIR, READ, RENAME, Session
 
 SERVER = "/usr/lib/openssh/sftp-server"
 WEAK = ["-P", "posix-rename,hardlink,fsync,statvfs,lsetstat,limits"]
@@ -194,6 +197,7 @@ def test_a_name_that_was_free_and_is_taken_is_left_alone(tree: SftpTree, root: P
     before = below(root)
     assert do(tree, Op("put", b"new", None, want, None, b"new")) == [("moved", b"")]
     assert do(tree, Op("mkdir", b"new", None, Entry("d", 0, 0, 0, 0, 0o755, 0, 0, 1))) == [("moved", b"")]
+    assert do(tree, Op("symlink", b"new", None, Entry("l", 0, 0, 0, 1, 0o777, 0, 0, 1, b"x"))) == [("moved", b"")]
     assert do(tree, Op("aside", b"old", entry(tree, b"old"), None, None, b"", b"new")) == [("moved", b"")]
     assert {path: it for path, it in below(root).items() if not path.startswith(STAGE)} == {
         path: it for path, it in before.items() if not path.startswith(STAGE)
@@ -284,6 +288,81 @@ def test_what_comes_into_the_place_of_what_was_moved_away_stays(tmp_path: Path) 
     assert (root / os.fsdecode(version)).read_text() == "old"
     tree.close()
     pipe.close()
+
+
+def test_what_was_changed_before_it_was_moved_away_comes_back(tree: SftpTree, root: Path, pipe: Pipe) -> None:
+    seen = entry(tree, b"old")
+
+    def edit(kind: int, payload: bytes) -> None:
+        if kind == RENAME and payload.endswith(f"{VERSIONS}/old".encode()):
+            (root / "old").write_text("edited in the last moment")
+
+    pipe.before = edit
+    assert do(tree, Op("delete", b"old", seen)) == [("moved", b"")]
+    assert (root / "old").read_text() == "edited in the last moment"
+
+
+def test_a_file_that_changes_while_it_is_read_has_no_digest(tree: SftpTree, root: Path, pipe: Pipe) -> None:
+    [(_path, found)] = tree.checksums([b"old"])
+    assert isinstance(found, Entry) and found.digest
+    changes = [lambda: os.utime(root / "old", (7, 7)), lambda: os.truncate(root / "old", 1)]
+
+    def change(kind: int, _payload: bytes) -> None:
+        if kind == READ and changes:
+            changes.pop(0)()
+
+    pipe.before = change
+    assert list(tree.checksums([b"old"])) == [(b"old", "it changed while it was read")]
+    assert list(tree.checksums([b"old"])) == [(b"old", "has become shorter while it was read")]
+
+
+def test_a_directory_that_cannot_be_read_is_unknown(tree: SftpTree, root: Path, pipe: Pipe) -> None:
+    def swap(kind: int, payload: bytes) -> None:
+        if kind == OPENDIR and payload.endswith(b"/root/dir"):
+            (root / "dir").rename(root / "elsewhere")
+            (root / "dir").symlink_to("elsewhere")
+
+    pipe.before = swap
+    summary = tree.scan(b"", [], [], frozenset(), 0)
+    assert (list(summary.problems), summary.complete, summary.stream) == ([b"dir"], False, b"")
+    listed = {path: record for path, record, _more in tree.listing([b"", b"dir"])}
+    assert listed[b"dir"] == b""
+    assert b"dir/inner" not in listed
+
+
+def test_holes_are_not_sent_and_the_size_is_kept(tree: SftpTree) -> None:
+    want = Entry("f", 0, 0, 2 * 10**9, 5000, 0o640, os.getuid(), os.getgid(), 1)
+    assert tree.session.run(tree.upload(b"sparse", [(1000, b"data")], 5000, want, None)) == []
+    [(path, record, _more)] = tree.staged()
+    assert (path, Entry.parse(record).size) == (b"sparse", 5000)
+
+
+def test_a_source_that_has_moved_on_is_not_sent(tree: SftpTree, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("content")
+    source: Any = SimpleNamespace(reading=lambda _path: os.open(path, os.O_RDONLY))
+    seen = Entry.of(path.stat())
+    for planned in (seen._replace(inode=1), seen._replace(size=1), seen._replace(mtime=1)):
+        with pytest.raises(Refused, match="changed on the source"):
+            tree.session.run(upload(source, tree, Coming(b"file", planned, planned, None)))
+    assert tree.session.run(upload(source, tree, Coming(b"file", seen, seen, None))) == []
+
+
+def test_a_directory_that_its_owner_may_not_write_in_can_still_be_placed(tree: SftpTree, root: Path) -> None:
+    closed = Entry("d", 0, 0, 2 * 10**9, 0, 0o555, os.getuid(), os.getgid(), 1)
+    ops = [Op("mkdir", b"closed", None, closed, stage=True), Op("meta", b"closed", None, closed, stage=True)]
+    assert do(tree, *ops) == [("", b"")] * 2
+    modes = []
+    pipe: Any = tree.session.channel
+
+    def look(kind: int, payload: bytes) -> None:
+        if kind == RENAME and payload.endswith(b"/root/closed"):
+            modes.append((root / STAGE / "closed").stat().st_mode & 0o777)
+
+    pipe.before = look
+    assert do(tree, Op("tree", b"closed", None, closed, None, b"closed")) == [("", b"")]
+    assert modes == [0o755]
+    assert ((root / "closed").stat().st_mode & 0o777, (root / "closed").stat().st_mtime) == (0o555, 2)
 
 
 def test_a_staged_file_that_is_not_as_planned_is_not_put(tree: SftpTree, root: Path) -> None:

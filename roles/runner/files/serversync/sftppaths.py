@@ -87,7 +87,7 @@ def children(path: bytes) -> Task[dict[bytes, Seen]]:
 
     A link is not followed: it is looked at once more as what it is, since a listing may have shown where it leads.
     """
-    own, handle = yield [lstat(path), opendir(path)]
+    handle, own = yield [opendir(path), lstat(path)]
     if isinstance(handle, OSError):
         raise own if isinstance(own, OSError) else handle
     found: dict[bytes, Attributes] = {}
