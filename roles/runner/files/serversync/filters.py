@@ -7,14 +7,13 @@ is found here, level by level from the root, as git does it: pathspec's own answ
 matched a directory for a match of all below it, and lets a file back in whose directory is excluded. Patterns match
 characters, not bytes; names that are not UTF-8 are matched by what is valid of them.
 
-Sources: gitignore(5), "PATTERN FORMAT"; rsync(1), "PATTERN MATCHING RULES".
+Source: gitignore(5), "PATTERN FORMAT".
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from itertools import product
 from typing import NamedTuple
 
 from pathspec import GitIgnoreSpec
@@ -215,40 +214,6 @@ def bracketed(negated: str, members: str, pattern: str) -> str:
         # What would have a meaning there is put after what no name has.
         members = NOWHERE + members
     return f"[{'!' if negated else ''}{members}]"
-
-
-def rules(exclude: Iterable[str]) -> bytes:
-    """NUL-separated rules for ``rsync --from0 --exclude-from``; the runner's own directory is always hidden."""
-    patterns = [RESERVED, *(rule for pattern in exclude for rule in translate(pattern))]
-    return b"".join(b"- " + pattern.encode("utf-8", "surrogateescape") + b"\0" for pattern in patterns)
-
-
-def translate(pattern: str) -> list[str]:
-    """One gitignore pattern -> the rsync patterns that together exclude the same paths."""
-    pattern = strip_trailing_spaces(pattern)
-    only_directories = pattern.endswith("/")
-    parts = [part for part in pattern.split("/") if part]
-    anchored = "/" in pattern.rstrip("/")
-    while len(parts) > 1 and parts[0] == "**":
-        parts, anchored = parts[1:], False
-    if not parts:
-        return []
-    if parts == ["**"]:
-        parts = ["*"]
-    # In gitignore a ** between slashes also stands for no directory at all; in rsync it stands for at least one.
-    middle = [index for index, part in enumerate(parts[:-1]) if part == "**"]
-    translated = []
-    for kept in product((False, True), repeat=len(middle)):
-        dropped = {index for index, keep in zip(middle, kept) if not keep}
-        chosen = [component(part) for index, part in enumerate(parts) if index not in dropped]
-        text = ("/" if anchored else "") + "/".join(chosen) + ("/" if only_directories else "")
-        translated.append(text if re.search(r"[*?\[]", text) else re.sub(r"\\(.)", r"\1", text))
-    return list(dict.fromkeys(translated))
-
-
-def component(part: str) -> str:
-    """Within a name gitignore's ** is a plain *; rsync's would cross directories."""
-    return part if part == "**" else re.sub(r"(?<!\\)\*{2,}", "*", part)
 
 
 def strip_trailing_spaces(pattern: str) -> str:
