@@ -160,7 +160,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "time": lambda path: os.utime(path, (5, 5)),
     "mode": lambda path: path.chmod(0o600),
     "gone": lambda path: path.unlink(),
-    "kind": lambda path: (path.unlink(), path.symlink_to("x")),
+    "kind": lambda path: subprocess.run(["ln", "-sf", "x", str(path)], check=True),
 }
 
 
@@ -189,11 +189,12 @@ def test_what_has_changed_since_it_was_looked_at_is_left_alone(
 @pytest.mark.parametrize("there", ["file", "link", "directory"])
 def test_a_name_that_was_free_and_is_taken_is_left_alone(tree: SftpTree, root: Path, there: str) -> None:
     want = coming(tree, b"new")
-    {
-        "file": lambda: (root / "new").write_text("theirs"),
-        "link": lambda: (root / "new").symlink_to("nowhere"),
-        "directory": lambda: (root / "new").mkdir(),
-    }[there]()
+    if there == "file":
+        (root / "new").write_text("theirs")
+    elif there == "link":
+        (root / "new").symlink_to("nowhere")
+    else:
+        (root / "new").mkdir()
     before = below(root)
     assert do(tree, Op("put", b"new", None, want, None, b"new")) == [("moved", b"")]
     assert do(tree, Op("mkdir", b"new", None, Entry("d", 0, 0, 0, 0, 0o755, 0, 0, 1))) == [("moved", b"")]

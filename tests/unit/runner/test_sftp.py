@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -195,7 +196,7 @@ def test_what_one_task_raises_ends_all_and_answers_to_the_others_are_forgotten()
 
 def listing(*names: bytes) -> Callable[[int, bytes], tuple[int, bytes]]:
     """A directory with files of these names."""
-    asked = []
+    asked: list[int] = []
 
     def respond(kind: int, _payload: bytes) -> tuple[int, bytes]:
         if kind == sftpwire.LSTAT:
@@ -435,9 +436,9 @@ def test_what_was_tried_out_is_remembered() -> None:
 
 
 def test_a_pace_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, slept = [100.0], []
-    monkeypatch.setattr(sftp.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(sftp.time, "sleep", slept.append)
+    clock, slept = [100.0], list[Any]()
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "sleep", slept.append)
     pace = sftp.Pace(1000)
     pace.spend(500)
     pace.spend(1000)
