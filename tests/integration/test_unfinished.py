@@ -111,6 +111,8 @@ def test_a_run_ends_when_all_its_processes_are_told_to(pair: Pair, number: int) 
     (pair.path / "large").write_bytes(os.urandom(3_000_000))
     settings = {"direction": "to_partner", "exclude": [], "delete": "never", "bandwidth_limit": "100K"}
     pair.declare(settings=settings, on_error={"retries": 2, "delay": "1h"})
+    # A shell that runs the tests in the background has it ignored, by all that come from it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         pair.here.command("run", "nightly"),
         env=pair.here.environment,
@@ -123,6 +125,7 @@ def test_a_run_ends_when_all_its_processes_are_told_to(pair: Pair, number: int) 
         os.killpg(process.pid, number)
         process.wait()
     finally:
+        signal.signal(signal.SIGINT, before)
         process.kill()
         process.wait()
     record = json.loads(pair.here.serversync("show", "nightly", "--json").stdout)

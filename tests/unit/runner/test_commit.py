@@ -1026,3 +1026,17 @@ def test_a_sync_that_fails_puts_nothing(replica: Replica, monkeypatch: pytest.Mo
     with pytest.raises(OSError, match="Input/output error"):
         replica.do(replica.coming("put", b"x"))
     assert replica.entry("x") is None
+
+
+def test_what_is_dropped_from_the_stage_never_becomes_visible(tmp_path: Path) -> None:
+    root = os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
+    commit = Commit(root, "job.1", "20261122T023000Z-ab12", frozenset())
+    stage = tmp_path / commit.prepare()
+    (stage / "new").mkdir()
+    (stage / "new" / "torn").write_text("torn")
+    [dropped] = commit.carry_out([Op("drop", b"new/torn", stage=True)])
+    [put] = commit.carry_out([Op("tree", b"new", None, Entry.of((stage / "new").stat()), None, b"new")])
+    assert (dropped.problem, put.problem) == (None, None)
+    assert list((tmp_path / "new").iterdir()) == []
+    commit.finish()
+    os.close(root)

@@ -55,12 +55,12 @@ class Op(NamedTuple):
     do: ``put`` (the staged thing, no directory, becomes the path), ``tree`` (the same of a directory), ``mkdir``,
     ``symlink``, ``special`` (fifo, socket, device), ``link`` (the path becomes another name of ``to``), ``meta`` (the
     path's metadata become the wanted ones), ``delete`` (into versions; a directory only if it is empty), ``aside`` (the
-    path gets the free name ``to``).
+    path gets the free name ``to``), ``drop`` (what is staged there, no directory, goes: it shall not become visible).
     expect: what is at the path as it was last looked at, None: nothing; want: what is to be there, in this server's
     owner numbers; attributes: all preserved attributes that it is to have, None: leave them as they are.
-    staged: path below the stage. stage: ``mkdir``, ``symlink``, ``special``, ``link`` (``to`` too) and ``meta`` act
-    there, ``path`` being below it and ``expect`` of no account. A directory made there has mode 0700 until its
-    ``meta``; one made in the tree by an ordinary user lets its owner write until then.
+    staged: path below the stage. stage: ``mkdir``, ``symlink``, ``special``, ``link`` (``to`` too), ``meta`` and
+    ``drop`` act there, ``path`` being below it and ``expect`` of no account. A directory made there has mode 0700 until
+    its ``meta``; one made in the tree by an ordinary user lets its owner write until then.
     """
 
     do: str
@@ -245,6 +245,9 @@ class Commit:
         if op.stage:
             above, name = parts(op.path)
             directory = self._staged[above]
+            if op.do == "drop":
+                os.unlink(name, dir_fd=directory)
+                return Result(op.path)
             self._make(op, directory, name)
             with handle(directory, name) as held:
                 problems = [] if op.do in ("link", "mkdir") else self._dress(op, held)
