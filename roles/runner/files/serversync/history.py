@@ -43,6 +43,9 @@ class History:
             self.database.execute("PRAGMA journal_mode=WAL")
             self.database.executescript(SCHEMA)
 
+    def close(self) -> None:
+        self.database.close()
+
     @contextmanager
     def kept(self) -> Iterator[None]:
         """What cannot be written is told as one Failure, ``records``."""

@@ -11,7 +11,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime, timezone
 from itertools import islice
 from queue import Queue
@@ -436,33 +436,33 @@ def run(
 ) -> Record:
     """Runs the job, or records that it was skipped; ``tell`` sends the notification of a record; ``watch``: element's
     path -> what gets its progress."""
-    history = History(layout)
-    attempt = Run(
-        layout, job, trigger=trigger, only=only, approve=approve, first=first, log=log, wait=wait, watch=watch
-    )
-    record = attempt.record
-    record["configuration"] = history.configuration(job)
-    with locked(layout, job) as free:
-        if not free:
-            message = "another run of this job is on; this one was skipped"
-            record |= {"state": "skipped", "ended": timestamp(), "elements": []}
-            record["error"] = Failure("running", message).as_dict()
-            log(message)
+    with closing(History(layout)) as history:
+        attempt = Run(
+            layout, job, trigger=trigger, only=only, approve=approve, first=first, log=log, wait=wait, watch=watch
+        )
+        record = attempt.record
+        record["configuration"] = history.configuration(job)
+        with locked(layout, job) as free:
+            if not free:
+                message = "another run of this job is on; this one was skipped"
+                record |= {"state": "skipped", "ended": timestamp(), "elements": []}
+                record["error"] = Failure("running", message).as_dict()
+                log(message)
+                history.keep(record)
+                history.publish(job)
+                return record
+            history.close_unfinished(job.name, timestamp())
             history.keep(record)
             history.publish(job)
-            return record
-        history.close_unfinished(job.name, timestamp())
-        history.keep(record)
-        history.publish(job)
-        try:
-            attempt.carry_out()
-        finally:
             try:
-                history.keep(record)
-                history.publish(job)
+                attempt.carry_out()
             finally:
-                record["notification"] = tell(record)
-            if record["notification"]:
-                history.keep(record)
-                history.publish(job)
-    return record
+                try:
+                    history.keep(record)
+                    history.publish(job)
+                finally:
+                    record["notification"] = tell(record)
+                if record["notification"]:
+                    history.keep(record)
+                    history.publish(job)
+        return record
