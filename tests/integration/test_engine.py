@@ -108,6 +108,18 @@ def test_keep_both_leaves_both_versions_on_both_sides(both: Pair) -> None:
     assert ((both.path / "plc.s7").read_text(), copy.read_text()) == ("here", "there")
 
 
+def test_keep_both_of_another_name_of_a_file(pair: Pair) -> None:
+    pair.partner_path.mkdir()
+    (pair.path / "a").write_text("one file")
+    os.link(pair.path / "a", pair.path / "b.s7")
+    (pair.partner_path / "b.s7").write_text("there")
+    pair.declare(settings=settings(conflict="keep_both"))
+    assert pair.here.run("nightly")["state"] == "equal_with_warnings"
+    assert (pair.partner_path / "a").samefile(pair.partner_path / "b.s7")
+    [copy] = pair.partner_path.glob("b.conflict-*.s7")
+    assert copy.read_text() == "there"
+
+
 def test_a_guard_stops_before_the_first_change_until_its_plan_is_approved(pair: Pair) -> None:
     for number in range(40):
         (pair.path / f"f{number:02}").write_text(str(number))

@@ -398,9 +398,7 @@ class Propagation:
     def putting(self, one: Decision, tree: bool, attributes: Mapping[bytes, dict[str, bytes]]) -> Op:
         do = "tree" if tree else KIND_OPS[self.kind(one)]
         arriving = one.path if do in ("tree", "put") else b""
-        # What was put aside is at its new name by then.
-        expected = None if one.aside else self.expected(one)
-        return Op(do, one.path, expected, self.wanted(one), attributes.get(one.path), arriving, b"", False)
+        return Op(do, one.path, self.replaced(one), self.wanted(one), attributes.get(one.path), arriving, b"", False)
 
     def carry_out(self, steps: list[tuple[Decision, Op]], within: dict[bytes, list[Decision]]) -> list[Decision]:
         """Commits, each batch once its intents are on record; the new directories for which there is one already."""
@@ -451,6 +449,10 @@ class Propagation:
         entry = self.seen(decision, self.target)
         return entry if isinstance(entry, Entry) else None
 
+    def replaced(self, decision: Decision) -> Entry | None:
+        """What is at the path when something is put there; what was put aside is at its new name by then."""
+        return None if decision.aside else self.expected(decision)
+
     def keep(self, decision: Decision, op: Op, result: Result) -> None:
         if result.problem and op.do == "delete" and result.problem[0] == "not_empty":
             # It is there for what does not take part, which the next scan does not see, or for what came meanwhile.
@@ -484,7 +486,7 @@ class Propagation:
                     self.done.problems[one.path] = ("moved", "the file that it is a hard link of did not arrive")
                     continue
                 leader = there[0]
-            steps.append((one, Op("link", one.path, self.expected(one), self.wanted(one), None, b"", leader, False)))
+            steps.append((one, Op("link", one.path, self.replaced(one), self.wanted(one), None, b"", leader, False)))
         for batch in cut(steps, BATCH):
             self.intend(self.target.name, ((one, op.want) for one, op in batch))
             for (one, op), result in zip(batch, list(self.target.tree.commit(op for _one, op in batch))):
