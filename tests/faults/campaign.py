@@ -649,10 +649,17 @@ class Scenario:
                 world.model.settle(world.predicted, middle.here, middle.there)
                 world.model.rules = self.rules(world, deletions=True)
             else:
+                # What was the same before it came to be archived only if the run got that far.
+                early = {
+                    path
+                    for path in {*before.here} & {*before.there} - {*world.model.rows}
+                    if world.model.same(before.here[path], before.there[path])
+                }
                 world.model.absorb(middle.here, middle.there)
                 if not world.model.rules.deletions:
                     # How far the first run got with what it would not delete nobody knows.
                     world.model.doubt(middle.here, middle.there)
+                world.model.doubtful = world.model.doubtful | early
             for side, editor in enumerate(editors):
                 for edit in world.edit(editor, world.roots[side], 3):
                     self.say(f"  meanwhile {('here', 'there')[side]}: {edit}")
