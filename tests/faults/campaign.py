@@ -400,7 +400,7 @@ def storm(world: World, rng: random.Random, stand: Stand) -> Disturbed:
                     if node is not None:
                         taken.add(node.content)
                 if apply(root, edit):
-                    node = look(full_path)
+                    node = look(os.path.join(full_path, b"inside") if edit.do == "to_directory" else full_path)
                     if node is not None and node.kind in "fl":
                         world.known.add(node.content)
                         written.append((side, node.content))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serversync.archive import Archive, Intent
+from serversync.archive import Archive, Intent, Update
 from serversync.entry import HERE, THERE, Entry
 
 from tests.loopback import Pair, tree
@@ -245,6 +245,21 @@ def test_what_a_killed_run_had_not_put_yet_is_put(both: Pair, put: str) -> None:
     assert both.here.run("nightly")["state"] == "equal"
     assert tree(both.path) == tree(both.partner_path)
     assert (mine.read_text(), other.stat().st_mode & 0o777) == ("changed there", 0o751)
+
+
+def test_a_row_that_outlived_its_directory_is_no_file(both: Pair) -> None:
+    """As it is left where a directory could not be emptied, because people were at work in it."""
+    (both.path / "d").mkdir()
+    (both.path / "d" / "f").write_text("agreed")
+    both.here.run("nightly")
+    [path] = both.here.home.glob(".local/state/serversync/archives/nightly/*.sqlite")
+    with Archive(path) as archive:
+        archive.commit(Update(dropped=[b"d"], directories=[(b"d", None, None)]))
+    shutil.rmtree(both.path / "d")
+    (both.partner_path / "d" / "f").unlink()
+    (both.partner_path / "d" / "new").write_text("came meanwhile")
+    assert both.here.run("nightly")["state"] == "equal"
+    assert tree(both.path) == tree(both.partner_path)
 
 
 def test_what_becomes_something_else_does_so_on_the_target(pair: Pair) -> None:

@@ -454,7 +454,8 @@ class Propagation:
         return None if decision.aside else self.expected(decision)
 
     def keep(self, decision: Decision, op: Op, result: Result) -> None:
-        if result.problem and op.do == "delete" and result.problem[0] == "not_empty":
+        left = op.do == "delete" and result.problem is not None and result.problem[0] == "not_empty"
+        if left and not any(path.startswith(decision.path + b"/") for path in self.done.problems):
             # It is there for what does not take part, which the next scan does not see, or for what came meanwhile.
             self.done.entries[decision.path] = None
         elif result.problem:

@@ -417,7 +417,7 @@ class Synchronization:
     def moved(self, edited: set[str]) -> Iterator[Triple]:
         """What is not as archived, directory by directory."""
         archived = {path: dict(zip(SIDES, digests)) for path, *digests in self.archive.directories()}
-        found = self.at_once(lambda side: dict(self.sides[side].tree.digests()))
+        self.directories = found = self.at_once(lambda side: dict(self.sides[side].tree.digests()))
         stale = {
             side: {
                 path
@@ -453,7 +453,7 @@ class Synchronization:
                 lines = {
                     side: listings[side].get(directory, [])
                     if directory in stale[side]
-                    else [line for line in map(LINES[side], rows) if line]
+                    else [line for line in map(LINES[side], rows) if line and self.is_there(side, directory)]
                     for side in SIDES
                 }
                 if self.forgotten:
@@ -570,9 +570,14 @@ class Synchronization:
         return triples
 
     def as_archived(self, path: bytes, row: Row | None) -> Triple:
-        here = Entry.parse(row.here, row.here_more) if row and row.here else None
-        there = Entry.parse(row.there, row.there_more) if row and row.there else None
-        return self.with_unknown(Triple(path, here, there, row))
+        if row is None:
+            return self.with_unknown(Triple(path, None, None, None))
+        seen = {side: half_of(row, side) if self.is_there(side, parent(path)) else None for side in SIDES}
+        return self.with_unknown(Triple(path, seen[HERE], seen[THERE], row))
+
+    def is_there(self, side: str, directory: bytes) -> bool:
+        """Whether the scan found the directory; a row can outlive it where a run could not do all of its plan."""
+        return not directory or directory in self.directories[side]
 
     def make_rules(self, triples: list[Triple], edited: set[str]) -> Rules:
         facts = {side: self.sides[side].tree.facts for side in SIDES}
