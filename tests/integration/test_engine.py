@@ -108,6 +108,17 @@ def test_keep_both_leaves_both_versions_on_both_sides(both: Pair) -> None:
     assert ((both.path / "plc.s7").read_text(), copy.read_text()) == ("here", "there")
 
 
+def test_keep_both_of_a_directory_brings_all_that_is_in_it(both: Pair) -> None:
+    both.declare(settings=settings("both", delete="synced", conflict="keep_both"))
+    (both.path / "x").write_text("here")
+    (both.partner_path / "x").mkdir()
+    (both.partner_path / "x" / "inner").write_text("there")
+    assert both.here.run("nightly")["state"] == "equal_with_warnings"
+    assert tree(both.path) == tree(both.partner_path)
+    [copy] = both.path.glob("x.conflict-*")
+    assert ((both.path / "x").read_text(), (copy / "inner").read_text()) == ("here", "there")
+
+
 def test_keep_both_of_another_name_of_a_file(pair: Pair) -> None:
     pair.partner_path.mkdir()
     (pair.path / "a").write_text("one file")

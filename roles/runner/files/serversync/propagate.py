@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from serversync import rsync
@@ -70,6 +70,15 @@ def parent(path: bytes) -> bytes:
     return path.rpartition(b"/")[0]
 
 
+def beneath(path: bytes, directories: Collection[bytes]) -> bool:
+    """Whether the path is one of them, or below one."""
+    while path:
+        if path in directories:
+            return True
+        path = parent(path)
+    return False
+
+
 class Propagation:
     """Carries decisions out on one replica, ``target``; the other one is ``source``."""
 
@@ -125,7 +134,7 @@ class Propagation:
         source = self.source.name
         # Conflict copies are there only once the path that they are of has been put aside.
         coming = {decision.aside for decision in decisions if decision.aside}
-        decisions = [decision for decision in decisions if decision.path not in coming]
+        decisions = [decision for decision in decisions if not beneath(decision.path, coming)]
         contents = [decision for decision in decisions if decision.content == source]
         self.metas: list[Decision] = []
         for decision in decisions:

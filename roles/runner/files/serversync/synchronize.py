@@ -32,7 +32,7 @@ from serversync.guards import tripped
 from serversync.held import good
 from serversync.job import Element, Job, amount, seconds, size
 from serversync.layout import Layout
-from serversync.propagate import OTHER, Done, Groups, Propagation, Settings, Side, failure_of, parent
+from serversync.propagate import OTHER, Done, Groups, Propagation, Settings, Side, beneath, failure_of, parent
 from serversync.reconcile import Decision, Owners, Plan, Rules, Seen, Triple, Unknown, deep, half_of, moved, reconcile
 from serversync.replica import Server, ThisServer, translations
 from serversync.wire import plausible
@@ -860,7 +860,8 @@ class Synchronization:
         files: dict[str, set[int]] = {side: set() for side in SIDES}
         problems = {path: it for done in self.propagated.values() for path, it in done.problems.items()}
         # With direction both they are found as new files by the next look, and reach the other side.
-        copies = {one.aside for one in plan.decisions if one.aside} if self.direction == "both" else set()
+        asides = {one.aside for one in plan.decisions if one.aside} if self.direction == "both" else set()
+        copies = {one.path for one in plan.decisions if beneath(one.path, asides)} if asides else set()
         problems |= self.undone(plan, problems.keys() | copies)
         for decision in plan.decisions:
             if decision.status == "unchanged" or decision.path in problems or decision.path in copies:
