@@ -131,18 +131,18 @@ def measure(work: Work, rounds: int) -> dict[str, Any]:
             | {"counted": counted, "median": statistics.median(counted)}
             | {"unsynced": statistics.median(taken["seconds"]), "then_sync": statistics.median(taken["sync"])}
         )
-    result["bars"] = [judge(bar, result["contenders"]) for bar in work.bars]
+    result["bars"] = [judge(one, result["contenders"]) for one in work.bars]
     return result
 
 
-def judge(bar: Bar, contenders: list[dict[str, Any]]) -> dict[str, Any]:
+def judge(limit: Bar, contenders: list[dict[str, Any]]) -> dict[str, Any]:
     medians = {contender["name"]: contender["median"] for contender in contenders}
-    ours, peer = medians[OURS], medians[bar.peer]
+    ours, peer = medians[OURS], medians[limit.peer]
     return {
-        "peer": bar.peer,
-        "bar": str(bar),
+        "peer": limit.peer,
+        "bar": str(limit),
         "ratio": ours / peer,
-        "held": ours <= bar.ratio * peer + bar.plus,
+        "held": ours <= limit.ratio * peer + limit.plus,
     }
 
 

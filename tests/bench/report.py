@@ -41,18 +41,18 @@ def work(result: dict[str, Any]) -> list[str]:
         bare = seconds(contender["unsynced"]) if writes and not mine else ""
         then = seconds(contender["then_sync"]) if writes and mine else ""
         ratio = "" if mine else f"{ours['median'] / contender['median']:.2f} x"
-        bars = [bar for bar in result["bars"] if bar["peer"] == contender["name"]] or [{"bar": "", "held": None}]
-        for bar in bars:
-            cells = [contender["name"], seconds(contender["median"]), span, bare, then, ratio, bar["bar"]]
-            lines.append(f"| {' | '.join([*cells, verdict(bar['held'])])} |")
+        bars = [one for one in result["bars"] if one["peer"] == contender["name"]] or [{"bar": "", "held": None}]
+        for limit in bars:
+            cells = [contender["name"], seconds(contender["median"]), span, bare, then, ratio, limit["bar"]]
+            lines.append(f"| {' | '.join([*cells, verdict(limit['held'])])} |")
     return [*lines, ""]
 
 
 def figures(facts: list[dict[str, Any]]) -> list[str]:
     lines = ["| | measured | bar | |", "|---|---|---|---|"]
     for fact in facts:
-        bar = "" if fact["limit"] is None else f"≤ {fact['limit']:g} {fact['unit']}"
-        lines.append(f"| {fact['name']} | {fact['value']:.4g} {fact['unit']} | {bar} | {verdict(fact['held'])} |")
+        limit = "" if fact["limit"] is None else f"≤ {fact['limit']:g} {fact['unit']}"
+        lines.append(f"| {fact['name']} | {fact['value']:.4g} {fact['unit']} | {limit} | {verdict(fact['held'])} |")
     return [*lines, ""]
 
 
@@ -89,7 +89,7 @@ def render(results: dict[str, dict[str, Any]]) -> str:
     judged = [
         entry["held"]
         for result in results.values()
-        for entry in [*result["facts"], *(bar for each in result["works"] for bar in each["bars"])]
+        for entry in [*result["facts"], *(one for each in result["works"] for one in each["bars"])]
         if entry["held"] is not None
     ]
     lines += [f"{sum(judged)} of {len(judged)} bars held.", ""]
@@ -115,7 +115,7 @@ def summary(name: str, result: dict[str, Any]) -> str:
         for contender in each["contenders"]:
             counted = contender["counted"]
             bars = "; ".join(
-                f"bar {bar['bar']} {verdict(bar['held'])}" for bar in each["bars"] if bar["peer"] == contender["name"]
+                f"bar {one['bar']} {verdict(one['held'])}" for one in each["bars"] if one["peer"] == contender["name"]
             )
             spread = f"{min(counted):.3f} to {max(counted):.3f}"
             lines.append(

@@ -83,8 +83,8 @@ class Edit(NamedTuple):
 class Editor:
     """Draws edits; the tokens and times of one editor are never drawn twice.
 
-    names: what new paths are called; only: the kinds of edits; quiet: whether those that only contents betray are in;
-    large: bytes of some files; grain: of times, in ns.
+    names: what new paths are called, NAMES if none are given; only: the kinds of edits; quiet: whether those that only
+    contents betray are in; large: bytes of some files; grain: of times, in ns.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Editor:
         rng: random.Random,
         name: str,
         *,
-        names: Collection[bytes] = NAMES,
+        names: Collection[bytes] = (),
         only: Collection[str] = (),
         quiet: bool = False,
         depth: int = 4,
@@ -101,7 +101,7 @@ class Editor:
     ) -> None:
         self.rng = rng
         self.name = name
-        self.names = list(names)
+        self.names = list(names or NAMES)
         self.only = set(only)
         self.quiet = quiet
         self.depth = depth

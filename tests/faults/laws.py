@@ -24,7 +24,7 @@ def kept(before: State, after: State, taken: Collection[bytes] = ()) -> list[str
     taken: contents (digests) that users overwrote or removed themselves meanwhile.
     """
     lost = []
-    for (side, old, _), (_, new, versions) in zip(before.sides(), after.sides(), strict=True):
+    for (side, old, _old_versions), (_side, new, versions) in zip(before.sides(), after.sides(), strict=True):
         copies = [(path, node.content) for path, node in new.items() if any(map(is_copy, path.split(b"/")))]
         for path, node in old.items():
             if node.kind not in "fl" or (node.kind == "f" and not node.size) or node.content in taken:
@@ -82,7 +82,7 @@ def claims(rows: Iterable[Any], trees: Mapping[str, bytes]) -> list[str]:
 def idle(before: State, after: State, record: Mapping[str, Any]) -> list[str]:
     """L4: a run with nothing to do transfers nothing and touches nothing: inodes and change times are as they were."""
     touched = []
-    for (side, old, kept_before), (_, new, kept_after) in zip(before.sides(), after.sides(), strict=True):
+    for (side, old, kept_before), (_side, new, kept_after) in zip(before.sides(), after.sides(), strict=True):
         touched += [
             f"L4: {side}: {path!r} was touched without need"
             for path in sorted({*old, *new})
@@ -129,7 +129,9 @@ def deletions(
     (extraneous, or a rule by which the deletion wins).
     """
     wrong = []
-    for index, ((side, old, _), (_, new, _)) in enumerate(zip(before.sides(), after.sides(), strict=True)):
+    for index, ((side, old, _old_versions), (_side, new, _new_versions)) in enumerate(
+        zip(before.sides(), after.sides(), strict=True)
+    ):
         other: Tree = before.sides()[1 - index][1]
         for path, node in old.items():
             if path in new or may(path, side):
@@ -147,7 +149,7 @@ def deletions(
 def untouched(before: State, after: State, why: str) -> list[str]:
     """L7: a run that a guard stopped has changed nothing."""
     changed = []
-    for (side, old, _), (_, new, _) in zip(before.sides(), after.sides(), strict=True):
+    for (side, old, _old_versions), (_side, new, _new_versions) in zip(before.sides(), after.sides(), strict=True):
         changed += [
             f"L7: {side}: {path!r} moved although {why}" for path in {*old, *new} if old.get(path) != new.get(path)
         ]

@@ -590,6 +590,10 @@ def cuts(total: int) -> range:
     return range(1, total + 1, int(os.environ.get("SFTP_CUTS_EVERY", 0)) or max(1, total // 12))
 
 
+def hang_up(listener: socket.socket) -> None:
+    listener.accept()[0].close()
+
+
 def test_a_partner_that_is_gone_is_a_reason_to_try_again(simple: SftpPair) -> None:
     make(simple.path / "plc.s7", "x")
     simple.declare()
@@ -600,7 +604,7 @@ def test_a_partner_that_is_gone_is_a_reason_to_try_again(simple: SftpPair) -> No
         simple.port = listener.getsockname()[1]
         simple.declare()
         with ThreadPoolExecutor(1) as pool:
-            hung_up = pool.submit(lambda: listener.accept()[0].close())
+            hung_up = pool.submit(hang_up, listener)
             record = simple.here.run("nightly", code=1)
             hung_up.result()
     assert record["error"]["transient"]

@@ -206,7 +206,7 @@ HALVES = st.one_of(
     st.none(),
     st.builds(record, st.integers(1, 3), st.integers(0, 1), st.integers(1, 2), st.sampled_from("fdl")),
 )
-STATES = st.sampled_from([words for words in module.FLAGS])
+STATES = st.sampled_from(list(module.FLAGS))
 
 
 @st.composite

@@ -25,7 +25,7 @@ def attempts(monkeypatch: pytest.MonkeyPatch, outcomes: list[Failure | None]) ->
             names.append(run)
             self.report = Report()
 
-        def __enter__(self) -> Synchronized:
+        def __enter__(self) -> object:
             return self
 
         def __exit__(self, *_exception: object) -> None:

@@ -463,10 +463,12 @@ class Archive:
         """Compares the whole table with the state, once: its seals, and the order that look-ups rely on."""
         if table in self._checked:
             return
-        count, total, last = 0, 0, None
+        count, total = 0, 0
+        last: Any = None
+        kind: type = int if table == "intents" else bytes
         for row in self._read(SEALED[table]):
             key = row[0]
-            if last is not None and not (type(key) is type(last) and key > last):
+            if not isinstance(key, kind) or (last is not None and key <= last):
                 raise DamagedArchive(self.path, f"{table} are out of order")
             last = key
             count += 1
@@ -478,7 +480,7 @@ class Archive:
     def _listed(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes | None, bytes | None, bytes]]:
         """The directories from ``start`` to before ``end``; no statement is left open between batches."""
         self._check("directories")
-        condition, values = (">= ?1", [start]) if end is None else (">= ?1 AND path < ?2", [start, end])
+        condition, values = (">= ?", [start]) if end is None else (">= ? AND path < ?", [start, end])
         sql = f"SELECT path, here, there, chunks FROM directories WHERE path {condition} ORDER BY path LIMIT {BATCH}"  # noqa: S608
         commits = self._commits
         while found := list(self._read(sql, *values)):
@@ -492,7 +494,7 @@ class Archive:
         """The entries that begin with ``start``, which ends in NUL."""
         self._check(table)
         values = [start, start[:-1] + b"\1"]
-        sql = f"SELECT entry FROM {table} WHERE entry >= ?1 AND entry < ?2 ORDER BY entry LIMIT {BATCH}"  # noqa: S608
+        sql = f"SELECT entry FROM {table} WHERE entry >= ? AND entry < ? ORDER BY entry LIMIT {BATCH}"  # noqa: S608
         commits = self._commits
         while found := list(self._read(sql, *values)):
             for (entry,) in found:

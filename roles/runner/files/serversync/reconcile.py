@@ -175,11 +175,11 @@ def moved(here: Iterable[Item], there: Iterable[Item], rows: Iterable[Row]) -> I
             if found and found_there and old:
                 break
             if found:
-                mine = next(here_items)
+                mine = next(here_items, NO_ITEM)
             if found_there:
-                other = next(there_items)
+                other = next(there_items, NO_ITEM)
             if old:
-                row = next(all_rows)
+                row = next(all_rows, NO_ROW)
 
 
 def as_archived(here: Item | None, there: Item | None, row: Row) -> bool:

@@ -60,9 +60,11 @@ Task = Generator[list[Request], list[Any], T]
 class Channel(Protocol):
     """What paramiko.Channel has of a socket."""
 
-    def sendall(self, data: bytes) -> None: ...
+    def sendall(self, data: bytes) -> None:
+        """Sends all of it."""
 
-    def recv(self, size: int) -> bytes: ...
+    def recv(self, size: int) -> bytes:
+        """At most as many bytes; none at the end."""
 
 
 class EndOfFile:

@@ -133,7 +133,7 @@ class Synchronization:
             self.sides = {name: self.open(name) for name in SIDES}
             self.identity = {name: self.identify(name) for name in SIDES}
             self.archive = self.open_archive()
-            self.held.callback(lambda: self.archive.close())
+            self.held.callback(self.close_archive)
         except BaseException:
             self.held.close()
             raise
@@ -141,6 +141,10 @@ class Synchronization:
 
     def __exit__(self, *_exception: object) -> None:
         self.held.close()
+
+    def close_archive(self) -> None:
+        """The one in use by then: damage begins a new one."""
+        self.archive.close()
 
     # Before anything else: can these two be synchronized at all?
 
