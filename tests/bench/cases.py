@@ -449,7 +449,11 @@ def p12_ten_million(bench: Bench) -> None:
 
 
 def p20(bench: Bench) -> None:
-    reconciling(bench, [bench.files(50_000), bench.files(100_000)], "conflicts")
+    for kind in ("conflicts", "copies"):
+        reconciling(bench, [bench.files(50_000), bench.files(100_000)], kind)
+
+
+TOLD = {"conflicts": "all in conflict", "copies": "all in conflict, both kept"}
 
 
 def reconciling(bench: Bench, sizes: list[int], kind: str) -> None:
@@ -472,7 +476,7 @@ def reconciling(bench: Bench, sizes: list[int], kind: str) -> None:
             bench.fact(f"{million}, nothing changed: a path", found["unchanged"] * 1e6, "µs", 1)
             bench.fact(f"{million}, 1 % changed: a changed path", found["changed"] * 1e6, "µs", 20)
         else:
-            bench.fact(f"{million}, all in conflict: a path", found["changed"] * 1e6, "µs")
+            bench.fact(f"{million}, {TOLD[kind]}: a path", found["changed"] * 1e6, "µs")
         bench.fact(f"{million}: peak memory", found["memory"] / 1e6, "MB", 200 if kind == "unchanged" else None)
         if before and size == 2 * before["size"]:
             ratio = found["seconds"] / before["seconds"]

@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: serversync.core contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reconciliation alone, in a process of its own: reconciling.py unchanged|conflicts PATHS ROUNDS prints JSON.
+"""Reconciliation alone, in a process of its own: reconciling.py unchanged|conflicts|copies PATHS ROUNDS prints JSON.
 
 unchanged: both listings and the archive are streamed as they would be, made on the fly from one number, 1 % of the
-paths changed; conflicts: every path has changed on both sides. What making the listings costs is measured in the same
-way and taken off. Seconds a path, medians; memory is the peak of the whole process.
+paths changed; conflicts: every path has changed on both sides; copies: both versions of them are kept. What making the
+listings costs is measured in the same way and taken off. Seconds a path, medians; memory is the peak of the whole process.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ def archive(paths: int) -> Iterator[Row]:
         yield Row(path(number), "agreed", said, b"", said, b"")
 
 
-def rules() -> Rules:
+def rules(conflict: str) -> Rules:
     return Rules(
         direction="both",
-        conflict="newer_wins",
+        conflict=conflict,
         delete="synced",
         preserve=frozenset(("times", "permissions", "owner", "group", "links")),
         to_there=NOTHING,
@@ -85,9 +85,9 @@ def drain(stream: Iterable[object]) -> None:
     deque(stream, maxlen=0)
 
 
-def decide(paths: int, here: int, there: int) -> int:
+def decide(paths: int, here: int, there: int, conflict: str) -> int:
     triples = moved(listing(paths, here, 7), listing(paths, there, 9), archive(paths))
-    return len(reconcile(triples, rules()).decisions)
+    return len(reconcile(triples, rules(conflict)).decisions)
 
 
 def main() -> None:
@@ -108,7 +108,7 @@ def main() -> None:
 
         def whole() -> None:
             nonlocal decisions
-            decisions = decide(paths, *changed)
+            decisions = decide(paths, *changed, "keep_both" if kind == "copies" else "newer_wins")
 
         took = timed(whole) - base
         if decisions < touched:

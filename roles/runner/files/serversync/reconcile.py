@@ -303,10 +303,12 @@ class Reconciliation:
             self.decisions: dict[bytes, Decision] = {}
             self.taken: dict[bytes, Taken] = {}
             self.asides: dict[bytes, Taken] = {}
+            self.reserved: set[bytes] = set()
             for path in self.paths:
                 decision = self.decide(self.given[path])
                 if decision is not None:
                     self.decisions[path] = decision
+                    self.reserved.add(decision.aside)
             self.settle()
             impossible = self.names_impossible()
             if not impossible.keys() - self.impossible.keys():
@@ -963,12 +965,9 @@ class Reconciliation:
             tail = middle + (b"-%d" % number if number > 1 else b"") + ending
             found = cut(stem, self.rules.name_max - len(tail)) + tail
             path = directory + b"/" + found if directory else found
-            if path not in self.given and path not in self.rules.occupied and path not in self.reserved():
+            if path not in self.given and path not in self.rules.occupied and path not in self.reserved:
                 return path
             number += 1
-
-    def reserved(self) -> set[bytes]:
-        return {one.aside for one in self.decisions.values() if one.aside}
 
     def copies(self) -> Iterator[Decision]:
         """The losing versions under their new names: carried to the other side, or left where they are."""
