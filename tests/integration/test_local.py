@@ -291,6 +291,36 @@ def test_wrong_words_on_the_command_line(server: Server, arguments: tuple[str, .
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "failure"),
+    [
+        (("plan", "none"), 2, "unknown_job"),
+        (("show", "none"), 2, "unknown_job"),
+        (("run", "new", "--element", "/x"), 2, "unknown_element"),
+        (("resolve", "new"), 2, "usage"),
+        (("versions", "new", "/x"), 1, "unknown_path"),
+        (("check", "/nowhere.json"), 2, "unreadable"),
+    ],
+)
+def test_a_failure_is_json_where_json_is_wanted(
+    server: Server, tmp_path: Path, arguments: tuple[str, ...], code: int, failure: str
+) -> None:
+    server.declare("new", [(tmp_path / "a", tmp_path / "b")])
+    done = server.serversync(*arguments, "--json", code=code)
+    told = json.loads(done.stdout)
+    assert list(told) == ["failure"]
+    assert told["failure"]["code"] == failure
+    assert told["failure"]["message"] in done.stderr
+
+
+def test_a_runner_that_breaks_says_so_in_json(server: Server, tmp_path: Path) -> None:
+    server.declare("new", [(tmp_path / "a", tmp_path / "b")])
+    (server.config / "jobs" / "new.json").write_text("[" * 100_000)
+    done = server.serversync("plan", "new", "--json", code=70)
+    assert json.loads(done.stdout)["failure"]["code"] == "internal"
+    assert "Traceback" in done.stderr
+
+
 def test_a_job_that_never_ran_says_how_to_run_it(server: Server, tmp_path: Path) -> None:
     server.declare("new", [(tmp_path / "a", tmp_path / "b")])
     done = server.serversync("show", "new", code=2)

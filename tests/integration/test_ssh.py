@@ -114,6 +114,33 @@ def test_plan_shows_the_changes_and_writes_nothing_on_either_side(pair: Pair) ->
     assert changes == {"plain": "update", "hard link": "update"}
 
 
+def moments(*roots: Path) -> dict[Path, tuple[int, int, int]]:
+    """When each inode was changed, those that the runner keeps for itself included; reading is no change."""
+    found = [path for root in roots for path in [root, *root.rglob("*")]]
+    return {path: (info.st_ino, info.st_mtime_ns, info.st_ctime_ns) for path in found for info in [path.lstat()]}
+
+
+@pytest.mark.parametrize("direction", ["to_partner", "from_partner", "both"])
+def test_a_plan_changes_no_inode_on_either_side(pair: Pair, direction: str) -> None:
+    pair.partner_path.mkdir()
+    for root in (pair.path, pair.partner_path):
+        (root / "sub").mkdir()
+        (root / "sub" / "same").write_text("x")
+        os.utime(root / "sub" / "same", (1, 1))
+        (root / root.parent.name).write_text("x")
+    pair.declare(direction=direction)
+    before = moments(pair.path, pair.partner_path)
+    pair.here.serversync("plan", "nightly")
+    assert moments(pair.path, pair.partner_path) == before
+    pair.here.run("nightly")
+    (pair.path / "sub" / "new").write_text("x")
+    (pair.partner_path / "sub" / "same").write_text("y")
+    before = moments(pair.path, pair.partner_path)
+    assert any(path.name == ".serversync" for path in before)
+    pair.here.serversync("plan", "nightly")
+    assert moments(pair.path, pair.partner_path) == before
+
+
 def test_the_sshd_is_gone_then_back(pair: Pair) -> None:
     fill(pair.path)
     pair.declare(on_error={"retries": 2, "delay": "0s"})

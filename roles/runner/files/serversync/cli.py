@@ -30,8 +30,16 @@ SKIPPED = 4
 INTERNAL = 70
 
 
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
+class Parser(argparse.ArgumentParser):
+    """Its errors are told as all others are."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        raise InvalidDocument("usage", message)
+
+
+def parser() -> Parser:
+    top = Parser(
         prog="serversync",
         description="Runs and shows the synchronization jobs that serversync.core.sync_job declares.",
         epilog="Exit codes: 0 fine, 1 failed, 2 usage or invalid document, 3 different, 4 skipped.",
@@ -49,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
         )
         if job:
             command.add_argument("job", metavar="JOB", nargs=None if job == "one" else "?")
-            command.add_argument("--json", action="store_true", help="print JSON")
+            command.add_argument("--json", action="store_true", help="print JSON, also of a failure")
         return command
 
     of_element = [
@@ -85,8 +93,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(scope: str, argv: Sequence[str] | None = None) -> int:
     """Entry of the launcher, which knows its scope; returns the exit code."""
-    arguments = parser().parse_args(argv)
     layout = Layout.of(scope, os.environ)
+    given = sys.argv[1:] if argv is None else argv
+    as_json = "--json" in given
     # Directories made on a target are as open as any; what is private is created so.
     os.umask(0o022)
     sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
@@ -94,38 +103,56 @@ def main(scope: str, argv: Sequence[str] | None = None) -> int:
         # Like an interruption from the keyboard: what has to be written is, then the process goes.
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1) has it ignored
             signal.signal(number, stop)
-    handler: Callable[[Layout, argparse.Namespace], int] = globals()[f"command_{arguments.command}"]
     try:
+        arguments = parser().parse_args(given)
+        handler: Callable[[Layout, argparse.Namespace], int] = globals()[f"command_{arguments.command}"]
         return handler(layout, arguments)
     except Failure as failure:
-        from serversync.display import safe
-
-        print(f"serversync: {safe(failure)}", file=sys.stderr)
-        if isinstance(failure, InvalidDocument):
-            return USAGE
-        if failure.code == "records":
-            return INTERNAL
-        return SKIPPED if failure.code == "running" else FAILED
+        return fail(failure, as_json)
     except PermissionError as error:
         remedy = "try with sudo" if layout.privileged else "give this account access to it"
-        print(f"serversync: {error.filename}: permission denied; {remedy}", file=sys.stderr)
-        return FAILED
+        return fail(Failure("permission", f"permission denied; {remedy}", field=str(error.filename)), as_json)
     except BrokenPipeError:
         # The reader of our output has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return FAILED
     except KeyboardInterrupt:
+        print_failure(STOPPED, as_json)
         return 128 + signal.SIGINT
     except Stopped:
         # Everything is written; now as who sent the signal expects it, by the signal.
+        print_failure(STOPPED, as_json)
         sys.stdout.flush()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTERM)
         return FAILED
-    except Exception:
+    except Exception as error:
         # Not 1, which says that the runner has told of the failure itself: systemd shall see this one.
         traceback.print_exc()
+        print_failure(Failure("internal", f"the runner failed: {type(error).__name__}: {error}"), as_json)
         return INTERNAL
+
+
+STOPPED = Failure("stopped", "it was stopped before it was done")
+
+
+def fail(failure: Failure, as_json: bool) -> int:
+    """Tells what went wrong; the exit code."""
+    from serversync.display import safe
+
+    print(f"serversync: {safe(failure)}", file=sys.stderr)
+    print_failure(failure, as_json)
+    if isinstance(failure, InvalidDocument):
+        return USAGE
+    if failure.code == "records":
+        return INTERNAL
+    return SKIPPED if failure.code == "running" else FAILED
+
+
+def print_failure(failure: Failure, as_json: bool) -> None:
+    """What asked for JSON gets some, whatever happens."""
+    if as_json:
+        print(json.dumps({"failure": failure.as_dict()}, indent=2))
 
 
 def stop(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -72,7 +72,7 @@ class Summary(NamedTuple):
     """What one pass found.
 
     stream: digest of the whole pass, empty where something could not be seen; entries: how many paths there are;
-    moment: when the pass began, ns by the file system's own clock where the replica has a ``.serversync``, else by this
+    moment: when the pass began, ns by the file system's own clock where ``.serversync`` may be touched, else by this
     server's: what has a later ctime, less the clock's granularity, may move without a trace; complete: whether every
     path was seen; problems: path -> why it is unknown, and all below it; unchanged: complete, and the stream is the
     one that was known; root: the entry of the element's directory itself, whose times tell nothing.
@@ -158,8 +158,10 @@ def blocks(descriptor: int, size: int) -> Iterator[tuple[int, bytes]]:
         start += GRAIN
 
 
-def now(root: int) -> int:
+def now(root: int, touch: bool) -> int:
     """The time by the clock of the root's file system, where the runner may touch its own directory; else by ours."""
+    if not touch:
+        return time_ns()
     try:
         os.utime(RESERVED, dir_fd=root, follow_symlinks=False)
         return os.stat(RESERVED, dir_fd=root, follow_symlinks=False).st_ctime_ns
@@ -388,9 +390,12 @@ class Detection:
 
     # The pass
 
-    def scan(self, known: bytes) -> Summary:
-        """Looks at everything once. Raises OSError where the root itself cannot be read."""
-        moment = now(self.root)
+    def scan(self, known: bytes, *, touch: bool = True) -> Summary:
+        """Looks at everything once. Raises OSError where the root itself cannot be read.
+
+        touch: whether ``.serversync`` may be, for the time by the file system's clock.
+        """
+        moment = now(self.root, touch)
         self.mounts = mounts(self.root)
         self.problems = {}
         self._printed.clear()

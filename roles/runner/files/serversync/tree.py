@@ -136,7 +136,7 @@ class Tree:
         rules = Filter(include, exclude) if (include or exclude) and self.only is None else None
         self.xattrs, self.expected = xattrs, expected
         self.detection = Detection(self.root, only=self.only, filter=rules, xattrs=xattrs, expected=expected)
-        summary = self.detection.scan(known)
+        summary = self.detection.scan(known, touch=self.changeable)
         return summary._replace(problems={self.common(path): reason for path, reason in summary.problems.items()})
 
     @property
