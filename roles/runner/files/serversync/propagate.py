@@ -20,6 +20,7 @@ from serversync.failure import Failure
 from serversync.reconcile import Decision, Owners
 from serversync.replica import Coming, Replica, Server
 
+SIDES = (HERE, THERE)
 OTHER = {HERE: THERE, THERE: HERE}
 # Operations that are on record as intents at a time.
 BATCH = 2000

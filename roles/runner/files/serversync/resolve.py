@@ -15,10 +15,11 @@ from serversync.entry import Entry, Row
 from serversync.failure import Failure
 from serversync.job import Element, Job
 from serversync.layout import Layout
+from serversync.propagate import SIDES
 from serversync.reconcile import Plan
 from serversync.run import locked, new_run, select
 from serversync.servers import Servers
-from serversync.synchronize import SIDES, Synchronization, element_name
+from serversync.synchronize import Synchronization, element_name
 
 Result = dict[str, Any]
 

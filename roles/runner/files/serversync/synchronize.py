@@ -12,7 +12,6 @@ import gc
 import hashlib
 import json
 import os
-import secrets
 import shutil
 import tempfile
 import time
@@ -25,19 +24,30 @@ from pathlib import Path
 from typing import Any
 
 from serversync.archive import Archive, DamagedArchive, Intent, Update
-from serversync.detect import Summary, digest
-from serversync.entry import HERE, THERE, Entry, Row, pack
+from serversync.archiving import LINES, Archiving, as_known, row_of
+from serversync.detect import Summary
+from serversync.entry import HERE, THERE, Entry, Row
 from serversync.failure import Failure
 from serversync.guards import tripped
 from serversync.held import good
 from serversync.job import Element, Job, amount, seconds, size
 from serversync.layout import Layout
-from serversync.propagate import OTHER, Done, Groups, Propagation, Settings, Side, beneath, failure_of, parent
+from serversync.propagate import (
+    OTHER,
+    SIDES,
+    Done,
+    Groups,
+    Propagation,
+    Settings,
+    Side,
+    beneath,
+    failure_of,
+    parent,
+)
 from serversync.reconcile import Decision, Owners, Plan, Rules, Seen, Triple, Unknown, deep, half_of, moved, reconcile
 from serversync.replica import Server, ThisServer, translations
 from serversync.wire import plausible
 
-SIDES = (HERE, THERE)
 TARGETS = {"to_partner": (THERE,), "from_partner": (HERE,), "both": SIDES}
 # What of a replica's identity is a person's to change.
 PLACE = ("machine", "path")
@@ -48,8 +58,6 @@ PRESERVE = frozenset(("times", "permissions", "owner", "group", "links", "hardli
 DIRECTORIES = 500
 # A round trip (s) that says wide-area network.
 FAR = 0.02
-# An entry whose ctime is this near to the scan (ns) may have changed once more without a trace.
-RACY = 10_000_000
 Progress = Callable[[str, int, int], None]
 
 
@@ -809,7 +817,6 @@ class Synchronization:
 
     def carry_out(self, plan: Plan, *, whole: bool = True) -> None:
         """Does what the plan says, and archives what came of it; not ``whole``: the plan leaves other paths out."""
-        self.whole = whole
         self.propagated = {side: Done() for side in SIDES}
         settings = Settings(
             self.preserved,
@@ -822,11 +829,15 @@ class Synchronization:
         moving = [one for one in plan.decisions if one.content]
         self.progress("to copy", len(moving), sum(map(moved_bytes, moving)))
         self.progress("to commit", sum(1 for one in plan.decisions if one.content or one.metadata or one.remove), 0)
+        # With direction both conflict copies are found as new files by the next look, and reach the other side.
+        asides = {one.aside for one in plan.decisions if one.aside} if self.direction == "both" else set()
+        copies = {one.path for one in plan.decisions if beneath(one.path, asides)} if asides else set()
+        archiving = Archiving(self.archive, self.sides, self.markers(), self.scans, self.adopted, self.touched, copies)
         # Both gather before either commits: what is put on one side would else look moved to the other.
         propagations = []
         for target in self.targets:
             source = OTHER[target]
-            one = Propagation(self.sides[source], self.sides[target], settings, self.intend, self.progress)
+            one = Propagation(self.sides[source], self.sides[target], settings, archiving.intend, self.progress)
             self.propagated[target] = one.done
             one.gather(plan.decisions, self.groups.get(source, {}), self.groups.get(target, {}))
             propagations.append(one)
@@ -834,187 +845,36 @@ class Synchronization:
             one.commit(one_way=self.direction != "both")
         for side in self.targets:
             self.sides[side].tree.sync()
-        self.remember(plan)
+        problems = archiving.remember(plan.decisions, self.propagated)
+        self.report.problems |= problems
+        self.transient |= {code for done in self.propagated.values() for code in done.transient}
+        failed = bool(self.report.problems or any(scan.problems for scan in self.scans.values()))
+        # What has changed in them is edited for the next run, too, until it has been heeded everywhere.
+        heeded = whole and (not self.archive.settings or not (failed or self.held_back))
+        archiving.finish(
+            settings=self.now if heeded else None,
+            finished=whole and not failed,
+            verified=self.verify,
+            seen=whole and not self.held_back and not self.report.problems,
+        )
+
+    def markers(self) -> dict[str, dict[str, Any]]:
+        """What each target's marker says beside the generations."""
+        return {
+            side: {
+                "element": self.name,
+                "job": self.job.name,
+                "server": os.uname().nodename,
+                "machine": self.identity[HERE]["machine"],
+                "state": str(self.layout.state),
+                "path": self.paths[side],
+            }
+            for side in self.targets
+        }
 
     def far(self) -> bool:
         """Whether the partner is far enough for the link, not the processors, to be what a copy waits for."""
         return self.servers[THERE].round_trip >= FAR
-
-    def intend(self, side: str, steps: Iterable[tuple[Decision, Entry | None]]) -> None:
-        """Journals what is about to be put on the side, with what the other side has: after a kill that is the pair."""
-        other, batch = OTHER[side], []
-        for decision, coming in steps:
-            planned = {HERE: decision.here, THERE: decision.there}
-            source = planned[other]
-            expected = planned[side]
-            batch.append(Intent(decision.path, other, None, source.record if isinstance(source, Entry) else None))
-            batch.append(
-                Intent(
-                    decision.path,
-                    side,
-                    expected.record if isinstance(expected, Entry) else None,
-                    coming._replace(inode=0, ctime=0).record if coming else None,
-                )
-            )
-        self.archive.intend(batch)
-
-    def remember(self, plan: Plan) -> None:
-        """Rows, directory digests and the generation: in the archive once both replicas have it on their disks."""
-        rows, dropped, refresh = [], [], {side: set() for side in SIDES}  # type: ignore[var-annotated]
-        files: dict[str, set[int]] = {side: set() for side in SIDES}
-        problems = {path: it for done in self.propagated.values() for path, it in done.problems.items()}
-        # With direction both they are found as new files by the next look, and reach the other side.
-        asides = {one.aside for one in plan.decisions if one.aside} if self.direction == "both" else set()
-        copies = {one.path for one in plan.decisions if beneath(one.path, asides)} if asides else set()
-        problems |= self.undone(plan, problems.keys() | copies)
-        for decision in plan.decisions:
-            if decision.status == "unchanged" or decision.path in problems or decision.path in copies:
-                continue
-            entries = {HERE: decision.here, THERE: decision.there}
-            for side in SIDES:
-                if decision.path in self.propagated[side].entries:
-                    now = self.propagated[side].entries[decision.path]
-                    files[side] |= {
-                        one.inode for one in (entries[side], now) if isinstance(one, Entry) and several(one)
-                    }
-                    entries[side] = now
-                    refresh[side].add(parent(decision.path))
-            if decision.status == "dropped":
-                dropped.append(decision.path)
-            else:
-                rows.append(self.archived_row(decision, entries))
-        # What is as a killed run had put it needs nothing but its row.
-        told = {row.path for row in rows} | {*dropped}
-        rows += [row for path, row in self.adopted.items() if path not in told]
-        self.report.problems |= problems
-        self.transient |= {code for done in self.propagated.values() for code in done.transient}
-        self.update(rows, dropped, refresh, files)
-
-    def undone(self, plan: Plan, known: Collection[bytes]) -> dict[bytes, tuple[str, str]]:
-        """What was to be done and of which nobody says that it was, or that it could not be."""
-        found = {}
-        for one in plan.decisions:
-            changes = {OTHER[side] for side in (one.content, one.metadata) if side} | ({one.remove} - {None})
-            done = all(one.path in self.propagated[side].entries for side in self.targets if side in changes)
-            if not done and one.path not in known:
-                found[one.path] = ("moved", "was not put in its place")
-        return found
-
-    def archived_row(self, decision: Decision, entries: dict[str, Any]) -> Row:
-        racy = "".join(
-            letter
-            for side, letter in ((HERE, "h"), (THERE, "t"))
-            if isinstance(entries[side], Entry)
-            and decision.path not in self.propagated[side].entries
-            and entries[side].kind == "f"
-            and entries[side].ctime >= self.scans[side].moment - RACY
-        )
-        row = row_of(decision.path, decision.status, entries)._replace(racy=racy, by=decision.by)
-        if decision.status == "unresolved":
-            old = self.adopted.get(decision.path) or self.archive.row(decision.path)
-            if old is not None:
-                base = old.base
-                if old.status == "agreed" and old.here is not None and old.there is not None:
-                    base = pack([(b"here", old.here, old.here_more), (b"there", old.there, old.there_more)])
-                row = row._replace(base=base)
-        return row
-
-    def update(
-        self, rows: list[Row], dropped: list[bytes], refresh: dict[str, set[bytes]], files: dict[str, set[int]]
-    ) -> None:
-        """One transaction for what has changed; nothing where nothing has.
-
-        Per side: directories in which something was done, and inodes with several names of which one was.
-        """
-        touched = self.touched | {path for paths in refresh.values() for path in paths}
-        for side in SIDES:
-            by_path = {row.path: index for index, row in enumerate(rows)}
-            # The directories' own entries have moved with their children, those of files with their other names.
-            again = {path for path in refresh[side] if path} | self.names_beside(side, files[side], rows)
-            for path, entry in dict(self.sides[side].tree.entries(sorted(again))).items():
-                index = by_path.get(path)
-                old = rows[index] if index is not None else self.archive.row(path)
-                known = half_of(old, side) if old is not None else None
-                if old is None or known is None or not isinstance(entry, Entry) or not as_known(known, entry):
-                    continue
-                fresh = old._replace(here=entry.record) if side == HERE else old._replace(there=entry.record)
-                if index is not None:
-                    rows[index] = fresh
-                else:
-                    by_path[path] = len(rows)
-                    rows.append(fresh)
-                touched.add(parent(path))
-        # A side that became a target has no marker yet.
-        bare = any(self.sides[side].tree.facts["marker"] is None for side in self.targets)
-        changed = bool(rows or dropped or bare)
-        generation = secrets.token_hex(16) if changed else self.archive.generation[0]
-        if changed:
-            self.archive.begin(generation)
-            self.mark(current=self.archive.generation[0], next=generation)
-        failed = bool(self.report.problems or any(scan.problems for scan in self.scans.values()))
-        # What has changed in them is edited for the next run, too, until it has been heeded everywhere.
-        done = self.whole and not failed and not self.held_back
-        self.archive.commit(
-            Update(
-                rows=rows,
-                dropped=dropped,
-                settings=self.now if done or (self.whole and not self.archive.settings) else None,
-                generation=generation if changed else "",
-                finished=self.whole and not failed,
-                verified=self.verify,
-            )
-        )
-        if changed:
-            self.mark(current=generation, next="")
-        # Now that the rows are there: what the next scan finds with these digests has not moved.
-        directories = [(path, *self.archived_digests(path)) for path in sorted(touched)]
-        self.archive.commit(
-            Update(
-                directories=directories,
-                streams=(self.stream(HERE, refresh), self.stream(THERE, refresh)),
-            )
-        )
-
-    def names_beside(self, side: str, moved: set[int], rows: list[Row]) -> set[bytes]:
-        """All names, as archived or about to be, of these files with several, of which one was put or removed."""
-        found = {row.path for inode in moved for row in self.archive.by_inode(side, inode)}
-        if moved:
-            halves = ((row.path, half_of(row, side)) for row in rows)
-            found |= {path for path, known in halves if known is not None and known.inode in moved}
-        return found
-
-    def stream(self, side: str, refresh: dict[str, set[bytes]]) -> bytes:
-        """The scan's, where nothing was changed since and all of it is archived."""
-        return (
-            b""
-            if not self.whole or self.held_back or refresh[side] or self.report.problems or self.scans[side].problems
-            else self.scans[side].stream
-        )
-
-    def archived_digests(self, directory: bytes) -> tuple[bytes | None, bytes | None]:
-        """The digests that a scan of the archived children would have; None: the directory is not there."""
-        rows = self.archive.rows(directory)
-        own = self.archive.row(directory) if directory else None
-        found = []
-        for line, record in ((here_line, own and own.here), (there_line, own and own.there)):
-            children = [child for child in map(line, rows) if child]
-            there = not directory or (record is not None and record.startswith(b"d"))
-            found.append(digest(children) if there else None)
-        return found[0], found[1]
-
-    def mark(self, **generations: str | None) -> None:
-        for side in self.targets:
-            self.sides[side].tree.mark(
-                {
-                    "element": self.name,
-                    "job": self.job.name,
-                    "server": os.uname().nodename,
-                    "machine": self.identity[HERE]["machine"],
-                    "state": str(self.layout.state),
-                    "path": self.paths[side],
-                    **generations,
-                }
-            )
 
 
 def seen_text(seen: Seen) -> str | None:
@@ -1075,52 +935,13 @@ def as_put(triple: Triple, side: str, expected: Entry | None, entry: Entry, sour
     return row_of(triple.path, "agreed", {side: mine, OTHER[side]: other})
 
 
-def several(entry: Entry) -> bool:
-    """Whether the file has several names."""
-    return entry.nlink > 1 and entry.kind != "d"
-
-
-def as_known(known: Entry, entry: Entry) -> bool:
-    """Whether nothing has moved but what follows from other names of the file, or from what is in the directory."""
-    fields: tuple[str, ...] = ("kind", "inode", "mode", "uid", "gid", "link", "rdev", "xattrs")
-    fields += () if known.kind == "d" else ("size", "mtime")
-    return all(getattr(known, name) == getattr(entry, name) for name in fields)
-
-
 def as_intended(coming: Entry, entry: Entry) -> bool:
     """Whether an entry is what was to come; inode and ctime, and a directory's size and times, were not known."""
     fields = ("kind", "mode", "uid", "gid", "link") + (("size", "mtime") if coming.kind == "f" else ())
     return all(getattr(coming, name) == getattr(entry, name) for name in fields)
 
 
-def here_line(row: Row) -> tuple[bytes, bytes, bytes] | None:
-    return (row.path, row.here, undigested(row.here_more)) if row.here is not None else None
-
-
-def there_line(row: Row) -> tuple[bytes, bytes, bytes] | None:
-    return (row.path, row.there, undigested(row.there_more)) if row.there is not None else None
-
-
-def undigested(more: bytes) -> bytes:
-    """Without the contents' digest: what was read by an earlier run says nothing of what is there now."""
-    known, _blank, digest = more.rpartition(b" ")
-    return more if not digest else b"" if known == b"0 " else known + b" "
-
-
-LINES = {HERE: here_line, THERE: there_line}
 SEEN: dict[str, Callable[[Triple], Seen]] = {HERE: lambda triple: triple.here, THERE: lambda triple: triple.there}
-
-
-def row_of(path: bytes, status: str, entries: dict[str, Any]) -> Row:
-    here, there = (entries[side] if isinstance(entries[side], Entry) else None for side in SIDES)
-    return Row(
-        path,
-        status,
-        here.record if here else None,
-        here.more if here else b"",
-        there.record if there else None,
-        there.more if there else b"",
-    )
 
 
 def check_kind(facts: dict[str, Any], path: str, server: str, field: str) -> None:
