@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from serversync.entry import HERE, THERE, Entry, Row
-from serversync.guards import tripped
+from serversync.guards import Room, fits, lacking, room, tripped
 from serversync.reconcile import Plan, Triple, reconcile
 
 from tests.faults.reconcile_cases import plain_rules
@@ -97,3 +97,53 @@ def test_it_counts_on_whichever_side() -> None:
     found = reconcile(triples, plain_rules(direction="both"))
     assert found.decisions[0].content == THERE
     assert tripped(found, 0, None, "0", 0)
+
+
+ROOMY = Entry("d", 1, 1, 1, 4096, 0o755, 0, 0, 2)
+
+
+def test_the_room_that_a_plan_takes() -> None:
+    triples = [
+        Triple(b"new", ROOMY, None, None),
+        Triple(b"new/deep", ROOMY, None, None),
+        Triple(b"new/deep/file", file(1000, 2), None, None),
+        Triple(b"old", ROOMY, ROOMY, None),
+        Triple(b"old/in", ROOMY, ROOMY, None),
+        Triple(b"old/in/changed", file(700, 2), file(900, 1), None),
+        Triple(b"old/in/gone", None, file(5000, 1), None),
+    ]
+    plan = reconcile(triples, plain_rules(delete="extraneous"))
+    need = room(plan.decisions, THERE, {})
+    # What is replaced or deleted goes to versions, and the whole new file arrives beside it.
+    assert (need.size, need.files) == (1700, [b"new/deep/file", b"old/in/changed"])
+    # new, deep, file, changed; old and old/in in the stage and in versions.
+    assert need.inodes == 4 + 2 + 2
+    assert room(plan.decisions, HERE, {}) == Room(0, 0, [])
+
+
+def test_a_directory_that_goes_makes_its_own_place_in_versions() -> None:
+    triples = [Triple(b"gone", None, ROOMY, None), Triple(b"gone/file", None, file(5000, 1), None)]
+    plan = reconcile(triples, plain_rules(delete="extraneous"))
+    assert room(plan.decisions, THERE, {}) == Room(0, 0, [])
+
+
+def test_the_names_of_one_file_take_its_room_once() -> None:
+    triples = [Triple(name, file(1000, 2)._replace(nlink=2), None, None) for name in (b"a", b"b")]
+    group = frozenset((b"a", b"b"))
+    plan = reconcile(triples, plain_rules())
+    assert room(plan.decisions, THERE, dict.fromkeys(group, group))[:2] == (1000, 1)
+
+
+@pytest.mark.parametrize(
+    ("free", "said"),
+    [
+        ((2048, 8), ""),
+        ((2047, 8), "2.0 KiB would arrive, 2.0 KiB are free"),
+        ((2048, 7), "8 files and directories would be made, there are inodes for 7"),
+    ],
+)
+def test_what_there_is_too_little_of(free: tuple[int, int], said: str) -> None:
+    need, left = Room(2048, 8, []), {"free_bytes": free[0], "free_inodes": free[1]}
+    assert fits(need, left) is (said == "")
+    if said:
+        assert lacking(need, left) == said

@@ -17,14 +17,15 @@ from serversync.replica import Partner, PartnerTree, fitting
 from serversync.wire import decode_ops, encode_entry, encode_result, plausible
 
 FILE = Entry("f", 1, 2, 3, 4, 0o644, 1000, 1000, 1)
+FREE = dict.fromkeys(("free_bytes", "free_inodes", "total_bytes"), 1)
 FACTS = {
     **dict.fromkeys(("machine", "path", "fstype"), "x"),
     **dict.fromkeys(("acls", "xattrs", "owner"), True),
     **dict.fromkeys(("inode", "granularity", "name_max", "time"), 1),
-    **{"folding": [], "others": [], "marker": None, "free": {}},
+    **{"folding": [], "others": [], "marker": None, "free": FREE},
 }
 SUMMARY = {"stream": "", "entries": 1, "moment": 1, "complete": True, "problems": [], "unchanged": False}
-LOOK = {"kind": "directory", "readable": True, "writable": True, "reason": ""}
+LOOK = {"kind": "directory", "readable": True, "writable": True, "reason": "", **FREE}
 
 
 class Saying:

@@ -693,6 +693,15 @@ class Detection:
             return "it changed while it was read"
         return before, content
 
+    def occupied(self, paths: Iterable[bytes]) -> int:
+        """Bytes on the disk of the files at these paths, which of one with holes are fewer than its size."""
+        total = 0
+        for path, parent, error in self._parents(paths):
+            with suppress(OSError):
+                info = None if error else os.stat(name(path), dir_fd=parent, follow_symlinks=False)
+                total += min(info.st_blocks * 512, info.st_size) if info else 0
+        return total
+
     def attributes(self, paths: Iterable[bytes]) -> dict[bytes, dict[str, bytes]]:
         """The preserved ACLs and extended attributes of the paths; one that is not there or unreadable is left out."""
         found = {}

@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
-from typing import Optional, Union
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, Optional, Union
 
+from serversync.display import size
 from serversync.entry import HERE, Entry
 from serversync.job import amount
-from serversync.reconcile import Decision, Plan, Seen
+from serversync.reconcile import OTHER, Decision, Plan, Seen
 
 # A share of few paths is soon reached by everyday work.
 FEWEST = 10
@@ -65,3 +67,64 @@ def empties(decision: Decision) -> bool:
     if not overwrites(decision) or not isinstance(coming, Entry) or not isinstance(displaced, Entry):
         return False
     return coming.kind == displaced.kind == "f" and coming.size == 0
+
+
+class Room(NamedTuple):
+    """What a plan takes of a target's file system: bytes of the files that arrive, inodes, and the files' paths."""
+
+    size: int
+    inodes: int
+    files: list[bytes]
+
+    def beside(self, other: Room) -> Room:
+        """Both on one file system."""
+        return Room(self.size + other.size, self.inodes + other.inodes, [*self.files, *other.files])
+
+
+def room(decisions: Iterable[Decision], side: str, groups: Mapping[bytes, frozenset[bytes]]) -> Room:
+    """What is needed on the side before anything is given back: every file arrives whole, beside the one that it is to
+    replace, and what is replaced or deleted goes to versions. groups: the hard links of the other side."""
+    total, files, arriving, removed = 0, [], set(), set()
+    ways: dict[str, set[bytes]] = {"stage": set(), "versions": set()}
+    led: set[frozenset[bytes]] = set()
+    for one in decisions:
+        present = on(one, side) is not None
+        if one.content == OTHER[side]:
+            if present:
+                ways["versions"].update(above(one.path))
+            coming, group = on(one, OTHER[side]), groups.get(one.path)
+            if group in led:
+                continue
+            if group is not None:
+                led.add(group)
+            arriving.add(one.path)
+            ways["stage"].update(above(one.path))
+            if isinstance(coming, Entry) and coming.kind == "f":
+                total += coming.size
+                files.append(one.path)
+        elif one.remove == side:
+            removed.add(one.path)
+            ways["versions"].update(above(one.path))
+    inodes = len(arriving) + len(ways["stage"] - arriving) + len(ways["versions"] - removed)
+    return Room(total, inodes, files)
+
+
+def fits(need: Room, free: Mapping[str, int]) -> bool:
+    return need.size <= free["free_bytes"] and need.inodes <= free["free_inodes"]
+
+
+def lacking(need: Room, free: Mapping[str, int]) -> str:
+    """What there is too little of."""
+    if need.size > free["free_bytes"]:
+        return f"{size(need.size)} would arrive, {size(free['free_bytes'])} are free"
+    return f"{need.inodes} files and directories would be made, there are inodes for {free['free_inodes']}"
+
+
+def on(decision: Decision, side: str) -> Seen:
+    return decision.here if side == HERE else decision.there
+
+
+def above(path: bytes) -> Iterable[bytes]:
+    """The directories on the way to the path, the root left out."""
+    while path := path.rpartition(b"/")[0]:
+        yield path

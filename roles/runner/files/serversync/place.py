@@ -22,6 +22,8 @@ from serversync.failure import Failure
 # The name of a run begins with the time at which it began, UTC.
 RUN_TIME = "%Y%m%dT%H%M%SZ"
 WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+# More than anybody needs: what is free where a file system does not count it.
+PLENTY = 1 << 62
 
 
 def split(path: str) -> list[str]:
@@ -85,10 +87,12 @@ def allowed(name: str, mode: int, directory: int) -> bool:
 
 
 def space(descriptor: int) -> dict[str, Any]:
+    """What is free on the file system, for an ordinary user, and its size."""
     free = os.statvfs(descriptor)
     return {
         "free_bytes": free.f_bavail * free.f_frsize,
-        "free_inodes": free.f_favail,
+        # Some file systems make inodes as they are needed, and say that there are none.
+        "free_inodes": free.f_favail if free.f_files else PLENTY,
         "total_bytes": free.f_blocks * free.f_frsize,
     }
 

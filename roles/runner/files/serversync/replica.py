@@ -143,7 +143,8 @@ class Partner:
         options["name"] = os.fsdecode(options["name"])
         reply = self.connection.ask("open", path=path, kind=kind, **options)
         with understood(self.connection):
-            return PartnerTree(self.connection, int(reply["tree"]), checked(reply["facts"], FACTS))
+            facts = checked(reply["facts"], FACTS)
+            return PartnerTree(self.connection, int(reply["tree"]), {**facts, "free": checked(facts["free"], FREE)})
 
     def names(self, users: Iterable[int], groups: Iterable[int]) -> Names:
         reply = self.connection.ask("names", users=list(users), groups=list(groups))
@@ -165,7 +166,8 @@ class Partner:
 
 
 # What is used of a partner's facts: name -> types; of numbers the least one.
-LOOK: dict[str, tuple[Any, ...]] = {"kind": (str,), "readable": (bool,), "writable": (bool,), "reason": (str,)}
+FREE: dict[str, tuple[Any, ...]] = dict.fromkeys(("free_bytes", "free_inodes", "total_bytes"), (int,))
+LOOK = {**dict.fromkeys(("kind", "reason"), (str,)), **dict.fromkeys(("readable", "writable"), (bool,)), **FREE}
 VERSION: dict[str, tuple[Any, ...]] = {"run": (str,), "path": (str,), "bytes": (int,), "when": (int, float)}
 FACTS: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("machine", "path", "fstype"), (str,)),
@@ -254,6 +256,14 @@ class PartnerTree:
     def checksums(self, paths: Iterable[bytes]) -> Iterator[tuple[bytes, Entry | str]]:
         for path, found in self.seen("checksums", paths):
             yield path, "is gone" if found is None else found
+
+    def occupied(self, paths: Iterable[bytes]) -> int:
+        total = 0
+        for some in batches(paths):
+            reply = self.ask("occupied", pack_paths(some))
+            with understood(self.connection):
+                total += int(reply["bytes"])
+        return total
 
     def attributes(self, paths: Iterable[bytes]) -> Iterator[tuple[bytes, dict[str, bytes]]]:
         def attributes(line: bytes) -> tuple[bytes, dict[str, bytes]]:

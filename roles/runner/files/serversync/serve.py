@@ -327,6 +327,9 @@ class Desk:
     def verb_checksums(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
         return stream(pack([item]) for item in pack_seen(self.tree(request).checksums(below(payload))))
 
+    def verb_occupied(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
+        yield {"bytes": self.tree(request).occupied(below(payload))}, b""
+
     def verb_attributes(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
         return stream(
             json.dumps([os.fsdecode(path), encode_attributes(found)]).encode("ascii") + b"\n"

@@ -40,7 +40,6 @@ from serversync.sftpwire import (
     FOR_WRITING,
     FSYNC,
     HARDLINK,
-    PLENTY,
     POSIX_RENAME,
     TRUNCATE,
     Attributes,
@@ -128,7 +127,7 @@ class SftpTree:
         self.lock: Lock | None = None
         self.patterns: Filter | None = None
         self.problems: dict[bytes, str] = {}
-        self.blocks = Blocks(PLENTY)
+        self.blocks = Blocks(place.PLENTY)
         self.commits: SftpCommit | None = None
         try:
             with self.explained("not_writable" if writable else "not_readable"):
@@ -634,7 +633,7 @@ def folded(frames: dict[bytes, Frame]) -> tuple[Blocks, int]:
 
     A directory that exists only for what does not take part is not there.
     """
-    blocks = Blocks(PLENTY)
+    blocks = Blocks(place.PLENTY)
     entries = 0
     for path in sorted(frames, reverse=True):
         frame = frames[path]

@@ -20,6 +20,7 @@ from contextlib import closing
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from serversync.failure import Failure
+from serversync.place import PLENTY
 
 INIT, VERSION, OPEN, CLOSE, READ, WRITE, LSTAT, FSTAT, SETSTAT, FSETSTAT = range(1, 11)
 OPENDIR, READDIR, REMOVE, MKDIR, RMDIR, REALPATH, STAT, RENAME, READLINK, SYMLINK = range(11, 21)
@@ -85,12 +86,8 @@ class Attributes(NamedTuple):
     mtime: int | None = None
 
 
-# What stands for an amount that nobody tells: there is enough.
-PLENTY = 1 << 62
-
-
 class Space(NamedTuple):
-    """statvfs(3) of the server; what is free is what an ordinary user may have."""
+    """statvfs(3) of the server; what is free is what an ordinary user may have; PLENTY where it does not tell."""
 
     free_bytes: int = PLENTY
     free_inodes: int = PLENTY

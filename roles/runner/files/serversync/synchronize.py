@@ -28,7 +28,7 @@ from serversync.archiving import LINES, Archiving, as_known, row_of
 from serversync.detect import Summary
 from serversync.entry import HERE, THERE, Entry, Row
 from serversync.failure import Failure
-from serversync.guards import tripped
+from serversync.guards import Room, fits, lacking, room, tripped
 from serversync.held import good
 from serversync.job import Element, Job, amount, seconds, size
 from serversync.layout import Layout
@@ -46,6 +46,7 @@ from serversync.propagate import (
 )
 from serversync.reconcile import Decision, Owners, Plan, Rules, Seen, Triple, Unknown, deep, half_of, moved, reconcile
 from serversync.replica import Server, ThisServer, translations
+from serversync.sftptree import SftpTree
 from serversync.wire import plausible
 
 TARGETS = {"to_partner": (THERE,), "from_partner": (HERE,), "both": SIDES}
@@ -701,12 +702,53 @@ class Synchronization:
 
     def guarded(self, plan: Plan) -> list[str]:
         """Why the plan must not begin without a person's word."""
-        found = list(self.unmounted)
+        found = [*self.unmounted, *self.crowded(plan).values()]
         found += tripped(plan, self.archive.rows_count, self.settings["max_delete"], self.settings["max_change"], 0)
         for side in SIDES:
             if self.scans[side].entries == 0 and self.kind == "directory" and self.archived_paths():
                 found.append(f"{self.paths[side]} on {self.server(side)} is empty: it looks unmounted")
         return found
+
+    def crowded(self, plan: Plan) -> dict[str, str]:
+        """Per target that has no room for what would arrive: a sentence. Versions make none."""
+        needed = {side: room(plan.decisions, side, self.groups.get(OTHER[side], {})) for side in self.targets}
+        # What stands for a target that is yet to be made is elsewhere.
+        elsewhere = self.absent if self.look else ()
+        free = {
+            side: self.servers[side].look(self.paths[side])
+            if side in elsewhere
+            else self.sides[side].tree.facts["free"]
+            for side in self.targets
+        }
+        if all(fits(need, free[side]) for side, need in self.together(needed).items()):
+            return {}
+        if not self.look:
+            self.prune()
+        # The figures are as old as the scan is long, and holes need no room where they stay holes.
+        needed = {side: need._replace(size=self.occupied(OTHER[side], need)) for side, need in needed.items()}
+        free = {side: self.servers[side].look(self.paths[side]) for side in self.targets}
+        return {
+            side: f"{self.crowd(side)}: {lacking(need, free[side])}; make room there, or see keep_versions"
+            for side, need in self.together(needed).items()
+            if not fits(need, free[side])
+        }
+
+    def together(self, needed: dict[str, Room]) -> dict[str, Room]:
+        """What is needed on the file system of each target."""
+        devices = {self.sides[side].tree.facts["device"] for side in self.targets}
+        if self.job.local and len(needed) > len(devices):
+            return dict.fromkeys(needed, needed[HERE].beside(needed[THERE]))
+        return needed
+
+    def crowd(self, side: str) -> str:
+        return f"{self.paths[side]} on {self.server(side)} has too little room"
+
+    def occupied(self, side: str, need: Room) -> int:
+        """What the files to come take on the disk, where their holes stay holes."""
+        tree = self.sides[side].tree
+        if "sparse" not in self.preserved or isinstance(tree, SftpTree):
+            return need.size
+        return min(need.size, tree.occupied(need.files))
 
     def synchronize(self, approved: Mapping[bytes, Mapping[str, Any]] | None = None) -> None:
         """The whole of it; what came of it is in ``report``, with ``failure`` where it did not come to its end.
@@ -752,8 +794,11 @@ class Synchronization:
         if approved is None:
             report.guards = self.guarded(plan)
         else:
-            report.guards = self.stopping()
             plan = self.only_approved(plan, approved)
+            # The figures may have moved since it was shown.
+            shown = {side for side in SIDES if any(it.startswith(self.crowd(side)) for it in self.passed or ())}
+            report.guards = self.stopping()
+            report.guards += [text for side, text in self.crowded(plan).items() if side not in shown]
         if report.guards:
             return False
         if self.unchanged:

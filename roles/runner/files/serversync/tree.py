@@ -164,6 +164,10 @@ class Tree:
             for found in self.scanned.checksums([self.own(path)]).values():
                 yield path, found if isinstance(found, str) else found[0]._replace(digest=found[1])
 
+    def occupied(self, paths: Iterable[bytes]) -> int:
+        """Bytes that these files take on the disk."""
+        return self.scanned.occupied(map(self.own, paths))
+
     def attributes(self, paths: Iterable[bytes]) -> Iterator[tuple[bytes, dict[str, bytes]]]:
         for path, found in self.scanned.attributes(map(self.own, paths)).items():
             yield self.common(path), found
