@@ -12,11 +12,10 @@ from typing import Any
 
 from serversync import __version__
 from serversync.failure import Failure
-from serversync.job import Job
+from serversync.job import Job, select
 from serversync.layout import Layout
 from serversync.log import engine
 from serversync.notify import PATIENCE
-from serversync.run import select
 from serversync.serve import about, rsync_version
 from serversync.servers import Servers
 

@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
@@ -128,6 +127,8 @@ def main(scope: str, argv: Sequence[str] | None = None) -> int:
         return FAILED
     except Exception as error:
         # Not 1, which says that the runner has told of the failure itself: systemd shall see this one.
+        import traceback
+
         traceback.print_exc()
         print_failure(Failure("internal", f"the runner failed: {type(error).__name__}: {error}"), as_json)
         return INTERNAL
@@ -165,7 +166,7 @@ def log(line: str) -> None:
 
 def perform(
     layout: Layout,
-    name: str,
+    document: Job,
     trigger: str,
     only: str | None,
     approve: str | None,
@@ -173,10 +174,8 @@ def perform(
     watch: Callable[[str], Callable[[str, int, int], None]] | None = None,
 ) -> dict[str, Any]:
     """A run in this process."""
-    from serversync import job
     from serversync.servers import Connecting
 
-    document = job.load(layout, name, remember=True)
     connecting = Connecting(layout, document)
     from serversync import notify, run
 
@@ -196,24 +195,28 @@ def perform(
 
 
 def command_run(layout: Layout, arguments: argparse.Namespace) -> int:
-    from serversync import job, unit
-    from serversync.display import show_record
-    from serversync.run import EXIT, select
+    from serversync import job
 
     say: Callable[[str], None] = (lambda line: print(line, file=sys.stderr)) if arguments.json else log
     document = job.load(layout, arguments.job, remember=not layout.privileged)
-    select(document, arguments.element)
+    job.select(document, arguments.element)
+    # Nothing more is imported here: ssh starts first of all, and logs in meanwhile.
     if layout.privileged:
+        from serversync import unit
+
         if sys.stderr.isatty():
             print(f"running in {unit.service(arguments.job)}; journalctl -fu has it live", file=sys.stderr)
         record = unit.ask(layout, arguments.job, "run", element=arguments.element, approve=arguments.approve)
     elif arguments.json or not sys.stdout.isatty():
-        record = perform(layout, arguments.job, "manual", arguments.element, arguments.approve, say)
+        record = perform(layout, document, "manual", arguments.element, arguments.approve, say)
     else:
         from serversync.progress import Display
 
         with Display() as display:
-            record = perform(layout, arguments.job, "manual", arguments.element, arguments.approve, say, display.watch)
+            record = perform(layout, document, "manual", arguments.element, arguments.approve, say, display.watch)
+    from serversync.display import show_record
+    from serversync.run import EXIT
+
     tell(arguments, record, lambda: show_record(record))
     return EXIT[record["state"]]
 
@@ -248,10 +251,9 @@ def work(layout: Layout, document: Job, request: dict[str, Any]) -> dict[str, An
 def ask(layout: Layout, arguments: argparse.Namespace, **request: Any) -> dict[str, Any]:
     """Has the work done by whoever may touch the replicas: the job's unit, or in user scope this process."""
     from serversync import job, unit
-    from serversync.run import select
 
     document = job.load(layout, arguments.job, remember=not layout.privileged)
-    select(document, arguments.element)
+    job.select(document, arguments.element)
     request["element"] = arguments.element
     if layout.privileged:
         return unit.ask(layout, arguments.job, arguments.command, **request)
@@ -327,17 +329,24 @@ def command_check(layout: Layout, arguments: argparse.Namespace) -> int:
 
 def command_unit(layout: Layout, arguments: argparse.Namespace) -> int:
     """In the job's own unit: what a terminal asks for, or else the run that the schedule wants."""
-    from serversync import job, run, unit
+    from serversync import job, unit
 
     name = job.check_name(arguments.job)
     request = unit.request_of(name) if layout.privileged else None
+
+    def perform_it(trigger: str, only: str | None, approve: str | None) -> dict[str, Any]:
+        return perform(layout, job.load(layout, name, remember=True), trigger, only, approve, log)
+
     try:
-        if request is None:
-            return run.EXIT[perform(layout, name, "schedule", None, None, log)["state"]]
-        if request["verb"] == "run":
-            only, approve = request.get("element"), request.get("approve")
-            record = unit.respond(layout, name, request, lambda: perform(layout, name, "manual", only, approve, log))
-            return run.EXIT[record["state"]]
+        if request is None or request["verb"] == "run":
+            if request is None:
+                record = perform_it("schedule", None, None)
+            else:
+                only, approve = request.get("element"), request.get("approve")
+                record = unit.respond(layout, name, request, lambda: perform_it("manual", only, approve))
+            from serversync.run import EXIT
+
+            return EXIT[record["state"]]
         document = job.load(layout, name)
         unit.respond(layout, name, request, lambda: work(layout, document, request))
     except Stopped:

@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +23,29 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 SIZES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
-@dataclass(frozen=True)
 class Element:
     """One directory tree, file or log that the job keeps in sync; paths are absolute, kind is ``tree`` or ``log``."""
 
-    index: int
-    path: str
-    partner_path: str
-    previous_path: str | None = None
-    kind: str = "tree"
+    def __init__(
+        self, index: int, path: str, partner_path: str, previous_path: str | None = None, kind: str = "tree"
+    ) -> None:
+        self.index = index
+        self.path = path
+        self.partner_path = partner_path
+        self.previous_path = previous_path
+        self.kind = kind
 
     def field(self, side: str) -> str:
         """The option that names this element's replica: side is ``this_server`` or ``partner``."""
         return f"elements[{self.index}].{'path' if side == 'this_server' else 'partner_path'}"
 
 
-@dataclass(frozen=True)
 class Job:
     """A valid job document with every key; ``digest`` is the SHA-256 of the file's bytes (hex)."""
 
-    document: dict[str, Any]
-    digest: str
+    def __init__(self, document: dict[str, Any], digest: str) -> None:
+        self.document = document
+        self.digest = digest
 
     def __getitem__(self, option: str) -> Any:
         return self.document[option]
@@ -73,6 +74,15 @@ class Job:
     @property
     def to_partner(self) -> bool:
         return bool(self.document["settings"]["direction"] == "to_partner")
+
+
+def select(job: Job, only: str | None) -> list[Element]:
+    """The elements of a run, all or the one that ``--element`` names by its path."""
+    chosen = [element for element in job.elements if only in (None, element.path)]
+    if not chosen:
+        paths = ", ".join(element.path for element in job.elements)
+        raise InvalidDocument("unknown_element", f"job {job.name} has no element {only!r} (elements: {paths})")
+    return chosen
 
 
 def seconds(duration: str) -> int:

@@ -5,16 +5,16 @@
 from __future__ import annotations
 
 import json
-import smtplib
-import socket
+import os
 from collections.abc import Callable
-from email.message import EmailMessage
-from email.utils import formatdate, make_msgid
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serversync.display import ARROWS, describe, duration, local_time, safe, size
 from serversync.job import Job
 from serversync.layout import Layout
+
+if TYPE_CHECKING:
+    from email.message import EmailMessage
 
 # Seconds for each step of the SMTP conversation; a mail server that hangs must not hold the job.
 PATIENCE = 30
@@ -74,6 +74,9 @@ def compose(job: Job, record: dict[str, Any], sender: str, server: str) -> Email
         lines.append(f"To decide:         serversync conflicts {job.name}; serversync plan {job.name}")
     elif event(record) == "failure":
         lines.append(f"Once it is mended: serversync run {job.name}")
+    from email.message import EmailMessage
+    from email.utils import formatdate, make_msgid
+
     mail = EmailMessage()
     mail["Subject"] = safe(subject)[:200]
     mail["From"] = sender
@@ -94,8 +97,11 @@ def tell(layout: Layout, job: Job, record: dict[str, Any], log: Callable[[str], 
     result: dict[str, Any] = {"event": event(record), "to": recipients, "error": None}
     smtp: dict[str, Any] = {}
     try:
+        # Most runs have nothing to tell.
+        import smtplib
+
         smtp = json.loads(layout.settings.read_text(encoding="utf-8"))["smtp"]
-        mail = compose(job, record, smtp["sender"], socket.gethostname())
+        mail = compose(job, record, smtp["sender"], os.uname().nodename)
         with smtplib.SMTP(smtp["host"], smtp["port"], timeout=PATIENCE) as server:
             refused = server.send_message(mail)
         if refused:

@@ -22,7 +22,7 @@ from serversync.display import safe
 from serversync.entry import HERE, THERE
 from serversync.failure import Failure, InvalidDocument, Stopped, of_system
 from serversync.history import History, replace
-from serversync.job import Element, Job, seconds
+from serversync.job import Element, Job, seconds, select
 from serversync.layout import Layout
 from serversync.log import Append, engine
 from serversync.place import RUN_TIME
@@ -65,15 +65,6 @@ def locked(layout: Layout, job: Job) -> Iterator[bool]:
         yield True
     finally:
         os.close(descriptor)
-
-
-def select(job: Job, only: str | None) -> list[Element]:
-    """The elements of a run, all or the one that ``--element`` names by its path."""
-    chosen = [element for element in job.elements if only in (None, element.path)]
-    if not chosen:
-        paths = ", ".join(element.path for element in job.elements)
-        raise InvalidDocument("unknown_element", f"job {job.name} has no element {only!r} (elements: {paths})")
-    return chosen
 
 
 def plan(layout: Layout, job: Job, only: str | None = None) -> dict[str, Any]:

@@ -20,16 +20,18 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serversync import PROTOCOL, __version__, place
 from serversync.entry import pack
 from serversync.failure import Failure, of_system
 from serversync.frames import CONTROL, LIMIT, Frames
 from serversync.layout import Layout
-from serversync.logfile import Source, Target, explained
 from serversync.tree import Tree, names, numbers
 from serversync.wire import chunks, decode_ops, encode_attributes, encode_entry, encode_result, pack_seen, unpack_paths
+
+if TYPE_CHECKING:
+    from serversync.logfile import Source, Target
 
 SOCKETS = Path("/run/serversync-serve")
 # What rsync asks its remote shell for where it speaks to a daemon; nothing in it is chosen by the caller.
@@ -272,6 +274,8 @@ class Desk:
         yield {"tree": handle, "facts": tree.facts}, b""
 
     def verb_log_open(self, request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
+        from serversync.logfile import Source, Target, explained
+
         path = self.admitted(request, file=True)
         with explained(path):
             owner, look = f"{self.door.pairing}: {request['owner']}", bool(request["look"])
@@ -286,6 +290,8 @@ class Desk:
         yield {"log": handle, "facts": log.facts}, b""
 
     def verb_log(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
+        from serversync.logfile import explained
+
         log = self.logs[request["log"]]
         with explained(log.path):
             yield from log.answer(request, payload)

@@ -11,7 +11,6 @@ import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from serversync import rsync
 from serversync.entry import HERE, THERE
 from serversync.failure import Failure
 from serversync.job import Job
@@ -26,34 +25,37 @@ if TYPE_CHECKING:
 class Servers:
     """The two servers of a job; the connection between them is opened once and used by all elements."""
 
-    def __init__(self, layout: Layout, job: Job) -> None:
+    def __init__(self, layout: Layout, job: Job, *, greet: bool = True) -> None:
+        """greet: wait until ssh has logged in; else ``greet`` has to be called before anything else."""
+        self.layout = layout
+        self.job = job
         self.held = ExitStack()
         self.connection: Connection | None = None
         self.sftp: SftpServer | None = None
         self.channels: list[Channel] = []
         self.by_side: dict[str, Server] = {}
+        if not job.local and job["partner"]["connection"] == "ssh":
+            self.connection = self.held.enter_context(Connection(layout, job))
+        if greet:
+            self.greet()
+
+    def greet(self) -> None:
         try:
-            self.open(layout, job)
+            # While ssh logs in.
+            from serversync.replica import Partner, ThisServer
+
+            partner: Server
+            here = partner = ThisServer(self.layout)
+            if self.connection is not None:
+                self.connection.greet()
+                partner = Partner(self.connection)
+            elif not self.job.local:
+                from serversync.sftp import SftpServer  # paramiko, which only such a job needs
+
+                partner = self.sftp = self.held.enter_context(SftpServer(self.layout, self.job))
         except BaseException:
             self.held.close()
             raise
-
-    def open(self, layout: Layout, job: Job) -> None:
-        by_ssh = not job.local and job["partner"]["connection"] == "ssh"
-        if by_ssh:
-            self.connection = self.held.enter_context(Connection(layout, job))
-        # While ssh logs in.
-        from serversync.replica import Partner, ThisServer
-
-        partner: Server
-        here = partner = ThisServer(layout)
-        if self.connection is not None:
-            self.connection.greet()
-            partner = Partner(self.connection)
-        elif not job.local:
-            from serversync.sftp import SftpServer  # paramiko, which only such a job needs
-
-            partner = self.sftp = self.held.enter_context(SftpServer(layout, job))
         self.by_side = {HERE: here, THERE: partner}
 
     def another(self) -> dict[str, Server]:
@@ -69,6 +71,8 @@ class Servers:
 
     def abort(self) -> None:
         """Ends what runs for the elements in other threads."""
+        from serversync import rsync
+
         rsync.stop()
         for conversation in (self.connection, self.sftp, *self.channels):
             if conversation is not None:
@@ -87,14 +91,19 @@ class Connecting:
     def __init__(self, layout: Layout, job: Job) -> None:
         self.servers: Servers | None = None
         self.error: Exception | None = None
-        self.thread = threading.Thread(target=self.connect, args=(layout, job), daemon=True)
-        self.thread.start()
-
-    def connect(self, layout: Layout, job: Job) -> None:
+        self.thread = threading.Thread(target=self.greet, daemon=True)
         try:
-            self.servers = Servers(layout, job)
+            self.servers = Servers(layout, job, greet=False)
         except Exception as error:  # raised where it is waited for
             self.error = error
+        self.thread.start()
+
+    def greet(self) -> None:
+        try:
+            if self.servers is not None:
+                self.servers.greet()
+        except Exception as error:  # raised where it is waited for
+            self.servers, self.error = None, error
 
     def result(self) -> Servers:
         self.thread.join()

@@ -22,8 +22,7 @@ from serversync.commit import Commit, Op, Result
 from serversync.detect import Detection, Summary, probe
 from serversync.entry import Entry
 from serversync.failure import Failure
-from serversync.filters import RESERVED, Filter
-from serversync.held import make, parts, reach
+from serversync.held import RESERVED, make, parts, reach
 from serversync.locks import lock
 from serversync.marker import marker, set_marker
 
@@ -113,7 +112,7 @@ class Tree:
     def take_over(self, previous: str) -> None:
         """Marker and versions of the element come along with its new name."""
         with suppress(FileNotFoundError):
-            reserved = reach(self.root, RESERVED.encode())
+            reserved = reach(self.root, RESERVED)
             try:
                 os.rename(previous, self.element, src_dir_fd=reserved, dst_dir_fd=reserved)
                 self.previous = ""
@@ -133,7 +132,12 @@ class Tree:
     def scan(
         self, known: bytes, include: list[str], exclude: list[str], xattrs: frozenset[str], expected: int
     ) -> Summary:
-        rules = Filter(include, exclude) if (include or exclude) and self.only is None else None
+        rules = None
+        if (include or exclude) and self.only is None:
+            # pathspec takes as long to be imported as all the rest that a partner needs.
+            from serversync.filters import Filter
+
+            rules = Filter(include, exclude)
         self.xattrs, self.expected = xattrs, expected
         self.detection = Detection(self.root, only=self.only, filter=rules, xattrs=xattrs, expected=expected)
         summary = self.detection.scan(known, touch=self.changeable)
@@ -238,7 +242,7 @@ class Tree:
     def is_empty(self) -> bool:
         """Whether there is nothing but what the runner keeps for itself."""
         try:
-            return all(entry.name == RESERVED for entry in place.through(self.root).iterdir())
+            return all(entry.name == RESERVED.decode() for entry in place.through(self.root).iterdir())
         except PermissionError:
             # The scan will say so.
             return False
@@ -247,7 +251,7 @@ class Tree:
         """The markers of other elements that have this replica as their target."""
         found = []
         try:
-            reserved = reach(self.root, RESERVED.encode())
+            reserved = reach(self.root, RESERVED)
         except FileNotFoundError:
             return []
         try:
