@@ -4,7 +4,8 @@
 
 unchanged: both listings and the archive are streamed as they would be, made on the fly from one number, 1 % of the
 paths changed; conflicts: every path has changed on both sides; copies: both versions of them are kept. What making the
-listings costs is measured in the same way and taken off. Seconds a path, medians; memory is the peak of the whole process.
+listings costs is measured in the same way and taken off. Seconds a path, medians; memory is the peak of the whole
+process.
 """
 
 from __future__ import annotations
