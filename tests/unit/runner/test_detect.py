@@ -103,6 +103,53 @@ def test_find_and_the_walk_see_the_same(zoo: Path) -> None:
         assert first.stream != second.stream, "they cannot be told apart, so one of them was not run"
 
 
+@pytest.mark.parametrize("processors", [1, 2, 64])
+def test_a_tree_is_shared_out_among_processors(zoo: Path, monkeypatch: pytest.MonkeyPatch, processors: int) -> None:
+    with detection(zoo, FEW) as careful:
+        careful.scan(b"")
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _process: range(processors))
+        with detection(zoo, MANY) as quick:
+            summary = quick.scan(b"")
+            assert (len(quick._finds) > 1) == (processors > 1)
+            assert quick.scan(summary.stream).unchanged and summary.complete
+            assert seen(quick) == seen(careful)
+
+
+def to_link(root: Path) -> None:
+    (root / "b").rename(root / "c")
+    (root / "b").symlink_to("c")
+
+
+SWAPS: dict[str, Callable[[Path], object]] = {
+    "gone": lambda root: shutil.rmtree(root / "b"),
+    "a link": to_link,
+    "another": lambda root: (root / "b").rename(root / "x") and (root / "d").rename(root / "b"),
+}
+
+
+@pytest.mark.parametrize("swap", SWAPS)
+def test_what_becomes_of_a_directory_before_find_comes_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swap: str
+) -> None:
+    """What is said of it is what was there at some time: never that it is empty, never what a link leads to."""
+    make(tmp_path, "a/f", "b/g", "d/h")
+    real = detect._Find.run
+    swaps = [SWAPS[swap]]
+
+    def run(self: detect._Find) -> None:
+        while swaps:
+            swaps.pop()(tmp_path)
+        real(self)
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: range(2))
+    monkeypatch.setattr(detect._Find, "run", run)
+    with detection(tmp_path, MANY) as found:
+        found.scan(b"")
+        below = {path for path in paths(found) if path.startswith(b"b")}
+        assert below == {"gone": set(), "a link": {b"b"}, "another": {b"b", b"b/h"}}[swap]
+        assert (b"b" in found.digests()) == (swap == "another")
+
+
 def test_what_is_seen_is_what_lstat_says(zoo: Path) -> None:
     with detection(zoo, MANY) as found:
         found.scan(b"")

@@ -21,27 +21,33 @@ import re
 import stat
 import subprocess
 import sys
+import threading
 import unicodedata
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from fcntl import fcntl
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from time import time_ns
-from typing import Any, NamedTuple, Union
+from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 from serversync.entry import FORMAT, KINDS, Entry, seconds
-from serversync.filters import Filter
 from serversync.held import RESERVED, reach
 from serversync.linux import open_beneath
 from serversync.metadata import ACLS, preserved
+
+if TYPE_CHECKING:
+    from serversync.filters import Filter
 
 Child = tuple[bytes, bytes, bytes]
 Found = Union[Entry, str, None]
 
 # Below as many entries the walk is done before find has started.
 FEW = 5_000
+# A large tree is seen by so many at a time at most, in so many shares for each: some hold more than others.
+SEEKERS, SHARES = 4, 4
 # Bytes of what was seen that are kept for digests and listings; of a larger tree directories are read again.
 KEPT = 100 << 20
 READ = 1 << 20
@@ -302,8 +308,8 @@ class Blocks:
 class _Fold:
     """Makes blocks of what find prints, given in pieces of any size; a directory is closed when find has left it."""
 
-    def __init__(self) -> None:
-        self.blocks = Blocks()
+    def __init__(self, room: int | None = None) -> None:
+        self.blocks = Blocks(room)
         self.tail = b""
         self.open: list[tuple[bytes, list[bytes]]] = [(b".", [])]
 
@@ -338,12 +344,83 @@ class _Fold:
         # find is asked to leave out directories of that name alone: a question for each file would cost it a tenth.
         self.blocks.add(path[2:], [line for line in lines if not line.startswith(RESERVED + b"\0")])
 
-    def finish(self) -> Blocks:
+    def finish(self) -> list[bytes]:
+        """The lines that belong into the root's block, which others may have more of."""
         if self.tail:
             raise ValueError("what find printed is cut short")
-        while self.open:
-            self.close()
-        return self.blocks
+        self.leave(b".")
+        return self.open.pop()[1]
+
+
+class _Find:
+    """One find, over a share of a tree; what it printed, and the digest of that."""
+
+    def __init__(self, root: int, starts: list[bytes], room: int) -> None:
+        """starts: names in the root, none: all of it; room: bytes to keep as they were printed."""
+        each = b"%h\\0%f\\0" + FORMAT + b"\\0\\0"
+        self.argv = [b"find", *(b"./" + name for name in starts)] if starts else [b"find", b".", b"-mindepth", b"1"]
+        self.argv += [b"-xdev", b"-type", b"d"]
+        self.argv += [
+            b"(",
+            b"-name",
+            RESERVED,
+            b"-prune",
+            b"-o",
+            b"-printf",
+            b"/" + each,
+            b")",
+            b"-o",
+            b"-printf",
+            each,
+        ]
+        self.root = root
+        self.room = room
+        self.stream = blake2b(digest_size=SIZE)
+        self.nuls = self.length = 0
+        self.printed: deque[bytes] = deque()
+        self.folded = _Fold(room)
+        self.done = False
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def run(self) -> None:
+        """``done`` afterwards, if find has seen all of its share."""
+        try:
+            self.process = process = subprocess.Popen(
+                self.argv,
+                cwd=f"/proc/self/fd/{self.root}",
+                env={**os.environ, "LC_ALL": "C"},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=READ,
+            )
+        except OSError:
+            return
+        with process:
+            assert process.stdout is not None
+            # An ordinary user may have used up what he may have in pipes.
+            with suppress(PermissionError):
+                fcntl(process.stdout, F_SETPIPE_SZ, READ)
+            while piece := process.stdout.read(READ):
+                self.take(piece)
+        self.done = process.returncode == 0
+
+    def take(self, piece: bytes) -> None:
+        self.stream.update(piece)
+        self.nuls += piece.count(b"\0")
+        self.length += len(piece)
+        self.printed.append(piece)
+        if self.length > self.room:
+            self.fold()
+
+    def fold(self) -> _Fold:
+        while self.printed:
+            self.folded.feed(self.printed.popleft())
+        return self.folded
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
 
 
 class _Frame:
@@ -384,8 +461,8 @@ class Detection:
         self.expected = expected
         self.mounts = mounts(root)
         self.problems: dict[bytes, str] = {}
-        self._printed: deque[bytes] = deque()
-        self._fold = _Fold()
+        self._finds: list[_Find] = []
+        self._loose: list[bytes] = []
         self._blocks: Blocks | None = None
 
     # The pass
@@ -398,8 +475,7 @@ class Detection:
         moment = now(self.root, touch)
         self.mounts = mounts(self.root)
         self.problems = {}
-        self._printed.clear()
-        self._fold, self._blocks = _Fold(), None
+        self._finds, self._loose, self._blocks = [], [], None
         root = self._entry(self.root, b"")
         # The times of the root move whenever something is put into .serversync.
         own = b"%o %d %d %b\0" % (root.mode, root.uid, root.gid, root.xattrs)
@@ -419,49 +495,55 @@ class Detection:
 
     def _find(self, own: bytes) -> tuple[bytes, int] | None:
         """The pass by find: stream digest and number of entries; None where it did not see all."""
-        each = b"%h\\0%f\\0" + FORMAT + b"\\0\\0"
-        argv = [b"find", b".", b"-mindepth", b"1", b"-xdev", b"-type", b"d"]
-        argv += [b"(", b"-name", RESERVED, b"-prune", b"-o", b"-printf", b"/" + each, b")", b"-o", b"-printf", each]
-        stream = blake2b(own, digest_size=SIZE, person=b"find")
-        nuls = length = 0
-        try:
-            process = subprocess.Popen(
-                argv,
-                cwd=f"/proc/self/fd/{self.root}",
-                env={**os.environ, "LC_ALL": "C"},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                bufsize=READ,
-            )
-        except OSError:
-            return None
-        with process:
-            assert process.stdout is not None
-            # An ordinary user may have used up what he may have in pipes.
-            with suppress(PermissionError):
-                fcntl(process.stdout, F_SETPIPE_SZ, READ)
-            try:
-                while piece := process.stdout.read(READ):
-                    stream.update(piece)
-                    nuls += piece.count(b"\0")
-                    length += len(piece)
-                    self._printed.append(piece)
-                    if length > KEPT:
-                        self._fold_printed()
-            except BaseException:
-                process.kill()
-                raise
-        self.mounts = mounts(self.root)
-        if process.returncode != 0 or self.mounts:
-            self._printed.clear()
-            self._fold = _Fold()
-            return None
-        return stream.digest(), nuls // 4
+        seekers = min(SEEKERS, len(os.sched_getaffinity(0)))
+        shares, self._loose = self._shared_out(seekers * SHARES) if seekers > 1 else ([[]], [])
+        self._finds = finds = [_Find(self.root, share, KEPT // len(shares)) for share in shares]
+        waiting = finds[::-1]
 
-    def _fold_printed(self) -> None:
-        while self._printed:
-            self._fold.feed(self._printed.popleft())
+        def seek() -> None:
+            with suppress(IndexError):
+                while True:
+                    waiting.pop().run()
+
+        others = [threading.Thread(target=seek) for _number in range(min(seekers, len(finds)) - 1)]
+        try:
+            for other in others:
+                other.start()
+            seek()
+        except BaseException:
+            waiting.clear()
+            for find in finds:
+                find.stop()
+            raise
+        finally:
+            for other in others:
+                if other.ident is not None:
+                    other.join()
+        self.mounts = mounts(self.root)
+        if self.problems or self.mounts or not all(find.done for find in finds):
+            self._finds, self._loose, self.problems = [], [], {}
+            return None
+        stream = blake2b(own, digest_size=SIZE, person=b"find")
+        stream.update(b"\0".join(self._loose))
+        for find in finds:
+            stream.update(find.stream.digest())
+        return stream.digest(), len(self._loose) + sum(find.nuls // 4 for find in finds)
+
+    def _shared_out(self, most: int) -> tuple[list[list[bytes]], list[bytes]]:
+        """The directories in the root in so many shares, and the lines of what else is there; one share of no names is
+        all of it."""
+        with self._opened(b"", os.O_RDONLY | DIRECTORY) as descriptor, os.scandir(descriptor) as found:
+            some = list(islice(found, FEW + 1))
+            names = sorted(item.name.encode(ENCODING, ERRORS) for item in some if item.is_dir(follow_symlinks=False))
+        names = [name for name in names if name != RESERVED]
+        if len(names) < 2 or len(some) > FEW:
+            return [[]], []
+        # What is a directory by now is looked at by find, whatever it was, and the other way round: nothing is missed.
+        frame = self._read(b"", b"", True)
+        directories = {own for own, _record, _inside in frame.directories}
+        if directories != {*names}:
+            return [[]], []
+        return [names[number::most] for number in range(min(most, len(names)))], sorted(frame.lines)
 
     def _walk_all(self, own: bytes) -> tuple[bytes, int]:
         """The pass by walking: stream digest and number of entries."""
@@ -571,8 +653,14 @@ class Detection:
 
     def _seen(self) -> Blocks:
         if self._blocks is None:
-            self._fold_printed()
-            self._blocks = self._fold.finish()
+            self._blocks, lines = Blocks(), self._loose
+            for find in self._finds:
+                fold = find.fold()
+                lines = lines + fold.finish()
+                self._blocks.digests.update(fold.blocks.digests)
+                self._blocks.kept.update(fold.blocks.kept)
+            self._blocks.add(b"", [line for line in lines if not line.startswith(RESERVED + b"\0")])
+            self._finds = []
         return self._blocks
 
     def listing(self, directories: Iterable[bytes], *, seen: bool = False) -> Iterator[tuple[bytes, list[Child]]]:
