@@ -469,7 +469,7 @@ def fingerprint(key: str) -> str:
 # --- the grammar -----------------------------------------------------------------------------------------------
 
 
-def _duration(name: str, description: str, default: str | None, low: int, high: int, **more: Any) -> Field:
+def duration(name: str, description: str, default: str | None, low: int, high: int, **more: Any) -> Field:
     check = more.pop("check", None) or _check_duration(low, high)
     return Field(name, "duration", description, default, check, schema={"pattern": _schedule.DURATION_PATTERN}, **more)
 
@@ -610,7 +610,7 @@ JOB = Field(
             default=None,
             optional=True,
             parts=(
-                _duration(
+                duration(
                     "every",
                     "The period; it divides an hour or a day.",
                     None,
@@ -660,7 +660,7 @@ JOB = Field(
                     schema=_plain(_schedule.TIMEZONE_PATTERN, 100),
                     optional=True,
                 ),
-                _duration("jitter", "Up to how much later a run starts.", None, 0, _schedule.DAY),
+                duration("jitter", "Up to how much later a run starts.", None, 0, _schedule.DAY),
                 Field(
                     "catch_up",
                     "flag",
@@ -675,7 +675,7 @@ JOB = Field(
             "What happens when a run fails.",
             parts=(
                 Field("retries", "number", "How often a failed run is tried again.", default=3, limits=(0, 100)),
-                _duration("delay", "How long to wait before the next try.", "5m", 0, _schedule.DAY),
+                duration("delay", "How long to wait before the next try.", "5m", 0, _schedule.DAY),
             ),
         ),
         Field(
@@ -791,7 +791,7 @@ JOB = Field(
                     optional=True,
                     later=True,
                 ),
-                _duration(
+                duration(
                     "keep_versions",
                     "How long overwritten and deleted files are kept; 0s: until the next run.",
                     "7d",
@@ -882,6 +882,14 @@ JOB = Field(
                 Field("parallel", "number", "How many elements are synchronized at a time.", default=1, limits=(1, 8)),
             ),
             later=True,
+        ),
+        Field(
+            "omitted",
+            "text",
+            "What becomes of the fields that are not given: they stay as they are, or get their defaults.",
+            default="keep",
+            choices=("keep", "reset"),
+            option=True,
         ),
         Field(
             "state",
@@ -1043,14 +1051,15 @@ def _read_list(field: Field, value: Any, path: str, problems: list[Problem]) -> 
     return entries if element.kind == "mapping" else list(dict.fromkeys(entries))
 
 
-def _home_of(name: str) -> str:
+def _home_of(name: str, place: Field) -> str:
     """Where in the grammar an option of this name is, for who wrote it one level too high or too low."""
-    for field in JOB.parts:
-        if field.name == name:
-            return name
-        parts = field.element.parts if field.element else field.parts
-        if any(part.name == name for part in parts):
-            return "%s%s.%s" % (field.name, "[]" if field.element else "", name)
+    for grammar in (place, JOB):
+        for field in grammar.parts:
+            if field.name == name:
+                return name
+            parts = field.element.parts if field.element else field.parts
+            if any(part.name == name for part in parts):
+                return "%s%s.%s" % (field.name, "[]" if field.element else "", name)
     return ""
 
 
@@ -1072,7 +1081,7 @@ def _read_mapping(field: Field, value: Any, path: str, problems: list[Problem]) 
     for key in value:
         if key in names:
             continue
-        close, home = _nearest(str(key), names), _home_of(str(key))
+        close, home = _nearest(str(key), names), _home_of(str(key), field)
         remedy = "use one of %s" % _one_of(names)
         if close:
             remedy = "did you mean %s?" % close
@@ -1114,10 +1123,10 @@ def _read(field: Field, value: Any, path: str, problems: list[Problem]) -> Any:
         return _INVALID
 
 
-def read(parameters: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
-    """What a task gives, in canonical spelling: omitted stays omitted, null stays None."""
+def read(parameters: Mapping[str, Any], grammar: Field | None = None) -> tuple[dict[str, Any], list[Problem]]:
+    """What a task gives, in canonical spelling: omitted stays omitted, null stays None. `grammar`: of which module."""
     problems: list[Problem] = []
-    given = _read(JOB, dict(parameters), "", problems)
+    given = _read(grammar or JOB, dict(parameters), "", problems)
     return ({} if problems else given), problems
 
 
@@ -1160,7 +1169,7 @@ def _resolve_partner(job: dict[str, Any], given: Mapping[str, Any], problems: li
         problems.append(Problem("missing", "partner.host", "is missing; name the partner server"))
     if partner["connection"] != "local":
         partner["port"] = 22 if partner["port"] is None else partner["port"]
-        job["account"] = job["account"] or _field("account").defaults()
+        job["account"] = job["account"] or field_of("account").defaults()
         return
     told = _part(given, "partner")
     for path, value in (
@@ -1174,7 +1183,7 @@ def _resolve_partner(job: dict[str, Any], given: Mapping[str, Any], problems: li
     job["account"] = None
 
 
-def _field(name: str) -> Field:
+def field_of(name: str) -> Field:
     return next(part for part in JOB.parts if part.name == name)
 
 
@@ -1329,9 +1338,11 @@ def resolve(given: Mapping[str, Any], current: Mapping[str, Any] | None = None) 
     """What read() returned, laid over the job that is there (None: a new job): the job in normal form.
 
     An omitted field stays as it is, null sets its default, a value replaces it. Mappings are merged,
-    lists replaced whole, and an entry of a given list starts from the defaults.
+    lists replaced whole, and an entry of a given list starts from the defaults. With `omitted: reset` an omitted
+    field is its default, as in a new job.
     """
     problems: list[Problem] = []
+    current = None if given.get("omitted") == "reset" else current
     base = copy.deepcopy(dict(current)) if current else _OMITTED
     job: dict[str, Any] = {"version": VERSION}
     job.update(_merge(JOB, base, given))
@@ -1358,8 +1369,9 @@ def normalise(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem
     if version != VERSION or isinstance(version, bool):
         text = "%s is not %d; this version of the collection reads no other" % (show(version), VERSION)
         return {}, [Problem("invalid_value", "version", text)]
-    if "state" in fields:
-        return {}, [Problem("unknown_option", "state", "is not part of a job document; remove it")]
+    for part in JOB.parts:
+        if part.option and part.name in fields:
+            return {}, [Problem("unknown_option", part.name, "is not part of a job document; remove it")]
     return declare(fields)
 
 
@@ -1447,9 +1459,9 @@ def _spec(field: Field) -> dict[str, Any]:
     return spec
 
 
-def argument_spec() -> dict[str, Any]:
-    """The argument spec of sync_job. There are no defaults in it: silence is no demand."""
-    return {part.name: _spec(part) for part in JOB.parts}
+def argument_spec(grammar: Field = JOB) -> dict[str, Any]:
+    """The argument spec of a module. There are no defaults in it: silence is no demand."""
+    return {part.name: _spec(part) for part in grammar.parts}
 
 
 def _schema(field: Field) -> dict[str, Any]:

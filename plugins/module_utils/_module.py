@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import os
 import tempfile
-from typing import Any, NoReturn, Sequence
+from typing import Any, Iterable, Mapping, NoReturn, Sequence
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ._job import Problem, argument_spec, read
+from ._job import JOB, Field, Problem, argument_spec, read
 from ._store import Layout, Plan, Step, StoreError, Wanted, command_error, make_directory
 
 _HIDDEN = "(a private key, hidden)"
+#: Files that are put on the disk at a time: one after another each would wait for a turn of the journal.
+_AT_ONCE = 16
 
 
 def _plain(value: Any) -> Any:
@@ -39,6 +41,35 @@ def _for_ansible(value: Any) -> Any:
     return _HIDDEN if isinstance(value, str) and "PRIVATE KEY" in value else value
 
 
+def _named(jobs: Any) -> Any:
+    """A list of jobs as Ansible's own validation shall see it: their names, or with a thousand it takes its time."""
+    if not isinstance(jobs, list):
+        return jobs
+    return [{"name": job["name"]} for job in jobs if isinstance(job, dict) and isinstance(job.get("name"), str)]
+
+
+def on_disk(paths: Iterable[str]) -> None:
+    """Comes back when the files and directories are on the disk."""
+
+    def sync(path: str) -> None:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    several = list(paths)
+    if len(several) < _AT_ONCE:
+        for path in several:
+            sync(path)
+        return
+    from concurrent.futures import ThreadPoolExecutor  # not for a job or two: the import takes longer
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for done in [pool.submit(sync, path) for path in several]:
+            done.result()
+
+
 class JobModule(AnsibleModule):  # type: ignore[misc]
     """An AnsibleModule that can tell null from omitted and whose errors name the field and the remedy.
 
@@ -49,13 +80,16 @@ class JobModule(AnsibleModule):  # type: ignore[misc]
 
     params: dict[str, Any]
 
-    def __init__(self) -> None:
+    def __init__(self, grammar: Field = JOB, **results: Any) -> None:
+        """`results`: what the module returns beside the usual when it fails."""
         self.given: dict[str, Any] | None = None
         self.declared: dict[str, Any] = {}
+        self._grammar = grammar
+        self._results = {"changed": False, "diff": [], "commands": [], **results}
         self._accepted = False
-        super().__init__(argument_spec=argument_spec(), supports_check_mode=True)
+        super().__init__(argument_spec=argument_spec(grammar), supports_check_mode=True)
         self._accepted = True
-        self.declared, problems = read(self.given or {})
+        self.declared, problems = read(self.given or {}, grammar)
         if problems:
             self.fail(problems)
 
@@ -63,16 +97,18 @@ class JobModule(AnsibleModule):  # type: ignore[misc]
         super()._load_params()
         self.given = {key: _plain(one) for key, one in self.params.items() if not key.startswith("_ansible_")}
         given = _for_ansible({key: self.params[key] for key in self.given})
+        if "jobs" in given:
+            given["jobs"] = _named(given["jobs"])
         self.params = {key: one for key, one in self.params.items() if key not in self.given}
         self.params.update(given)
 
     def fail_json(self, msg: Any, **kwargs: Any) -> NoReturn:
         if not self._accepted and self.given is not None:
-            _dummy, problems = read(self.given)
+            _dummy, problems = read(self.given, self._grammar)
             if problems:
                 self._accepted = True
                 self.fail(problems)
-        for key, value in (("changed", False), ("job", None), ("diff", []), ("commands", [])):
+        for key, value in self._results.items():
             kwargs.setdefault(key, value)
         kwargs.setdefault("failure", {"code": "invalid_option", "path": "", "details": [{"msg": str(msg)}]})
         super().fail_json(msg=msg, **kwargs)
@@ -108,12 +144,63 @@ class JobModule(AnsibleModule):  # type: ignore[misc]
         )
         return code, out, err
 
-    def write(self, path: str, file: Wanted, uid: int) -> None:
+    def carry_out(self, plan: Plan, place: Layout, uid: int, gid: int | None) -> None:
+        """Everything that can fail for want of room or rights comes first; then files are only put in their places."""
+        number = 0
+        try:
+            ready = self._prepare([step for step in plan.steps if step.do == "write"])
+            if any("daemon-reload" in step.argv for step in plan.steps):
+                make_directory(os.path.dirname(place.pending), place, gid)
+                with open(place.pending, "wb"):
+                    pass
+            moved: set[str] = set()
+            for step in plan.steps:
+                self._do(step, ready, place, uid, gid, moved)
+                number += 1
+            on_disk(sorted(filter(os.path.exists, moved)))
+        except OSError as error:
+            path = plan.steps[number].path or str(error.filename or place.config)
+            text = "cannot be changed (%s); repair that and apply the job again" % error.strerror
+            self.fail_store(StoreError("write_failed", path, text), plan, number)
+        except StoreError as error:
+            self.fail_store(error, plan, number)
+
+    def _prepare(self, steps: Sequence[Step]) -> dict[str, str]:
+        """The new files on the disk, to be moved to where they belong; by their paths there."""
+        ready = {}
+        for step in steps:
+            handle, temporary = tempfile.mkstemp(dir=self.tmpdir)
+            self.add_cleanup_file(temporary)
+            ready[step.path] = temporary
+            with os.fdopen(handle, "wb") as stream:
+                stream.write((step.file.text or "").encode("utf-8"))
+        on_disk(ready.values())
+        return ready
+
+    def _do(
+        self, step: Step, ready: Mapping[str, str], place: Layout, uid: int, gid: int | None, moved: set[str]
+    ) -> None:
+        if step.do == "run":
+            # what systemd is to read is on the disk before it is told of it
+            on_disk(sorted(filter(os.path.exists, moved)))
+            moved.clear()
+            code, out, err = self.run(step.argv)
+            if code:
+                raise command_error(step.argv, code, out, err)
+            if "daemon-reload" in step.argv:
+                os.unlink(place.pending)
+            return
+        moved.update((step.path, os.path.dirname(step.path)))
+        if step.do == "write":
+            make_directory(os.path.dirname(step.path), place, gid)
+            self._put(ready[step.path], step.path, step.file, uid)
+        elif step.do == "rmdir":
+            os.rmdir(step.path)
+        elif os.path.lexists(step.path):
+            os.unlink(step.path)
+
+    def _put(self, temporary: str, path: str, file: Wanted, uid: int) -> None:
         """A whole file at once: the old one or the new one, never a part."""
-        handle, temporary = tempfile.mkstemp(dir=self.tmpdir)
-        self.add_cleanup_file(temporary)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write((file.text or "").encode("utf-8"))
         if os.path.islink(path):
             # atomic_move() would keep what a link leads to
             os.unlink(path)
@@ -121,32 +208,3 @@ class JobModule(AnsibleModule):  # type: ignore[misc]
         if file.gid is not None:
             os.chown(path, uid, file.gid)
         os.chmod(path, file.mode)
-        for what in (path, os.path.dirname(path)):
-            handle = os.open(what, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-
-    def carry_out(self, plan: Plan, place: Layout, uid: int, gid: int | None) -> None:
-        for number, step in enumerate(plan.steps):
-            try:
-                self._do(step, place, uid, gid)
-            except OSError as error:
-                text = "cannot be changed (%s); repair that and apply the job again" % error.strerror
-                self.fail_store(StoreError("write_failed", step.path, text), plan, number)
-            except StoreError as error:
-                self.fail_store(error, plan, number)
-
-    def _do(self, step: Step, place: Layout, uid: int, gid: int | None) -> None:
-        if step.do == "run":
-            code, out, err = self.run(step.argv)
-            if code:
-                raise command_error(step.argv, code, out, err)
-        elif step.do == "write":
-            make_directory(os.path.dirname(step.path), place, gid)
-            self.write(step.path, step.file, uid)
-        elif step.do == "rmdir":
-            os.rmdir(step.path)
-        elif os.path.lexists(step.path):
-            os.unlink(step.path)

@@ -13,9 +13,11 @@ import errno
 import grp
 import json
 import os
+import re
 import stat
 from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
+from ._job import NAME_PATTERN
 from ._units import drop_in_text, service_name, timer_name, timer_text
 
 ZONES = "/usr/share/zoneinfo"
@@ -80,6 +82,11 @@ class Layout(NamedTuple):
     def runner(self) -> str:
         """Exists where the runner is deployed."""
         return os.path.join(self.config, "runner.json")
+
+    @property
+    def pending(self) -> str:
+        """Exists while systemd has not been told of units that were written."""
+        return os.path.join(self.config, "jobs", ".reload")
 
     @property
     def pairings(self) -> str:
@@ -212,6 +219,29 @@ def read_units(place: Layout, run: Run) -> Units:
     )
 
 
+def read_fleet(place: Layout, run: Run) -> Callable[[Layout], Units]:
+    """The units of all jobs of a scope, by one call that takes no longer for many of them.
+
+    It does not tell which unit is newer on disk than in systemd; for that there is `Layout.pending`.
+    """
+    argv = [*place.systemctl, "list-units", "--all", "--plain", "--full", "--no-legend", "serversync@*"]
+    code, out, err = run(argv)
+    if code:
+        raise command_error(argv, code, out, err)
+    states = {words[0]: words[2] for words in map(str.split, out.splitlines()) if len(words) > 2}
+
+    def units(one: Layout) -> Units:
+        timer, service = states.get(timer_name(one.name), ""), states.get(service_name(one.name), "")
+        return Units(
+            enabled=os.path.lexists(one.wanted),
+            active=timer in ("active", "activating", "reloading"),
+            running=service in ("active", "activating", "reloading", "deactivating"),
+            failed=service == "failed",
+        )
+
+    return units
+
+
 def command_error(argv: Sequence[str], code: int, out: str, err: str) -> StoreError:
     said = (err or out).strip() or "no output"
     text = "failed with exit code %d: %s; repair that and apply the job again" % (code, said)
@@ -241,6 +271,19 @@ def find(place: Layout, units: Units | None) -> Found:
         others, exists = (), False
     stamp, published, wanted = map(os.path.lexists, (place.stamp, place.published, place.wanted))
     return Found(files, units, stamp, published, wanted, exists, others)
+
+
+def declared_names(place: Layout) -> list[str]:
+    """The jobs of a scope that are on this server."""
+    directory = os.path.dirname(place.document)
+    try:
+        files = os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise _unreadable(directory, error) from error
+    names = [file[: -len(".json")] for file in files if file.endswith(".json")]
+    return sorted(name for name in names if re.search(NAME_PATTERN, name))
 
 
 def read_pairings(place: Layout) -> list[dict[str, Any]]:
@@ -317,8 +360,16 @@ class Step(NamedTuple):
 
 
 class Plan(NamedTuple):
+    """What changes, and the way there: `before` and `after` are what is done before and after the job's files."""
+
     diff: list[dict[str, str]]
-    steps: list[Step]
+    before: list[Step]
+    files: list[Step]
+    after: list[Step]
+
+    @property
+    def steps(self) -> list[Step]:
+        return self.before + self.files + self.after
 
     @property
     def changed(self) -> bool:
@@ -475,7 +526,42 @@ def plan(place: Layout, found: Found, wanted: Mapping[str, Wanted], uid: int) ->
         after.append(command("reset-failed", service[:-1] + "[%s]" % service[-1]))
         if not units.running:
             diff.append(_entry(service + " (systemd)", _flags(failed=True), _flags(failed=False)))
-    return Plan(diff, before + files + after)
+    return Plan(diff, before, files, after)
+
+
+def merge(plans: Sequence[Plan], systemctl: Sequence[str], reload: bool) -> Plan:
+    """The plans of several jobs as one: each command once, with the units of all of them, and one reload at the most.
+
+    `reload`: systemd still has to be told of what an earlier call has written.
+    """
+    diff = [entry for one in plans for entry in one.diff]
+    before = _together([step for one in plans for step in one.before])
+    after = _together([step for one in plans for step in one.after])
+    order = ["enable", "daemon-reload", "start", "reset-failed"]
+    reloads = Step("run", argv=(*systemctl, "daemon-reload"))
+    if reload and reloads not in after:
+        after.append(reloads)
+        diff.append(_entry("systemd", _flags(reloaded=False), _flags(reloaded=True)))
+    after.sort(key=lambda step: order.index(step.argv[len(systemctl)]))
+    # enabling would reload by itself, and once is enough
+    quiet = (*systemctl, "enable", "--no-reload")
+    after = [
+        Step("run", argv=quiet + step.argv[len(quiet) - 1 :]) if "enable" in step.argv and reloads in after else step
+        for step in after
+    ]
+    return Plan(diff, before, [step for one in plans for step in one.files], after)
+
+
+def _together(steps: Sequence[Step]) -> list[Step]:
+    """Commands that differ in their units only as one, before what is done to files; in the order of the first ones."""
+    commands: dict[tuple[str, ...], list[str]] = {}
+    for step in steps:
+        if step.do == "run":
+            units = [word for word in step.argv if word.startswith("serversync@")]
+            commands.setdefault(step.argv[: len(step.argv) - len(units)], []).extend(units)
+    return [Step("run", argv=(*words, *units)) for words, units in commands.items()] + [
+        step for step in steps if step.do != "run"
+    ]
 
 
 def make_directory(path: str, place: Layout, gid: int | None) -> None:

@@ -55,6 +55,13 @@ options:
       - Omitted means V(present).
     type: str
     choices: [present, absent]
+  omitted:
+    description:
+      - What becomes of options that are omitted. With V(keep) they stay as they are in the existing job. With V(reset)
+        they get their defaults, so that the job is exactly what the task says; a damaged declaration is then replaced.
+      - Omitted means V(keep).
+    type: str
+    choices: [keep, reset]
   comment:
     description:
       - What the job is for, in one line.
@@ -648,186 +655,20 @@ failure:
         msg: "elements[2].path: 'srv/x' is not absolute; write the whole path from /"
 """
 
-import os
-import shutil
-import tempfile
-from typing import Any
-
-from ansible_collections.serversync.core.plugins.module_utils._job import (
-    Problem,
-    document_text,
-    own_problems,
-    pairings_of,
-    parse_document,
-    pin_problem,
-    resolve,
-)
+from ansible_collections.serversync.core.plugins.module_utils._apply import apply
 from ansible_collections.serversync.core.plugins.module_utils._module import JobModule
-from ansible_collections.serversync.core.plugins.module_utils._schedule import on_calendar
-from ansible_collections.serversync.core.plugins.module_utils._store import (
-    Layout,
-    StoreError,
-    find,
-    layout,
-    manager_environment,
-    owner_of,
-    plan,
-    read_file,
-    read_pairings,
-    read_units,
-    systemd_runs,
-    wanted_files,
-    zone_text,
-)
-
-
-def read_current(place: Layout) -> dict[str, Any] | None:
-    """The job that is there; what cannot be read cannot be left as it is."""
-    data = read_file(place.document).data
-    if data is None:
-        return None
-    try:
-        job, problems = parse_document(data.decode("utf-8"))
-        said = str(problems[0]).lstrip(": ") if problems else ""
-    except UnicodeDecodeError:
-        job, said = {}, "is not UTF-8"
-    if said:
-        remedy = "restore the file, or remove the job with state: absent and declare it whole"
-        raise StoreError("damaged_document", place.document, "is damaged (%s); %s" % (said, remedy))
-    return job
-
-
-def check_server(module: JobModule, job: dict[str, Any], place: Layout, systemd: bool) -> list[Problem]:
-    """What only this server can tell: the runner's directories, its time zones, its pairings, its systemd."""
-    problems = own_problems(job, place.own)
-    schedule = job["schedule"]
-    zone = zone_text(schedule["timezone"]) if schedule and schedule["timezone"] else None
-    if zone:
-        told = module.declared.get("schedule") or {}
-        path = "schedule.calendar" if told.get("calendar") and not told.get("timezone") else "schedule.timezone"
-        problems.append(Problem("invalid_value", path, zone))
-    if schedule and not systemd:
-        text = (
-            "no systemd runs on this server; set schedule: null and run the job with 'serversync run %s'" % place.name
-        )
-        if place.scope == "user" and systemd_runs("system", os.environ, 0):
-            text = "no systemd manager runs for this user; "
-            text += "call 'loginctl enable-linger USER' once, or set schedule: null"
-        problems.append(Problem("no_systemd", "schedule", text))
-    pin = pin_problem(job, read_pairings(place))
-    if pin:
-        problems.append(pin)
-    return problems
-
-
-def check_calendar(module: JobModule, job: dict[str, Any]) -> None:
-    """Lets systemd itself read the schedule, where its tool is there; that changes nothing."""
-    schedule = job["schedule"]
-    if not module.get_bin_path("systemd-analyze"):
-        return
-    lines = on_calendar(schedule["every"], schedule["at"], schedule["days"], schedule["calendar"], schedule["timezone"])
-    code, out, err = module.run(["systemd-analyze", "calendar", *lines])
-    path = "schedule.calendar" if schedule["calendar"] else "schedule"
-    if code:
-        said = err.strip().splitlines()[0] if err.strip() else "no reason given"
-        text = '%r is refused by systemd (%s); see "man systemd.time", e.g. "Mon..Fri *-*-* 02:30"' % (lines[0], said)
-        module.fail([Problem("invalid_value", path, text)])
-    if "Next elapse: never" in out:
-        module.warn("%s: %r is over and will never come again" % (path, lines[0]))
-
-
-def verify_timer(module: JobModule, place: Layout, text: str) -> None:
-    """Lets systemd read the timer as it will; other units that it names are none of its business here."""
-    if not module.get_bin_path("systemd-analyze"):
-        return
-    directory = tempfile.mkdtemp(dir=module.tmpdir)
-    path = os.path.join(directory, os.path.basename(place.timer))
-    try:
-        with open(path, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        _code, out, err = module.run(["systemd-analyze", "verify", path])
-    finally:
-        shutil.rmtree(directory)
-    said = [line[len(path) :].lstrip(":") for line in (out + err).splitlines() if line.startswith(path + ":")]
-    # a key that an older systemd does not know is ignored there, and the timer works without it
-    said = [line for line in said if "Unknown key" not in line]
-    if said:
-        raise StoreError(
-            "unit_verify_failed", place.timer, "systemd refuses the timer (%s); nothing was written" % said[0]
-        )
-
-
-def warn_of_what_is_missing(module: JobModule, job: dict[str, Any], place: Layout) -> None:
-    """What may come before the first run, and without which no run can succeed."""
-    local, direction = job["partner"]["connection"] == "local", job["settings"]["direction"]
-    for number, element in enumerate(job["elements"]):
-        for name in ("path", "partner_path") if local else ("path",):
-            source = direction == "both" or (direction == "to_partner") == (name == "path")
-            # a missing target is made by the first run, but not where the service's sandbox forbids it
-            # of a target that is a log the directory is open
-            path = element[name] if source or element["kind"] == "tree" else os.path.dirname(element[name])
-            if (source or job["scope"] == "system") and not os.path.exists(path):
-                module.warn("elements[%d].%s: %s does not exist on this server" % (number, name, path))
-    host = job["partner"]["host"]
-    if not local and not job["partner"]["host_key"] and not pairings_of(host, read_pairings(place)):
-        text = "this server is not paired with %s and partner.host_key is empty; until the role pairs them, runs fail"
-        module.warn("partner.host: " + text % host)
-
-
-def apply(module: JobModule) -> None:
-    given = module.declared
-    scope = given.get("scope") or "system"
-    present = given.get("state") != "absent"
-    uid, gid = owner_of(scope)
-    if scope == "system" and os.geteuid() != 0:
-        text = "system needs root; set become: true, or scope: user for a job of your own"
-        module.fail([Problem("not_root", "scope", text)])
-    place = layout(scope, given["name"], os.environ)
-    systemd = systemd_runs(scope, os.environ, os.geteuid())
-    module.run_command_environ_update = manager_environment(scope, os.environ, os.geteuid())
-
-    job: dict[str, Any] | None = None
-    text = ""
-    if present:
-        job, problems = resolve(dict(given, scope=scope), read_current(place))
-        problems = problems or check_server(module, job, place, systemd)
-        if problems:
-            module.fail(problems)
-        text = document_text(job)
-
-    found = find(place, read_units(place, module.run) if systemd else None)
-    wanted = wanted_files(place, job, text, gid)
-    way = plan(place, found, wanted, uid)
-    timer = wanted[place.timer].text
-    timer_differs = timer is not None and (found.files[place.timer].data or b"") != timer.encode("utf-8")
-    if job and timer_differs:
-        check_calendar(module, job)
-    deployed = os.path.exists(place.runner)
-    if present and not deployed:
-        missing = "the runner is not deployed on this server (%s is missing)" % place.runner
-        if not module.check_mode:
-            remedy = "apply the role serversync.core.runner first"
-            module.fail_json(
-                "%s; %s" % (missing, remedy), failure={"code": "runner_missing", "path": place.runner, "details": []}
-            )
-        module.warn(missing + "; without check mode this task fails until the role serversync.core.runner is applied")
-    if job and deployed:
-        warn_of_what_is_missing(module, job, place)
-    if not present and found.neighbours:
-        module.warn("%s holds files of others; it stays" % os.path.dirname(place.drop_in))
-    if not module.check_mode:
-        if timer is not None and timer_differs:
-            verify_timer(module, place, timer)
-        module.carry_out(way, place, uid, gid)
-    module.exit_json(changed=way.changed, job=job, diff=way.diff, commands=way.commands, failure=None)
+from ansible_collections.serversync.core.plugins.module_utils._store import StoreError
 
 
 def main() -> None:
-    module = JobModule()
+    module = JobModule(job=None)
+    given = module.declared
     try:
-        apply(module)
+        done = apply(module, given.get("scope") or "system", [("", given)], None)
     except StoreError as error:
         module.fail_store(error)
+    job = done.jobs[0] if done.jobs else None
+    module.exit_json(changed=done.plan.changed, job=job, diff=done.plan.diff, commands=done.plan.commands, failure=None)
 
 
 if __name__ == "__main__":

@@ -1270,7 +1270,7 @@ SIZES = st.builds("{}{}".format, st.integers(1, 1024), st.sampled_from("kmgtKMGT
 
 
 def choices_of(name):
-    return st.sampled_from(next(part for part in _job._field("settings").parts if part.name == name).choices)
+    return st.sampled_from(next(part for part in _job.field_of("settings").parts if part.name == name).choices)
 
 
 def maybe(**strategies):

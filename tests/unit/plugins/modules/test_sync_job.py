@@ -414,6 +414,27 @@ def test_null_sets_the_default(server):
     assert (run["job"]["comment"], run["job"]["on_error"]) == ("", {"retries": 3, "delay": "1m"})
 
 
+def test_reset_makes_the_job_what_the_task_says(server):
+    server.apply(**job(server, comment="c", on_error={"retries": 1, "delay": "1m"}, settings={"exclude": ["*.tmp"]}))
+    plain = job(server, omitted="reset")
+    run = four_steps(server, **plain)
+    assert (run["job"]["comment"], run["job"]["on_error"]["retries"], run["job"]["settings"]["exclude"]) == ("", 3, [])
+    assert run["job"] == _job.declare(dict(plain, name="demo", scope="user"))[0]
+    server.document.write_text("{damaged")
+    assert four_steps(server, **plain)["job"] == run["job"]
+
+
+def test_reset_needs_what_a_new_job_needs(server):
+    server.apply(**job(server))
+    refused(
+        server,
+        "partner.host: is missing; name the partner server (1 more in failure.details)",
+        "missing",
+        "partner.host",
+        omitted="reset",
+    )
+
+
 def test_null_where_there_are_choices(server):
     parameters = job(server, settings={"direction": "from_partner"}, notification={"events": ["success"]})
     server.apply(**parameters)

@@ -1,0 +1,276 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to this collection: it may change in any release.
+"""From what a task declares, of one job or of many, to what is on the server: one read, one difference, one way."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from typing import Any, Iterable, Mapping, NamedTuple, Sequence
+
+from ._job import Problem, document_text, own_problems, pairings_of, parse_document, pin_problem, resolve
+from ._module import JobModule
+from ._schedule import on_calendar
+from ._store import (
+    Found,
+    Layout,
+    Plan,
+    StoreError,
+    Wanted,
+    declared_names,
+    find,
+    layout,
+    manager_environment,
+    merge,
+    owner_of,
+    plan,
+    read_file,
+    read_fleet,
+    read_pairings,
+    read_units,
+    systemd_runs,
+    wanted_files,
+    zone_text,
+)
+
+
+class Server:
+    """What holds for all jobs of a call; read once."""
+
+    def __init__(self, module: JobModule, scope: str) -> None:
+        self.module = module
+        self.scope = scope
+        self.uid, self.gid = owner_of(scope)
+        if scope == "system" and os.geteuid() != 0:
+            text = "system needs root; set become: true, or scope: user for a job of your own"
+            module.fail([Problem("not_root", "scope", text)])
+        self.place = layout(scope, "", os.environ)
+        self.own = self.place.own
+        self.systemd = systemd_runs(scope, os.environ, os.geteuid())
+        module.run_command_environ_update = manager_environment(scope, os.environ, os.geteuid())
+        self.pairings = read_pairings(self.place)
+        self.zones: dict[str, str | None] = {}
+
+    def zone_text(self, zone: str) -> str | None:
+        if zone not in self.zones:
+            self.zones[zone] = zone_text(zone)
+        return self.zones[zone]
+
+
+class Declared(NamedTuple):
+    """One job as it shall be; `job` is None where there shall be none. `at`: how its options are named in errors."""
+
+    at: str
+    given: Mapping[str, Any]
+    place: Layout
+    job: dict[str, Any] | None
+
+
+class Way(NamedTuple):
+    """One job's difference between what is and what shall be."""
+
+    declared: Declared
+    found: Found
+    wanted: dict[str, Wanted]
+    plan: Plan
+
+    @property
+    def timer(self) -> str | None:
+        """The text of the timer, where it is not there yet."""
+        text = self.wanted[self.declared.place.timer].text
+        there = self.found.files[self.declared.place.timer].data or b""
+        return None if text is None or there == text.encode("utf-8") else text
+
+
+def read_current(place: Layout) -> dict[str, Any] | None:
+    """The job that is there; what cannot be read cannot be left as it is."""
+    data = read_file(place.document).data
+    if data is None:
+        return None
+    try:
+        job, problems = parse_document(data.decode("utf-8"))
+        said = str(problems[0]).lstrip(": ") if problems else ""
+    except UnicodeDecodeError:
+        job, said = {}, "is not UTF-8"
+    if said:
+        remedy = "restore the file, or remove the job with state: absent and declare it whole"
+        raise StoreError("damaged_document", place.document, "is damaged (%s); %s" % (said, remedy))
+    return job
+
+
+def declare(server: Server, at: str, given: Mapping[str, Any]) -> tuple[Declared, list[Problem]]:
+    """A job as a task has it, laid over the one that is there."""
+    place = server.place._replace(name=given["name"])
+    if given.get("state") == "absent":
+        return Declared(at, given, place, None), []
+    current = None if given.get("omitted") == "reset" else read_current(place)
+    job, problems = resolve(dict(given, scope=server.scope), current)
+    problems = problems or check_server(server, given, job, place)
+    return Declared(at, given, place, job), [problem._replace(path=at + problem.path) for problem in problems]
+
+
+def check_server(server: Server, given: Mapping[str, Any], job: dict[str, Any], place: Layout) -> list[Problem]:
+    """What only this server can tell: the runner's directories, its time zones, its pairings, its systemd."""
+    problems = own_problems(job, server.own)
+    schedule = job["schedule"]
+    zone = server.zone_text(schedule["timezone"]) if schedule and schedule["timezone"] else None
+    if zone:
+        told = given.get("schedule") or {}
+        path = "schedule.calendar" if told.get("calendar") and not told.get("timezone") else "schedule.timezone"
+        problems.append(Problem("invalid_value", path, zone))
+    if schedule and not server.systemd:
+        text = (
+            "no systemd runs on this server; set schedule: null and run the job with 'serversync run %s'" % place.name
+        )
+        if place.scope == "user" and systemd_runs("system", os.environ, 0):
+            text = "no systemd manager runs for this user; "
+            text += "call 'loginctl enable-linger USER' once, or set schedule: null"
+        problems.append(Problem("no_systemd", "schedule", text))
+    pin = pin_problem(job, server.pairings)
+    if pin:
+        problems.append(pin)
+    return problems
+
+
+def calendars_of(job: Mapping[str, Any]) -> list[str]:
+    schedule = job["schedule"]
+    return on_calendar(schedule["every"], schedule["at"], schedule["days"], schedule["calendar"], schedule["timezone"])
+
+
+def check_calendars(module: JobModule, ways: Sequence[Way]) -> None:
+    """Lets systemd itself read the schedules, where its tool is there; that changes nothing."""
+    jobs = [(way.declared.at, way.declared.job) for way in ways if way.declared.job and way.timer]
+    lines = list(dict.fromkeys(line for _at, job in jobs for line in calendars_of(job)))
+    if not lines or not module.get_bin_path("systemd-analyze"):
+        return
+    code, out, _err = module.run(["systemd-analyze", "calendar", *lines])
+    if not code and "Next elapse: never" not in out:
+        return
+    for at, job in jobs:
+        lines = calendars_of(job)
+        code, out, err = module.run(["systemd-analyze", "calendar", *lines])
+        path = at + ("schedule.calendar" if job["schedule"]["calendar"] else "schedule")
+        if code:
+            said = err.strip().splitlines()[0] if err.strip() else "no reason given"
+            text = '%r is refused by systemd (%s); see "man systemd.time", e.g. "Mon..Fri *-*-* 02:30"'
+            module.fail([Problem("invalid_value", path, text % (lines[0], said))])
+        if "Next elapse: never" in out:
+            module.warn("%s: %r is over and will never come again" % (path, lines[0]))
+
+
+def verify_timers(module: JobModule, ways: Sequence[Way]) -> None:
+    """Lets systemd read the timers as it will; other units that they name are none of its business here."""
+    texts = {way.declared.place.timer: way.timer for way in ways if way.timer}
+    if not texts or not module.get_bin_path("systemd-analyze"):
+        return
+    directory = tempfile.mkdtemp(dir=module.tmpdir)
+    paths = {os.path.join(directory, os.path.basename(timer)): timer for timer in texts}
+    try:
+        for path, timer in paths.items():
+            with open(path, "w", encoding="utf-8") as stream:
+                stream.write(texts[timer] or "")
+        _code, out, err = module.run(["systemd-analyze", "verify", *paths])
+    finally:
+        shutil.rmtree(directory)
+    for line in (out + err).splitlines():
+        path, colon, said = line.partition(":")
+        # a key that an older systemd does not know is ignored there, and the timer works without it
+        if colon and path in paths and "Unknown key" not in said:
+            text = "systemd refuses the timer (%s); nothing was written" % said
+            raise StoreError("unit_verify_failed", paths[path], text)
+
+
+def missing(server: Server, declared: Declared) -> Iterable[tuple[str, str]]:
+    """What may come before the first run, and without which no run can succeed: the option and what is wrong."""
+    job = declared.job
+    if job is None:
+        return
+    local, direction = job["partner"]["connection"] == "local", job["settings"]["direction"]
+    for number, element in enumerate(job["elements"]):
+        for name in ("path", "partner_path") if local else ("path",):
+            source = direction == "both" or (direction == "to_partner") == (name == "path")
+            # a missing target is made by the first run, but not where the service's sandbox forbids it
+            # of a target that is a log the directory is open
+            path = element[name] if source or element["kind"] == "tree" else os.path.dirname(element[name])
+            if (source or server.scope == "system") and not os.path.exists(path):
+                yield "elements[%d].%s" % (number, name), "%s does not exist on this server" % path
+    host = job["partner"]["host"]
+    if not local and not job["partner"]["host_key"] and not pairings_of(host, server.pairings):
+        text = "this server is not paired with %s and partner.host_key is empty; until the role pairs them, runs fail"
+        yield "partner.host", text % host
+
+
+def warn_of_what_is_missing(server: Server, ways: Sequence[Way]) -> None:
+    """What many jobs miss alike is said once."""
+    paths: dict[str, list[str]] = {}
+    for way in ways:
+        for path, text in missing(server, way.declared):
+            paths.setdefault(text, []).append(way.declared.at + path)
+    for text, where in paths.items():
+        more = " (and %d more)" % (len(where) - 1) if len(where) > 1 else ""
+        server.module.warn("%s%s: %s" % (where[0], more, text))
+
+
+class Applied(NamedTuple):
+    """What came of it, or in check mode would."""
+
+    jobs: list[dict[str, Any]]
+    ways: list[Way]
+    plan: Plan
+
+
+def apply(
+    module: JobModule, scope: str, entries: Sequence[tuple[str, Mapping[str, Any]]], purge: bool | None
+) -> Applied:
+    """Makes the jobs as they are declared. `purge`: whether those that are not are removed; None: it is one job."""
+    server = Server(module, scope)
+    listed = list(entries)
+    if purge:
+        names = {given["name"] for _at, given in entries}
+        listed += [
+            ("", {"name": name, "state": "absent"}) for name in declared_names(server.place) if name not in names
+        ]
+    declarations, problems = [], []
+    for at, given in listed:
+        declared, wrong = declare(server, at, given)
+        declarations.append(declared)
+        problems += wrong
+    if problems:
+        module.fail(problems)
+
+    many = purge is not None
+    fleet = read_fleet(server.place, module.run) if many and server.systemd and listed else None
+    ways = []
+    for declared in declarations:
+        place = declared.place
+        units = fleet(place) if fleet else read_units(place, module.run) if server.systemd and not many else None
+        found = find(place, units)
+        text = document_text(declared.job) if declared.job else ""
+        wanted = wanted_files(place, declared.job, text, server.gid)
+        ways.append(Way(declared, found, wanted, plan(place, found, wanted, server.uid)))
+    way = ways[0].plan
+    if many:
+        reload = server.systemd and os.path.exists(server.place.pending)
+        way = merge([one.plan for one in ways], server.place.systemctl, reload)
+
+    check_calendars(module, ways)
+    jobs = [declared.job for declared in declarations if declared.job]
+    deployed = os.path.exists(server.place.runner)
+    if jobs and not deployed:
+        lacking = "the runner is not deployed on this server (%s is missing)" % server.place.runner
+        if not module.check_mode:
+            remedy = "apply the role serversync.core.runner first"
+            failure = {"code": "runner_missing", "path": server.place.runner, "details": []}
+            module.fail_json("%s; %s" % (lacking, remedy), failure=failure)
+        module.warn(lacking + "; without check mode this task fails until the role serversync.core.runner is applied")
+    if jobs and deployed:
+        warn_of_what_is_missing(server, ways)
+    for one in ways:
+        if one.declared.job is None and one.found.neighbours:
+            module.warn("%s holds files of others; it stays" % os.path.dirname(one.declared.place.drop_in))
+    if not module.check_mode:
+        verify_timers(module, ways)
+        module.carry_out(way, server.place, server.uid, server.gid)
+    return Applied(jobs, ways, way)
