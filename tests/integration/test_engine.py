@@ -258,6 +258,23 @@ def test_what_a_killed_run_had_not_put_yet_is_put(both: Pair, put: str) -> None:
     assert (mine.read_text(), other.stat().st_mode & 0o777) == ("changed there", 0o751)
 
 
+def test_what_comes_to_where_a_killed_run_had_deleted_is_new(both: Pair) -> None:
+    both.declare(settings=settings("both", delete="synced", conflict="this_server_wins"))
+    assert both.here.run("nightly")["state"] == "equal"
+    mine, other = (root / "plc.s7" for root in (both.path, both.partner_path))
+    [path] = both.here.home.glob(".local/state/serversync/archives/nightly/*.sqlite")
+    with Archive(path) as archive:
+        deleted = Entry.of(other.stat()).record
+        archive.intend([Intent(b"plc.s7", HERE, None, None), Intent(b"plc.s7", THERE, deleted, None)])
+    mine.unlink()
+    coming = other.with_name("coming")
+    coming.write_text("new since")
+    coming.rename(other)
+    record = both.here.run("nightly")
+    assert (record["state"], record["elements"][0]["created"]) == ("equal", 1)
+    assert mine.read_text() == other.read_text() == "new since"
+
+
 def test_a_row_that_outlived_its_directory_is_no_file(both: Pair) -> None:
     """As it is left where a directory could not be emptied, because people were at work in it."""
     (both.path / "d").mkdir()

@@ -535,7 +535,7 @@ class Synchronization:
         """What a run that was killed had put in its place is ours, with what the other side had then."""
         for side, (expected, coming, source) in self.intents.get(triple.path, {}).items():
             entry, other = SEEN[side](triple), SEEN[OTHER[side]](triple)
-            if coming is None and entry is None and other is not None:
+            if coming is None and deleted(expected, entry, other):
                 return triple._replace(row=None)
             if coming is None or not isinstance(entry, Entry) or not as_intended(Entry.parse(coming), entry):
                 continue
@@ -959,6 +959,16 @@ def intended(intents: Iterable[Intent]) -> dict[bytes, dict[str, tuple[bytes | N
         else:
             found.setdefault(intent.path, {})[intent.side] = (intent.expected, intent.coming, source)
     return found
+
+
+def deleted(expected: bytes | None, entry: Seen, other: Seen) -> bool:
+    """Whether what was about to be deleted is gone, and one of the sides has something new there now."""
+    if entry is None:
+        return other is not None
+    if other is not None or not isinstance(entry, Entry) or expected is None:
+        return False
+    old = Entry.parse(expected)
+    return (entry.kind, entry.inode) != (old.kind, old.inode)
 
 
 def as_put(triple: Triple, side: str, expected: Entry | None, entry: Entry, source: Entry) -> Row:
