@@ -37,6 +37,8 @@ bench: .venv/.test
 
 faults: .venv/.test
 	@scripts/need-packages rsync=rsync unison=unison sshd=openssh-server ssh=openssh-client strace=strace faketime=faketime setfacl=acl chattr=e2fsprogs
+	$(if $(FAULTS),,.venv/bin/python tests/faults/steps.py)
+	$(if $(FAULTS),,.venv/bin/python tests/faults/oracles.py)
 	.venv/bin/python tests/faults/campaign.py $(FAULTS)
 
 servers: .venv/.servers

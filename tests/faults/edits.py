@@ -57,7 +57,7 @@ FILE_EDITS = {
     "to_directory": 1,
     "to_symlink": 1,
 }
-NEW_EDITS = {"create": 12, "mkdir": 4, "symlink": 3, "fifo": 1, "socket": 0, "sparse": 1}
+NEW_EDITS = {"create": 12, "mkdir": 4, "symlink": 3, "fifo": 1, "socket": 1, "device": int(ROOT), "sparse": 1}
 DIRECTORY_EDITS = {"rename": 2, "chmod": 2, "rmdir": 2, "remove_tree": 2, "to_file": 1}
 # Same size, same time, same inode: only ctime tells, so only runs that compare contents have to see it.
 QUIET = {"quiet": 4}
@@ -187,7 +187,7 @@ def apply(root: bytes, edit: Edit) -> bool:
     except (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError):
         return False
     except OSError as error:
-        if error.errno in (36, 39, 18, 22):  # ENAMETOOLONG, ENOTEMPTY, EXDEV, EINVAL (a directory into itself)
+        if error.errno in (36, 39, 18, 22, 98):  # ENAMETOOLONG, ENOTEMPTY, EXDEV, EINVAL (into itself), EADDRINUSE
             return False
         raise
 
@@ -353,6 +353,12 @@ def fifo(path: bytes, _edit: Edit, _root: bytes) -> bool:
     return True
 
 
+def device(path: bytes, edit: Edit, _root: bytes) -> bool:
+    """The null device: none that somebody could do harm with."""
+    os.mknod(path, stat.S_IFCHR | edit.mode & 0o666, os.makedev(1, 3))
+    return True
+
+
 def make_socket(path: bytes, _edit: Edit, _root: bytes) -> bool:
     if len(path) > 100:
         return False
@@ -386,7 +392,7 @@ EDITS = {
         edit.__name__: edit
         for edit in (create, replace, overwrite, append, truncate, empty, quiet, sparse, delete, rename, link, chmod)
     },
-    **{edit.__name__: edit for edit in (chown, touch, xattr, mkdir, rmdir, remove_tree, symlink, fifo)},
+    **{edit.__name__: edit for edit in (chown, touch, xattr, mkdir, rmdir, remove_tree, symlink, fifo, device)},
     **{edit.__name__: edit for edit in (to_directory, to_symlink, to_file)},
     "touch_back": touch,
     "socket": make_socket,

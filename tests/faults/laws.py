@@ -86,7 +86,7 @@ def idle(before: State, after: State, record: Mapping[str, Any]) -> list[str]:
         touched += [
             f"L4: {side}: {path!r} was touched without need"
             for path in sorted({*old, *new})
-            if old.get(path) != new.get(path)
+            if old.get(path) != new.get(path) and not pruned(old.get(path), new.get(path))
         ]
         if kept_before != kept_after and set(kept_after) - set(kept_before):
             touched.append(f"L4: {side}: versions were made without need")
@@ -95,6 +95,13 @@ def idle(before: State, after: State, record: Mapping[str, Any]) -> list[str]:
         if told:
             touched.append(f"L4: the record of a run with nothing to do says {told}")
     return touched
+
+
+def pruned(before: Node | None, after: Node | None) -> bool:
+    """Whether nothing has moved but that another name of the file, among the versions, has had its time."""
+    if before is None or after is None or before.nlink <= after.nlink:
+        return False
+    return before == after._replace(nlink=before.nlink, ctime=before.ctime)
 
 
 def converged(after: State, standing: Callable[[bytes], bool], owners: bool = True) -> list[str]:
@@ -121,20 +128,29 @@ def drop_owner(node: Node) -> tuple[object, ...]:
 
 
 def deletions(
-    agreed: Mapping[bytes, tuple[Node, Node]], before: State, after: State, may: Callable[[bytes, str], bool]
+    agreed: Mapping[bytes, tuple[Node, Node]],
+    before: State,
+    after: State,
+    may: Callable[[bytes, str], bool],
+    visible: Callable[[Tree], Tree],
 ) -> list[str]:
     """L6: what a run deleted was as archived on that side, and absent on the other.
 
     agreed: path -> its nodes here and there when they last agreed; may(path, side): whether the settings allow more
-    (extraneous, or a rule by which the deletion wins).
+    (extraneous, or a rule by which the deletion wins); visible: a tree as a run sees it, to which a directory that
+    holds nothing but excluded files is absent.
     """
     wrong = []
     for index, ((side, old, _old_versions), (_side, new, _new_versions)) in enumerate(
         zip(before.sides(), after.sides(), strict=True)
     ):
-        other: Tree = before.sides()[1 - index][1]
+        other = visible(before.sides()[1 - index][1])
+        copies = [(path, node.data) for path, node in new.items() if any(map(is_copy, path.split(b"/")))]
         for path, node in old.items():
             if path in new or may(path, side):
+                continue
+            if any(node.data == data and copy_of(copy, path) for copy, data in copies):
+                # Put aside by a run that did not come to putting the other version in its place.
                 continue
             pair = agreed.get(path)
             if pair is None:

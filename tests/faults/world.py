@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from tests.faults.model import Model, Prediction, Rules
 from tests.faults.observe import ANCHOR, State, archives, surroundings
 from tests.loopback import PACKAGE, Pair
 from tests.processes import Process, family
+from tests.sftp import SftpPair
 
 # Longer than any run of these small trees, and than a door stays open for a dead one.
 PATIENCE = 150.0
@@ -82,12 +84,14 @@ class Ended:
 class World:
     """A job of one element. Roots are made empty, or are given where they lie on file systems of their own."""
 
-    def __init__(self, pair: Pair, name: str, settings: dict[str, Any], roots: tuple[Path, Path] | None = None) -> None:
+    def __init__(
+        self, pair: Pair | SftpPair, name: str, settings: dict[str, Any], roots: tuple[Path, Path] | None = None
+    ) -> None:
         self.pair = pair
         self.name = name
         self.settings = settings
         base = pair.path.parent
-        self.here, self.there = roots or (base / "replicas" / name, pair.partner_path.parent / name)
+        self.here, self.there = roots or (base / "replicas" / name, Path(pair.partner_path).parent / name)
         for root in (self.here, self.there):
             root.mkdir(parents=True, exist_ok=True)
         for root in self.roots:
@@ -99,20 +103,32 @@ class World:
             Path(directory).mkdir(exist_ok=True)
             (Path(directory) / "theirs").write_text("nobody's to touch\n")
         self.declare()
+        # SFTP has no words for owners.
+        self.owners = ROOT and not self.sftp
         rules = {key: settings[key] for key in ("direction", "conflict", "delete") if key in settings}
-        self.model = Model(Rules(**{"conflict": "this_server_wins", **rules}, owners=ROOT), self.excluded)
+        self.model = Model(Rules(**{"conflict": "this_server_wins", **rules}, owners=self.owners), self.excluded)
         # Contents that somebody wrote as a whole; see laws.whole.
         self.known: set[bytes] = set()
         # What is expected of the run that is judged.
         self.predicted = Prediction()
         # Seconds that a run takes.
         self.usual = 1.0
+        # Runs that were started.
+        self.runs = 0
 
-    def declare(self) -> None:
+    def declare(self, **options: Any) -> None:
         defaults = {"direction": "to_partner", "delete": "never", "exclude": []}
         known = known_settings()
         settings = {key: value for key, value in {**defaults, **self.settings}.items() if key in known}
-        self.pair.declare(self.name, settings=settings, pairs=[(self.here, self.there)])
+        self.pair.declare(self.name, settings=settings, pairs=[(self.here, self.there)], **options)
+
+    @property
+    def sftp(self) -> bool:
+        return isinstance(self.pair, SftpPair)
+
+    def picks_here(self, rng: random.Random) -> bool:
+        """Of which server something shall be disturbed: this one's, where nothing of ours runs on the partner."""
+        return rng.random() < 0.5 or self.sftp
 
     @staticmethod
     def excluded(path: bytes) -> bool:
@@ -135,6 +151,7 @@ class World:
     # -- runs --------------------------------------------------------------------------------------------------------
 
     def start(self) -> subprocess.Popen[bytes]:
+        self.runs += 1
         return subprocess.Popen(
             self.pair.here.command("run", self.name, "--json"),
             env=self.pair.here.environment,
@@ -216,11 +233,11 @@ class World:
                 if row.status == "agreed" and row.here and row.there
             }
             if known:
-                wrong += laws.deletions(agreed, before, after, self.may_delete)
+                wrong += laws.deletions(agreed, before, after, self.may_delete, self.model.visible)
             if ended.guarded:
                 wrong += laws.untouched(before, after, "a guard stopped the run")
             if ended.record is not None:
-                wrong += laws.states(ended.record, after, lambda path: self.hidden(after, path), ROOT)
+                wrong += laws.states(ended.record, after, lambda path: self.hidden(after, path), self.owners)
         return wrong
 
     def hidden(self, state: State, path: bytes) -> bool:
