@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from serversync import detect
 from serversync.detect import Detection
 from serversync.entry import Entry
+from serversync.failure import Stopped
 from serversync.filters import Filter
 
 MANY, FEW = 10**6, 0
@@ -622,3 +623,19 @@ def test_what_names_a_file_system_does_not_tell_apart(tmp_path: Path, monkeypatc
             assert detect.tried(descriptor)["folding"] == folded
     finally:
         os.close(descriptor)
+
+
+@pytest.mark.parametrize("expected", [FEW, MANY])
+def test_who_is_told_to_stop_reads_no_further(tmp_path: Path, expected: int) -> None:
+    make(tmp_path, "a/b")
+    with detection(tmp_path, expected) as found:
+        found.scan(b"")
+        found.stopped.set()
+        for reading in (
+            lambda: found.scan(b""),
+            lambda: list(found.listing([b"a"])),
+            lambda: found.entries([b"a/b"]),
+            lambda: found.checksums([b"a/b"]),
+        ):
+            with pytest.raises(Stopped):
+                reading()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -91,3 +93,31 @@ def test_more_bytes_than_are_allowed_are_refused(pipe: tuple[frames.Frames, int]
     os.write(target, b'{"bytes": 1000000000000}\n')
     with pytest.raises(Failure, match="too long"):
         ends.receive()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+@pytest.mark.parametrize("unread", [b"", b'{"verb": "x"}\n'])
+def test_that_the_other_side_is_gone_is_noticed_while_nobody_reads(kind: str, unread: bytes) -> None:
+    gone = threading.Event()
+    if kind == "pipe":
+        source, target = os.pipe()
+    else:
+        source, target = (end.detach() for end in socket.socketpair())
+    try:
+        with frames.Frames(source, target).watched(gone.set):
+            os.write(target, unread)
+            assert not gone.is_set()
+            os.close(target)
+            gone.wait()
+    finally:
+        os.close(source)
+
+
+def test_who_is_no_longer_watched_may_go() -> None:
+    source, target = os.pipe()
+    gone = threading.Event()
+    with frames.Frames(source, target).watched(gone.set):
+        pass
+    os.close(target)
+    os.close(source)
+    assert not gone.is_set()

@@ -34,6 +34,7 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 from serversync.entry import FORMAT, KINDS, Entry, seconds
+from serversync.failure import Stopped
 from serversync.held import RESERVED, reach
 from serversync.linux import open_beneath
 from serversync.metadata import ACLS, preserved
@@ -355,8 +356,9 @@ class _Fold:
 class _Find:
     """One find, over a share of a tree; what it printed, and the digest of that."""
 
-    def __init__(self, root: int, starts: list[bytes], room: int) -> None:
-        """starts: names in the root, none: all of it; room: bytes to keep as they were printed."""
+    def __init__(self, root: int, starts: list[bytes], room: int, stopped: threading.Event) -> None:
+        """starts: names in the root, none: all of it; room: bytes to keep as they were printed; stopped: as Detection
+        has it."""
         each = b"%h\\0%f\\0" + FORMAT + b"\\0\\0"
         self.argv = [b"find", *(b"./" + name for name in starts)] if starts else [b"find", b".", b"-mindepth", b"1"]
         self.argv += [b"-xdev", b"-type", b"d"]
@@ -375,6 +377,7 @@ class _Find:
         ]
         self.root = root
         self.room = room
+        self.stopped = stopped
         self.stream = blake2b(digest_size=SIZE)
         self.nuls = self.length = 0
         self.printed: deque[bytes] = deque()
@@ -402,6 +405,9 @@ class _Find:
             with suppress(PermissionError):
                 fcntl(process.stdout, F_SETPIPE_SZ, READ)
             while piece := process.stdout.read(READ):
+                if self.stopped.is_set():
+                    process.kill()
+                    break
                 self.take(piece)
         self.done = process.returncode == 0
 
@@ -442,7 +448,8 @@ class Detection:
 
     root: descriptor of the element's directory; only: of a one-file element the file's name; filter: which paths take
     part, None for all; xattrs: which of ``acls`` and ``xattrs`` are preserved and therefore part of an entry;
-    expected: how many entries there were last time, 0 where that is not known.
+    expected: how many entries there were last time, 0 where that is not known; stopped: once it is set, whatever reads
+    raises Stopped before long: a thread has no other way to hear of it.
     """
 
     def __init__(
@@ -453,8 +460,10 @@ class Detection:
         filter: Filter | None,  # noqa: A002
         xattrs: frozenset[str],
         expected: int,
+        stopped: threading.Event | None = None,
     ) -> None:
         self.root = root
+        self.stopped = stopped or threading.Event()
         self.only = only
         self.filter = filter
         self.xattrs = xattrs
@@ -497,7 +506,7 @@ class Detection:
         """The pass by find: stream digest and number of entries; None where it did not see all."""
         seekers = min(SEEKERS, len(os.sched_getaffinity(0)))
         shares, self._loose = self._shared_out(seekers * SHARES) if seekers > 1 else ([[]], [])
-        self._finds = finds = [_Find(self.root, share, KEPT // len(shares)) for share in shares]
+        self._finds = finds = [_Find(self.root, share, KEPT // len(shares), self.stopped) for share in shares]
         waiting = finds[::-1]
 
         def seek() -> None:
@@ -519,6 +528,7 @@ class Detection:
             for other in others:
                 if other.ident is not None:
                     other.join()
+        self._go_on()
         self.mounts = mounts(self.root)
         if self.problems or self.mounts or not all(find.done for find in finds):
             self._finds, self._loose, self.problems = [], [], {}
@@ -544,6 +554,9 @@ class Detection:
         if directories != {*names}:
             return [[]], []
         return [names[number::most] for number in range(min(most, len(names)))], sorted(frame.lines)
+    def _go_on(self) -> None:
+        if self.stopped.is_set():
+            raise Stopped
 
     def _walk_all(self, own: bytes) -> tuple[bytes, int]:
         """The pass by walking: stream digest and number of entries."""
@@ -580,6 +593,7 @@ class Detection:
 
     def _read(self, path: bytes, record: bytes, inside: bool) -> _Frame:
         """One directory as it is now; raises OSError where it cannot be read."""
+        self._go_on()
         for reading in range(READINGS):
             frame = _Frame(path, record, inside)
             problems: dict[bytes, str] = {}
@@ -671,6 +685,7 @@ class Detection:
         is not given at all. Raises OSError where one cannot be read that the scan could read.
         """
         for directory in directories:
+            self._go_on()
             if self._unseen(directory):
                 continue
             block = self._seen().kept.get(directory) if seen else None
@@ -774,12 +789,17 @@ class Detection:
             return "it is not a regular file"
         descriptor = open_beneath(parent, name(path), os.O_RDONLY | os.O_NONBLOCK)
         try:
-            content = checksum(blocks(descriptor, before.size), before.size)
+            content = checksum(self._read_on(descriptor, before.size), before.size)
         finally:
             os.close(descriptor)
         if self._entry(parent, name(path)) != before:
             return "it changed while it was read"
         return before, content
+
+    def _read_on(self, descriptor: int, size: int) -> Iterator[tuple[int, bytes]]:
+        for block in blocks(descriptor, size):
+            self._go_on()
+            yield block
 
     def occupied(self, paths: Iterable[bytes]) -> int:
         """Bytes on the disk of the files at these paths, which of one with holes are fewer than its size."""
@@ -806,6 +826,7 @@ class Detection:
         error: OSError | None = None
         try:
             for path in paths:
+                self._go_on()
                 parent = path.rpartition(b"/")[0]
                 if parent != where:
                     where, error = parent, None

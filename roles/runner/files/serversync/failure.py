@@ -48,7 +48,7 @@ def of_system(error: OSError) -> Failure:
 
 
 class Stopped(BaseException):
-    """The process was told to end (SIGTERM, SIGHUP); raised wherever it is."""
+    """The process was told to end (SIGTERM, SIGHUP), or nobody waits for its work any more; raised wherever it is."""
 
 
 class InvalidDocument(Failure):

@@ -12,7 +12,7 @@ import json
 import os
 import select
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -89,6 +89,29 @@ class Frames:
         if not data:
             raise EOFError
         self.buffer += data
+
+    @contextmanager
+    def watched(self, gone: Callable[[], None]) -> Iterator[None]:
+        """Calls ``gone``, in another thread, when the other side has closed what is read here, read or not."""
+        source = os.dup(self.source)
+        inner, outer = os.pipe()
+
+        def watch() -> None:
+            poll = select.poll()
+            poll.register(source, select.POLLRDHUP)
+            poll.register(inner, select.POLLIN)
+            if source in dict(poll.poll()):
+                gone()
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            os.close(outer)
+            thread.join()
+            os.close(inner)
+            os.close(source)
 
     @contextmanager
     def alive(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -73,6 +74,9 @@ class Server(Protocol):
     def carry(self) -> Carry | None:
         """How contents come from it and go to it; None: by rsync, unless the other server has a way of its own."""
 
+    def abort(self) -> None:
+        """Whatever is being done there, for whichever thread, ends before long."""
+
     def look(self, path: str) -> dict[str, Any]:
         """What is at the path; see place.look."""
 
@@ -99,13 +103,17 @@ class ThisServer:
         self.layout = layout
         self.privileged = layout.privileged
         self.round_trip = 0.0
+        self.stopped = threading.Event()
+
+    def abort(self) -> None:
+        self.stopped.set()
 
     def look(self, path: str) -> dict[str, Any]:
         return place.look(path)
 
     def open(self, path: str, kind: str, **options: Any) -> Replica:
         try:
-            return Tree(path, kind, locks=self.layout.locks, **options)
+            return Tree(path, kind, locks=self.layout.locks, stopped=self.stopped, **options)
         except OSError as error:
             raise place.unprepared(path, error) from error
 
@@ -130,6 +138,9 @@ class Partner:
         self.privileged = bool(connection.about.get("privileged"))
         self.round_trip = 0.0
         self.addresses: dict[str, str] = {}
+
+    def abort(self) -> None:
+        self.connection.abort()
 
     def look(self, path: str) -> dict[str, Any]:
         asked = time.monotonic()

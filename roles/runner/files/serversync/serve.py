@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from serversync import PROTOCOL, __version__, place
 from serversync.entry import pack
-from serversync.failure import Failure, of_system
+from serversync.failure import Failure, Stopped, of_system
 from serversync.frames import CONTROL, LIMIT, Frames
 from serversync.layout import Layout
 from serversync.tree import Tree, names, numbers
@@ -172,6 +172,8 @@ def converse(frames: Frames, door: Door) -> None:
     """Answers requests until the other side closes or falls silent; then every replica is released."""
     with ExitStack() as held:
         desk = Desk(door, held)
+        # Who reads a file of any size for nobody would keep the replica locked.
+        held.enter_context(frames.watched(desk.stopped.set))
         while True:
             try:
                 request, payload = frames.receive(SILENCE)
@@ -184,7 +186,7 @@ def converse(frames: Frames, door: Door) -> None:
                         frames.send({"id": number, "ok": True, **answer}, data)
             except Failure as failure:
                 frames.send({"id": number, "ok": False, "failure": failure.as_dict()})
-            except BrokenPipeError:
+            except (BrokenPipeError, Stopped):
                 return
             except OSError as error:
                 frames.send({"id": number, "ok": False, "failure": of_system(error).as_dict()})
@@ -207,6 +209,7 @@ class Desk:
         self.held = held
         self.trees: dict[int, Tree] = {}
         self.logs: dict[int, Source | Target] = {}
+        self.stopped = threading.Event()
 
     def answer(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
         verb = str(request["verb"])
@@ -265,6 +268,7 @@ class Desk:
                 locks=self.door.layout.locks,
                 name=os.fsencode(request["name"]),
                 previous=request["previous"],
+                stopped=self.stopped,
             )
         except OSError as error:
             raise place.unprepared(path, error) from error

@@ -74,9 +74,8 @@ class Servers:
         from serversync import rsync
 
         rsync.stop()
-        for conversation in (self.connection, self.sftp, *self.channels):
-            if conversation is not None:
-                conversation.abort()
+        for one in (*self.by_side.values(), *self.channels):
+            one.abort()
 
     def __enter__(self) -> Servers:
         return self

@@ -27,7 +27,7 @@ from serversync.archive import Archive, DamagedArchive, Intent, Update
 from serversync.archiving import LINES, Archiving, as_known, row_of
 from serversync.detect import Summary
 from serversync.entry import HERE, THERE, Entry, Row
-from serversync.failure import Failure
+from serversync.failure import Failure, Stopped
 from serversync.guards import Room, fits, lacking, room, tripped
 from serversync.held import good
 from serversync.job import Element, Job, amount, seconds, size
@@ -353,8 +353,14 @@ class Synchronization:
     def at_once(self, work: Callable[[str], Any]) -> dict[str, Any]:
         """The work on both sides at the same time."""
         with ThreadPoolExecutor(2) as pool:
-            running = {side: pool.submit(work, side) for side in SIDES}
-            return {side: future.result() for side, future in running.items()}
+            try:
+                running = {side: pool.submit(work, side) for side in SIDES}
+                return {side: future.result() for side, future in running.items()}
+            except (Stopped, KeyboardInterrupt):
+                # Threads hear of no signal, and reading contents may take them hours.
+                for server in self.servers.values():
+                    server.abort()
+                raise
 
     def plan(self) -> Plan:
         """Detects and reconciles; ``report`` has the plan."""

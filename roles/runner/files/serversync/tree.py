@@ -11,20 +11,24 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serversync import linux, place, versions
 from serversync.commit import Commit, Op, Result
 from serversync.detect import Detection, Summary, probe
 from serversync.entry import Entry
-from serversync.failure import Failure
+from serversync.failure import Failure, Stopped
 from serversync.held import RESERVED, make, parts, reach
 from serversync.locks import lock
 from serversync.marker import marker, set_marker
+
+if TYPE_CHECKING:
+    from serversync.filters import Filter
 
 CAP_CHOWN = 0
 Item = tuple[bytes, bytes, bytes]
@@ -54,17 +58,20 @@ class Tree:
         locks: Path,
         name: bytes,
         previous: str = "",
+        stopped: threading.Event | None = None,
     ) -> None:
         """Opens what ``place.look`` has found to be a ``kind`` (directory or file); a target that is missing is made.
 
         name: how the runner calls the file that is the element, which may have another name on each server; element:
         the name of its directory below ``.serversync``; writable: it may be changed, so its lock is exclusive;
-        look: for a plan, so nothing is made, changed or locked; previous: the element's name before it was moved.
+        look: for a plan, so nothing is made, changed or locked; previous: the element's name before it was moved;
+        stopped: once it is set, whatever is being done here raises Stopped.
         """
         self.element = element
         self.run = run
         self.look = look
         self.changeable = writable and not look
+        self.stopped = stopped or threading.Event()
         self.held = ExitStack()
         try:
             steps = place.split(path)
@@ -139,9 +146,14 @@ class Tree:
 
             rules = Filter(include, exclude)
         self.xattrs, self.expected = xattrs, expected
-        self.detection = Detection(self.root, only=self.only, filter=rules, xattrs=xattrs, expected=expected)
+        self.detection = self.detecting(self.root, self.only, rules)
         summary = self.detection.scan(known, touch=self.changeable)
         return summary._replace(problems={self.common(path): reason for path, reason in summary.problems.items()})
+
+    def detecting(self, root: int, only: bytes | None, rules: Filter | None) -> Detection:
+        return Detection(
+            root, only=only, filter=rules, xattrs=self.xattrs, expected=self.expected, stopped=self.stopped
+        )
 
     @property
     def scanned(self) -> Detection:
@@ -202,7 +214,7 @@ class Tree:
 
     def staged(self) -> Iterator[Item]:
         """Everything in the stage, as a scan of it sees it."""
-        stage = Detection(self.committing.stage, only=None, filter=None, xattrs=self.xattrs, expected=self.expected)
+        stage = self.detecting(self.committing.stage, None, None)
         stage.scan(b"")
         for _directory, children in stage.listing(sorted(stage.digests()), seen=True):
             for path, record, more in children:
@@ -216,8 +228,14 @@ class Tree:
 
     def commit(self, ops: Iterable[Op]) -> Iterator[Result]:
         named = (op._replace(path=self.own(op.path), staged=self.own(op.staged), to=self.own(op.to)) for op in ops)
-        for result in self.committing.carry_out(named):
+        for result in self.committing.carry_out(self.until_stopped(named)):
             yield result._replace(path=self.common(result.path))
+
+    def until_stopped(self, ops: Iterable[Op]) -> Iterator[Op]:
+        for op in ops:
+            if self.stopped.is_set():
+                raise Stopped
+            yield op
 
     def finish(self) -> None:
         self.committing.finish()
