@@ -298,6 +298,11 @@ class PartnerTree:
     def sync(self) -> None:
         self.ask("sync")
 
+    def settle(self) -> int:
+        reply = self.ask("settle")
+        with understood(self.connection):
+            return int(reply["moment"])
+
     def mark(self, content: dict[str, Any]) -> None:
         self.ask("mark", content=content)
 

@@ -372,6 +372,9 @@ class Desk:
         self.tree(request).sync()
         yield {}, b""
 
+    def verb_settle(self, request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
+        yield {"moment": self.tree(request).settle()}, b""
+
     def verb_mark(self, request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
         self.tree(request).mark(request["content"])
         yield {}, b""

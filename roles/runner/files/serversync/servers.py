@@ -74,8 +74,10 @@ class Servers:
         from serversync import rsync
 
         rsync.stop()
-        for one in (*self.by_side.values(), *self.channels):
-            one.abort()
+        for server in self.by_side.values():
+            server.abort()
+        for channel in self.channels:
+            channel.abort()
 
     def __enter__(self) -> Servers:
         return self

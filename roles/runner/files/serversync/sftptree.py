@@ -219,8 +219,7 @@ class SftpTree:
         self.patterns = Filter(include, exclude) if (include or exclude) and self.only is None else None
         self.problems = {}
         with self.explained("not_readable"):
-            # By our own clock, to be sure less two seconds, where the server's cannot be asked.
-            moment = self.lock.beat() if self.lock else int(time.time()) - 2
+            moment = self.settle()
             root = self.session.run(look_at(self.root))
             if root is None or root.kind != "d":
                 raise Failure("missing", f"{self.path} on {self.partner} is not there any more", transient=True)
@@ -234,7 +233,12 @@ class SftpTree:
         complete = not self.problems
         result = stream.digest() if complete else b""
         problems = {self.common(path): why for path, why in self.problems.items()}
-        return Summary(result, entries, moment * SECOND, complete, problems, complete and result == known, root)
+        return Summary(result, entries, moment, complete, problems, complete and result == known, root)
+
+    def settle(self) -> int:
+        """As ``Tree.settle``, as far as it goes: the server writes to its disk when it likes."""
+        # By our own clock, to be sure less two seconds, where the server's cannot be asked.
+        return (self.lock.beat() if self.lock else int(time.time()) - 2) * SECOND
 
     def look_at_one(self) -> dict[bytes, Frame]:
         assert self.only is not None

@@ -459,6 +459,7 @@ class Synchronization:
         for path in everything:
             self.check_path(path or b"-")
         self.touched.update(everything)
+        self.settle({side for side in SIDES if (stale[side] or again) and self.scans[side].entries})
         rest = iter(everything)
         while directories := list(islice(rest, DIRECTORIES)):
             listings = self.at_once(
@@ -481,6 +482,17 @@ class Synchronization:
                     yield from self.triples(directory, lines, rows, reopened)
                 except ValueError as error:
                     raise Failure("protocol", f"{self.server(THERE)} listed what cannot be there: {error}") from error
+
+    def settle(self, sides: Collection[str]) -> None:
+        """What these replicas have is on their disks before any contents are read, and archived, of it.
+
+        A replica that has not moved costs nothing: what the archive has of it was settled then.
+        """
+        if self.look:
+            return
+        moments = self.at_once(lambda side: self.sides[side].tree.settle() if side in sides else None)
+        for side in sides:
+            self.scans[side] = self.scans[side]._replace(moment=moments[side])
 
     def root(self) -> list[Triple]:
         """The element's own directory: in one direction its mode, owner, group and attributes are the source's."""
@@ -894,6 +906,7 @@ class Synchronization:
             propagations.append(one)
         for one in propagations:
             one.commit(one_way=self.direction != "both")
+        # A source had on its disk what was read of it: ``settle``.
         for side in self.targets:
             self.sides[side].tree.sync()
         problems = archiving.remember(plan.decisions, self.propagated)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from serversync import linux, place, versions
 from serversync.commit import Commit, Op, Result
-from serversync.detect import Detection, Summary, probe
+from serversync.detect import Detection, Summary, now, probe
 from serversync.entry import Entry
 from serversync.failure import Failure, Stopped
 from serversync.held import RESERVED, make, parts, reach
@@ -247,6 +247,14 @@ class Tree:
             linux.syncfs(descriptor)
         finally:
             os.close(descriptor)
+
+    def settle(self) -> int:
+        """Everything written here is on the disk, or OSError; the moment, as in a Summary, from which on that is so.
+
+        Until then who has a file mapped may write to it without its times moving, and from then on no more.
+        """
+        self.sync()
+        return now(self.root, self.changeable)
 
     def check_changeable(self) -> None:
         """What was opened to be looked at or read is never written, whoever asks."""
