@@ -80,10 +80,10 @@ class Summary(NamedTuple):
 
     stream: digest of the whole pass, empty where something could not be seen; entries: how many paths there are;
     moment: when the pass began, or later where ``Tree.settle`` says so, ns by the file system's own clock where
-    ``.serversync`` may be touched, else by this server's: what has a later ctime, less the clock's granularity, may move
-    without a trace; complete: whether every
-    path was seen; problems: path -> why it is unknown, and all below it; unchanged: complete, and the stream is the
-    one that was known; root: the entry of the element's directory itself, whose times tell nothing.
+    ``.serversync`` may be touched, else by this server's: what has a later ctime, less the clock's granularity, may
+    move without a trace; complete: whether every path was seen; problems: path -> why it is unknown, and all below it;
+    unchanged: complete, and the stream is the one that was known; root: the entry of the element's directory itself,
+    whose times tell nothing.
     """
 
     stream: bytes
