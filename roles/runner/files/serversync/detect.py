@@ -555,6 +555,7 @@ class Detection:
         if directories != {*names}:
             return [[]], []
         return [names[number::most] for number in range(min(most, len(names)))], sorted(frame.lines)
+
     def _go_on(self) -> None:
         if self.stopped.is_set():
             raise Stopped
