@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from serversync import place, run
+from serversync import tree as trees
 
 from tests.integration.conftest import Pair, tree
 from tests.integration.test_unfinished import Local, local
@@ -119,3 +120,114 @@ def test_two_targets_on_one_file_system_need_room_for_both(local: Local, disk: D
     assert len(guards(local.run())) == 2
     disk.free["free_bytes"] = 10
     assert local.run()["state"] == "equal"
+
+
+@pytest.mark.parametrize(("direction", "side"), [("to_partner", 0), ("from_partner", 1), ("both", 0), ("both", 1)])
+def test_a_file_found_empty_without_its_time_moving_is_a_conflict_whatever_the_rule(
+    pair: Pair, direction: str, side: int
+) -> None:
+    pair.partner_path.mkdir()
+    source, target = ((pair.path, pair.partner_path)[number] / "plc.s7" for number in (side, 1 - side))
+    source.write_text("program")
+    rule = ("this_server_wins", "partner_wins")[side]
+    pair.declare(settings=settings(direction=direction, conflict=rule))
+    assert pair.here.run("nightly")["state"] == "equal"
+    when = source.stat().st_mtime_ns
+    source.write_text("")
+    os.utime(source, ns=(when, when))
+    for _run in range(2):
+        record = pair.here.run("nightly", code=3)
+        assert record["elements"][0]["standing"] == {"unresolved": 1}
+        assert target.read_text() == "program"
+    # Whoever touches it has not said that it is meant.
+    source.touch()
+    assert pair.here.run("nightly", code=3)["state"] == "different"
+    pair.here.serversync("resolve", "nightly", "plc.s7", "--use", ("this_server", "partner")[side])
+    assert target.read_text() == ""
+    assert pair.here.run("nightly")["state"] == "equal"
+
+
+def test_one_that_has_contents_again_goes_by_rule(pair: Pair) -> None:
+    (pair.path / "plc.s7").write_text("program")
+    pair.declare()
+    pair.here.run("nightly")
+    when = (pair.path / "plc.s7").stat().st_mtime_ns
+    (pair.path / "plc.s7").write_text("")
+    os.utime(pair.path / "plc.s7", ns=(when, when))
+    pair.here.run("nightly", code=3)
+    (pair.path / "plc.s7").write_text("mended")
+    assert pair.here.run("nightly")["state"] == "equal_with_warnings"
+    assert (pair.partner_path / "plc.s7").read_text() == "mended"
+
+
+def test_zeros_are_as_good_as_nothing(pair: Pair) -> None:
+    for name in ("plc.s7", "other"):
+        (pair.path / name).write_bytes(b"program" * 1000)
+    pair.declare()
+    pair.here.run("nightly")
+    for name, content in (("plc.s7", bytes(3_000_000)), ("other", bytes(5000) + b"x")):
+        when = (pair.path / name).stat().st_mtime_ns
+        (pair.path / name).write_bytes(content)
+        os.utime(pair.path / name, ns=(when, when))
+    record = pair.here.run("nightly", code=3)
+    assert record["elements"][0]["standing"] == {"unresolved": 1}
+    assert (pair.partner_path / "plc.s7").stat().st_size == 7000
+    assert (pair.partner_path / "other").stat().st_size == 5001
+
+
+def test_what_was_emptied_on_purpose_is_no_conflict(local: Local) -> None:
+    local.declare()
+    (local.path / "log").write_text("lines")
+    local.run()
+    (local.path / "log").write_text("")
+    assert local.run()["state"] == "equal"
+    assert (local.partner_path / "log").read_text() == ""
+
+
+def test_what_was_emptied_last_before_the_server_was_started_is_one(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local.declare()
+    (local.path / "plc").write_text("program")
+    (local.path / "log").write_text("lines")
+    local.run()
+    (local.path / "plc").write_text("")
+    monkeypatch.setattr(trees, "booted", lambda: (local.path / "plc").stat().st_ctime + 3600)
+    assert local.run()["elements"][0]["standing"] == {"unresolved": 1}
+    assert (local.partner_path / "plc").read_text() == "program"
+
+
+@pytest.mark.parametrize("direction", ["to_partner", "from_partner", "both"])
+def test_many_files_that_become_zeros_stop_the_run(local: Local, direction: str) -> None:
+    local.declare(direction=direction)
+    source, target = local.path, local.partner_path
+    if direction == "from_partner":
+        source, target = target, source
+    for number in range(30):
+        (source / f"plc{number}").write_text("program")
+    local.run()
+    for number in range(12):
+        (source / f"plc{number}").write_bytes(bytes(7 if number % 2 else 0))
+    assert guards(local.run()) == ["12 files would become empty or zeros, more than 10: contents look lost"]
+    assert (target / "plc0").read_text() == "program"
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_an_emptied_replica_stops_both_directions(local: Local, side: int) -> None:
+    local.declare(direction="both", max_delete="100%")
+    (local.path / "plc").write_text("program")
+    local.run()
+    emptied, other = (local.path, local.partner_path)[side], (local.path, local.partner_path)[1 - side]
+    (emptied / "plc").unlink()
+    assert "is empty: it looks unmounted" in guards(local.run())[0]
+    assert (other / "plc").exists()
+
+
+def test_deletions_of_both_sides_count_together(local: Local) -> None:
+    local.declare(direction="both", max_delete="5")
+    for number in range(20):
+        (local.path / f"plc{number}").write_text("program")
+    local.run()
+    for number in range(6):
+        ((local.path, local.partner_path)[number % 2] / f"plc{number}").unlink()
+    assert guards(local.run()) == ["6 paths would be deleted, more than the 5 that max_delete (5) allows"]

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import pytest
 from serversync.entry import HERE, THERE, Entry, Row
-from serversync.guards import Room, fits, lacking, room, tripped
-from serversync.reconcile import Plan, Triple, reconcile
+from serversync.guards import (
+    WRITTEN_BACK,
+    Room,
+    doubted,
+    fits,
+    lacking,
+    last_change,
+    readable,
+    room,
+    tripped,
+)
+from serversync.reconcile import Decision, Plan, Triple, reconcile
 
 from tests.faults.reconcile_cases import plain_rules
 
@@ -58,7 +68,7 @@ def test_deletions(rows: int, limit: str | int | None, deleted: int, stops: bool
         ("20", 21, 0, 0, True),
         ("20", 10, 11, 0, True),
         ("20", 10, 5, 5, False),
-        ("20", 10, 5, 6, True),
+        ("20", 15, 5, 15, False),
         ("100%", 99, 99, 99, False),
         (None, 999, 0, 0, False),
         (None, 0, 25, 0, False),
@@ -147,3 +157,51 @@ def test_what_there_is_too_little_of(free: tuple[int, int], said: str) -> None:
     assert fits(need, left) is (said == "")
     if said:
         assert lacking(need, left) == said
+
+
+def agreed(status: str = "agreed", by: str = "", size: int = 9) -> Row:
+    return Row(b"x", status, file(size, 1).record, b"", file(size, 1).record, b"", by=by)
+
+
+BOOTED, DAY = 10**15, 24 * 3600 * 10**9
+
+
+@pytest.mark.parametrize(
+    ("coming", "row", "last", "doubt"),
+    [
+        # Nobody wrote, says the time.
+        (file(0, 1)._replace(ctime=BOOTED + 1), agreed(), 0, True),
+        # Somebody has emptied it, after the boot, or long before the last that was written before.
+        (file(0, 2)._replace(ctime=BOOTED + 1), agreed(), BOOTED - 1, False),
+        (file(0, 2)._replace(ctime=BOOTED - DAY), agreed(), BOOTED - 1, False),
+        # It is among that.
+        (file(0, 2)._replace(ctime=BOOTED - 1), agreed(), BOOTED - 1, True),
+        (file(0, 2)._replace(ctime=BOOTED - DAY), agreed(), BOOTED - DAY + WRITTEN_BACK, True),
+        # It was empty, or is not known.
+        (file(0, 1)._replace(ctime=BOOTED - 1), agreed(size=0), BOOTED - 1, False),
+        (file(0, 1)._replace(ctime=BOOTED - 1), None, BOOTED - 1, False),
+        # Once in doubt it stays so, whoever touches it.
+        (file(0, 2)._replace(ctime=BOOTED + 1), agreed("unresolved", "guard"), 0, True),
+        (file(0, 2)._replace(ctime=BOOTED + 1), agreed("unresolved", "conflict"), 0, False),
+        (ROOMY._replace(ctime=BOOTED - 1), agreed(), BOOTED - 1, False),
+    ],
+)
+def test_contents_that_a_crash_may_have_taken(coming: Entry, row: Row | None, last: int, doubt: bool) -> None:
+    decision = Decision(b"x", "8", "update", HERE, HERE, None, b"", "agreed", "", "", coming, file(9, 1))
+    assert doubted(decision, row, BOOTED, last) is doubt
+    # With nothing on the other side there is nothing to lose.
+    assert not doubted(decision._replace(there=None), row, BOOTED, last)
+    assert not doubted(decision._replace(there=file(0, 1)), row, BOOTED, last)
+
+
+def test_the_last_change_before_a_boot() -> None:
+    times = [BOOTED - 9, BOOTED - 5, BOOTED, BOOTED + 3]
+    triples = [Triple(b"%d" % time, file(1, 1)._replace(ctime=time), None, None) for time in times]
+    assert last_change(triples, HERE, BOOTED) == BOOTED - 5
+    assert last_change(triples, THERE, BOOTED) == 0
+
+
+@pytest.mark.parametrize(("limit", "max_change", "count"), [("25%", None, 11), ("11", None, 0), ("5", "9", 0)])
+def test_contents_are_read_only_where_zeros_could_stop_the_plan(limit: str, max_change: str | None, count: int) -> None:
+    found = readable(plan(changed=11), 0, limit, max_change)
+    assert len(found) == count

@@ -21,7 +21,7 @@ FREE = dict.fromkeys(("free_bytes", "free_inodes", "total_bytes"), 1)
 FACTS = {
     **dict.fromkeys(("machine", "path", "fstype"), "x"),
     **dict.fromkeys(("acls", "xattrs", "owner"), True),
-    **dict.fromkeys(("inode", "granularity", "name_max", "time"), 1),
+    **dict.fromkeys(("inode", "granularity", "name_max", "time", "booted"), 1),
     **{"folding": [], "others": [], "marker": None, "free": FREE},
 }
 SUMMARY = {"stream": "", "entries": 1, "moment": 1, "complete": True, "problems": [], "unchanged": False}

@@ -52,6 +52,8 @@ SEEKERS, SHARES = 4, 4
 # Bytes of what was seen that are kept for digests and listings; of a larger tree directories are read again.
 KEPT = 100 << 20
 READ = 1 << 20
+# Where contents that are something are mostly told from zeros.
+FIRST = 4096
 GRAIN = 1 << 20
 # How often a directory is read until nothing vanishes meanwhile.
 READINGS = 3
@@ -802,6 +804,21 @@ class Detection:
         for block in blocks(descriptor, size):
             self._go_on()
             yield block
+
+    def zeros(self, paths: Iterable[bytes]) -> Iterator[bytes]:
+        """Those of the regular files at these paths whose contents are nothing but zeros."""
+        for path, parent, error in self._parents(paths):
+            if error is None:
+                # What cannot be read is told by whoever has to.
+                with suppress(OSError):
+                    descriptor = open_beneath(parent, name(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                    try:
+                        size = os.fstat(descriptor).st_size
+                        first = os.pread(descriptor, FIRST, 0)
+                        if not any(first) and not any(any(block) for _at, block in self._read_on(descriptor, size)):
+                            yield path
+                    finally:
+                        os.close(descriptor)
 
     def occupied(self, paths: Iterable[bytes]) -> int:
         """Bytes on the disk of the files at these paths, which of one with holes are fewer than its size."""

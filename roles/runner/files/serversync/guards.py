@@ -8,12 +8,14 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Optional, Union
 
 from serversync.display import size
-from serversync.entry import HERE, Entry
+from serversync.entry import HERE, Entry, Row
 from serversync.job import amount
-from serversync.reconcile import OTHER, Decision, Plan, Seen
+from serversync.reconcile import OTHER, SIDES, Decision, Plan, Seen, Triple, base_of, half_of
 
 # A share of few paths is soon reached by everyday work.
 FEWEST = 10
+# Within this time (ns) what is written comes to the disk, unless a kernel was told otherwise: 30 s are Linux' own.
+WRITTEN_BACK = 120 * 10**9
 Limit = Optional[Union[str, int]]
 
 
@@ -21,8 +23,8 @@ def tripped(plan: Plan, rows: int, max_delete: Limit, max_change: Limit, zeroed:
     """Why the plan must not begin without a person's word; empty: it may.
 
     rows: paths in the archive; the limits: ``"25%"`` of these but never less than 10, a number, or None: no limit;
-    zeroed: files whose contents have become nothing but zeros. Those and the ones that become empty count as changed
-    even without a limit: then that of the archive's share that deletions have.
+    zeroed: of the files to be overwritten those that become nothing but zeros. They and the ones that become empty
+    count even without a limit: then by the one that deletions have.
     """
     deleted = sum(one.remove is not None for one in plan.decisions)
     changed = sum(overwrites(one) for one in plan.decisions)
@@ -32,9 +34,9 @@ def tripped(plan: Plan, rows: int, max_delete: Limit, max_change: Limit, zeroed:
     if most is not None and deleted > most:
         found.append(f"{deleted} paths would be deleted, more than the {most} that max_delete ({max_delete}) allows")
     most = limit(max_change, rows)
-    if most is not None and changed + zeroed > most:
+    if most is not None and changed > most:
         found.append(
-            f"{changed + zeroed} files would be overwritten, more than the {most} that max_change ({max_change}) allows"
+            f"{changed} files would be overwritten, more than the {most} that max_change ({max_change}) allows"
         )
     elif max_change is None and (most := limit(max_delete, rows)) is not None and emptied > most:
         found.append(f"{emptied} files would become empty or zeros, more than {most}: contents look lost")
@@ -63,10 +65,49 @@ def overwrites(decision: Decision) -> bool:
 
 
 def empties(decision: Decision) -> bool:
+    found = files(decision)
+    return found is not None and found[0].size == 0
+
+
+def files(decision: Decision) -> tuple[Entry, Entry] | None:
+    """The file that comes and the one with contents that it displaces, if the decision is of such."""
     coming, displaced = versions(decision)
-    if not overwrites(decision) or not isinstance(coming, Entry) or not isinstance(displaced, Entry):
+    if decision.content is None or not isinstance(coming, Entry) or not isinstance(displaced, Entry):
+        return None
+    return (coming, displaced) if coming.kind == displaced.kind == "f" and displaced.size else None
+
+
+def readable(plan: Plan, rows: int, max_delete: Limit, max_change: Limit) -> list[Decision]:
+    """The decisions of which ``tripped`` has to know whether zeros come; none where they could not stop the plan."""
+    coming = [one for one in plan.decisions if files(one)]
+    most = limit(max_delete, rows)
+    if max_change is not None or most is None or len(coming) <= most:
+        return []
+    return [one for one in coming if not empties(one)]
+
+
+def last_change(triples: Iterable[Triple], side: str, booted: int) -> int:
+    """The last change on the side, of those given, before its server was booted (ns since the epoch)."""
+    entries = (triple.here if side == HERE else triple.there for triple in triples)
+    return max((one.ctime for one in entries if isinstance(one, Entry) and one.ctime < booted), default=0)
+
+
+def doubted(decision: Decision, row: Row | None, booted: int, last: int) -> bool:
+    """Whether what comes would, if it is empty or all zeros, rather be lost than meant.
+
+    booted, last: of the server that it comes from, see ``last_change``: what was changed shortly before may never have
+    come to the disk. A path of which that was said stays in doubt until a person decides, or until it has contents.
+    """
+    if row is None or files(decision) is None or decision.content is None:
         return False
-    return coming.kind == displaced.kind == "f" and coming.size == 0
+    coming, _displaced = versions(decision)
+    old = base_of(row)[SIDES.index(decision.content)] if row.base else half_of(row, decision.content)
+    if not isinstance(coming, Entry) or old is None or old.kind != "f" or not old.size:
+        return False
+    if row.status == "unresolved" and row.by == "guard":
+        return True
+    crashed = last - WRITTEN_BACK <= coming.ctime < booted and coming.ctime != old.ctime
+    return crashed or coming.mtime == old.mtime
 
 
 class Room(NamedTuple):

@@ -184,7 +184,7 @@ FACTS: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("machine", "path", "fstype"), (str,)),
     **dict.fromkeys(("acls", "xattrs", "owner"), (bool,)),
     **dict.fromkeys(("inode", "granularity", "name_max"), (int,)),
-    "time": (int, float),
+    **dict.fromkeys(("time", "booted"), (int, float)),
     "folding": (list,),
     "others": (list,),
     "marker": (dict, type(None)),
@@ -267,6 +267,9 @@ class PartnerTree:
     def checksums(self, paths: Iterable[bytes]) -> Iterator[tuple[bytes, Entry | str]]:
         for path, found in self.seen("checksums", paths):
             yield path, "is gone" if found is None else found
+
+    def zeros(self, paths: Iterable[bytes]) -> Iterator[bytes]:
+        return (path for path, _record, _more in self.items("zeros", paths))
 
     def occupied(self, paths: Iterable[bytes]) -> int:
         total = 0

@@ -337,6 +337,9 @@ class Desk:
     def verb_checksums(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
         return stream(pack([item]) for item in pack_seen(self.tree(request).checksums(below(payload))))
 
+    def verb_zeros(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
+        return stream(pack([(path, b"", b"")]) for path in self.tree(request).zeros(below(payload)))
+
     def verb_occupied(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
         yield {"bytes": self.tree(request).occupied(below(payload))}, b""
 

@@ -28,7 +28,17 @@ from serversync.archiving import LINES, Archiving, as_known, row_of
 from serversync.detect import Summary
 from serversync.entry import HERE, THERE, Entry, Row
 from serversync.failure import Failure, Stopped
-from serversync.guards import Room, fits, lacking, room, tripped
+from serversync.guards import (
+    Room,
+    doubted,
+    empties,
+    fits,
+    lacking,
+    last_change,
+    readable,
+    room,
+    tripped,
+)
 from serversync.held import good
 from serversync.job import Element, Job, amount, seconds, size
 from serversync.layout import Layout
@@ -410,6 +420,10 @@ class Synchronization:
             plan = reconcile(triples, self.rules)
         if plan.needs:
             raise Failure("internal", f"contents of {len(plan.needs)} paths stayed undecided")
+        doubtful = self.doubtful(triples, plan)
+        if doubtful:
+            self.rules = replace(self.rules, suspicious=doubtful)
+            plan = reconcile(triples, self.rules)
         self.report.plan = plan
         self.report.warnings += plan.warnings
         return plan
@@ -685,6 +699,28 @@ class Synchronization:
             found[name] = {path: frozenset(group) for group in names.values() if len(group) > 1 for path in group}
         return found
 
+    def doubtful(self, triples: list[Triple], plan: Plan) -> frozenset[bytes]:
+        """Paths whose contents are gone as after a crash, and were to be put over the other side's."""
+        rows = {triple.path: triple.row for triple in triples}
+        found = []
+        for side in SIDES:
+            booted = int(self.sides[side].tree.facts.get("booted", 0) * 1e9)
+            last = last_change(triples, side, booted)
+            mine = (one for one in plan.decisions if one.content == side)
+            found += [one for one in mine if doubted(one, rows.get(one.path), booted, last)]
+        return frozenset({one.path for one in found if empties(one)} | self.zeros(found))
+
+    def zeros(self, decisions: Iterable[Decision]) -> set[bytes]:
+        """Those whose coming contents are nothing but zeros; what is empty has none."""
+        found: set[bytes] = set()
+        for side in SIDES:
+            tree = self.sides[side].tree
+            paths = [one.path for one in decisions if one.content == side and not empties(one)]
+            # Every byte would have to cross the network for it.
+            if paths and not isinstance(tree, SftpTree):
+                found.update(tree.zeros(paths))
+        return found
+
     def compared(self, triples: list[Triple], paths: list[bytes]) -> list[Triple]:
         """The triples with the contents' digests of these paths."""
         self.progress("comparing", len(paths), 0)
@@ -721,7 +757,8 @@ class Synchronization:
     def guarded(self, plan: Plan) -> list[str]:
         """Why the plan must not begin without a person's word."""
         found = [*self.unmounted, *self.crowded(plan).values()]
-        found += tripped(plan, self.archive.rows_count, self.settings["max_delete"], self.settings["max_change"], 0)
+        limits = self.archive.rows_count, self.settings["max_delete"], self.settings["max_change"]
+        found += tripped(plan, *limits, len(self.zeros(readable(plan, *limits))))
         for side in SIDES:
             if self.scans[side].entries == 0 and self.kind == "directory" and self.archived_paths():
                 found.append(f"{self.paths[side]} on {self.server(side)} is empty: it looks unmounted")

@@ -98,6 +98,7 @@ class Tree:
                 "empty": self.only is None and self.is_empty(),
                 "free": place.space(self.root),
                 "time": time.time(),
+                "booted": booted(),
             }
         except BaseException:
             self.held.close()
@@ -179,6 +180,10 @@ class Tree:
         for path in paths:
             for found in self.scanned.checksums([self.own(path)]).values():
                 yield path, found if isinstance(found, str) else found[0]._replace(digest=found[1])
+
+    def zeros(self, paths: Iterable[bytes]) -> Iterator[bytes]:
+        """Those of these files whose contents are nothing but zeros."""
+        return map(self.common, self.scanned.zeros(map(self.own, paths)))
 
     def occupied(self, paths: Iterable[bytes]) -> int:
         """Bytes that these files take on the disk."""
@@ -315,6 +320,11 @@ class Tree:
         self.check_changeable()
         for result in versions.restore(self.root, self.element, self.own(path), run, self.run):
             yield result._replace(path=self.common(result.path))
+
+
+def booted() -> float:
+    """When this server was started, seconds since the epoch by its clock."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def machine() -> str:
