@@ -33,7 +33,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from tests.faults.disturb import FAULTS, Stand, possible
+from tests.faults.disturb import FAULTS, Stand, have, possible
 from tests.faults.logs import LogScenario
 from tests.faults.scenario import SEEDS, Scenario
 from tests.faults.world import ROOT
@@ -41,6 +41,27 @@ from tests.loopback import ROOT as REPOSITORY
 from tests.loopback import Pair, loopback
 from tests.proxy import Proxy
 from tests.sftp import SftpPair, sftp_loopback
+
+
+@contextmanager
+def disk(directory: Path) -> Iterator[None]:
+    """A file system of our own and in memory at the directory, where that can be: a run that waits for the disk waits
+    for nobody else's data then."""
+    memory = Path("/dev/shm")  # noqa: S108 - the name in it is a random one
+    room = os.statvfs(memory) if memory.exists() else None
+    if not ROOT or not have("mkfs.ext4") or room is None or room.f_bavail * room.f_frsize < SIZE:
+        yield
+        return
+    with tempfile.NamedTemporaryFile(dir=memory, prefix="serversync-") as image:
+        os.truncate(image.name, SIZE)
+        subprocess.run(["mkfs.ext4", "-q", "-F", image.name], check=True)
+        argv = ["mount", "-o", "loop,discard", image.name, str(directory)]
+        mounted = subprocess.run(argv, capture_output=True, check=False).returncode == 0
+        try:
+            yield
+        finally:
+            if mounted:
+                subprocess.run(["umount", "-l", str(directory)], check=True)
 
 
 @contextmanager
@@ -63,6 +84,7 @@ def stand(directory: Path) -> Iterator[dict[str, Stand]]:
         yield places
 
 
+SIZE = 4 << 30
 # What is synchronized: how often, its scenarios, and the connection to the partner.
 KINDS: dict[str, tuple[int, type[Scenario], str]] = {
     "tree": (70, Scenario, "ssh"),
@@ -170,6 +192,7 @@ def main() -> int:
     chosen = arguments()
     campaign = Campaign(chosen)
     with tempfile.TemporaryDirectory(prefix="serversync-faults-") as name, ExitStack() as held:
+        held.enter_context(disk(Path(name)))
         places = []
         for number in range(chosen.parallel):
             directory = Path(name, str(number))

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests import killing
 from tests.faults import laws
 from tests.faults.edits import ORDINARY, Editor, apply
 from tests.faults.observe import State, look
@@ -133,6 +135,17 @@ def at_call(what: str, calls: list[str]) -> Fault:
         return done
 
     return fault
+
+
+def kill_at_step(world: World, rng: random.Random, stand: Stand) -> Disturbed:
+    """Killed before its n-th step, on one of both servers."""
+    step, side = rng.randrange(1, 100), "here" if world.picks_here(rng) else "there"
+    with tempfile.TemporaryDirectory(dir=stand.directory) as name:
+        log = Path(name, "log")
+        with through(world, side, sys.executable, killing.__file__, str(step), str(log)):
+            ended = world.run()
+        where = log.read_text().strip() if log.exists() else ""
+    return Disturbed([ended], int(bool(where)), note=f"killed {side} before step {where or f'{step}: there was none'}")
 
 
 def with_link(change: Callable[[random.Random], dict[str, Any]], after: dict[str, Any]) -> Fault:
@@ -522,12 +535,13 @@ class Kind:
 FAULTS = {
     "none": Kind(lambda world, rng, stand: Disturbed([], note="nothing"), 3),
     "kill-runner": Kind(kill_one("runner"), 12),
-    "kill-again": Kind(kill_again, 12),
+    "kill-again": Kind(kill_again, 20),
     "kill-serve": Kind(kill_one("serve"), 8),
     "kill-ssh": Kind(kill_one("ssh"), 6),
     "kill-sshd": Kind(kill_one("sshd"), 3),
     "kill-rsync": Kind(kill_one("rsync"), 6),
     "kill-at-call": Kind(at_call("kill", CALLS), 12, "strace"),
+    "kill-at-step": Kind(kill_at_step, 10),
     "stall-and-kill": Kind(stalled_for_good, 3),
     "eio": Kind(at_call("EIO", [*CALLS, *COMMON, "pread64", "getdents64"]), 3, "strace"),
     "enospc": Kind(

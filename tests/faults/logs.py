@@ -28,7 +28,8 @@ ROUNDS = 5
 # What is there to be done to one file that grows; what a damaged state means for a log is told in docs/logs.md.
 SUITING = {"none", "stall", "reset", "delay", "narrow", "away", "gone-and-back", "full", "no-inodes", "archive-full"}
 SUITING |= {"archive-no-inodes", "immutable", "read-only", "clock", "two-runs", "storm", "eio", "enospc"}
-SUITING |= {"kill-runner", "kill-again", "kill-serve", "kill-ssh", "kill-sshd", "kill-at-call", "stall-and-kill"}
+SUITING |= {"kill-runner", "kill-again", "kill-serve", "kill-ssh", "kill-sshd", "kill-at-call", "kill-at-step"}
+SUITING |= {"stall-and-kill"}
 
 
 class LogWorld(World):
