@@ -467,6 +467,17 @@ def test_one_run_at_a_time(tree: SftpTree, root: Path) -> None:
     other.close()
 
 
+def test_another_attempt_of_the_run_whose_connection_was_lost_takes_its_lock(
+    tree: SftpTree, pipe: Pipe, root: Path
+) -> None:
+    pipe.server.kill()
+    tree.close()
+    assert (root / ".serversync" / ".lock").exists()
+    other = Pipe()
+    opened(other, root).close()
+    other.close()
+
+
 def test_the_marker_on_its_way_counts(tree: SftpTree, root: Path) -> None:
     tree.mark({"current": "a"})
     assert tree.marker("job.1")["current"] == "a"  # type: ignore[index]

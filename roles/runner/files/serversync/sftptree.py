@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from serversync import place
 from serversync.commit import CODES, Op, Refused, Result
@@ -771,9 +771,13 @@ def tried(session: Session, directory: bytes) -> Task[Abilities]:
 class Lock:
     """The lock of a root that this run may change: a file, made new, that says whose it is.
 
-    Nothing takes it away when the run dies. It counts for nobody's when the run's process is gone, where that was one
-    of this server, or when it was not written for STALE seconds by the server's own clock. Sources have none.
+    Nothing takes it away when the run dies, or loses its connection. It counts for nobody's when the run's process is
+    gone, or has let go of it, where that was one of this server, or when it was not written for STALE seconds by the
+    server's own clock. Sources have none.
     """
+
+    # What this process holds, by token.
+    held: ClassVar[set[str]] = set()
 
     def __init__(self, session: Session, path: bytes, owner: str) -> None:
         """Failure ``running``, transient, where it is taken."""
@@ -785,17 +789,24 @@ class Lock:
         self.lost = False
         self.clock = 0
         self.ended = threading.Event()
-        refusal: OSError | None = None
-        for _attempt in range(ATTEMPTS):
-            refusal = session.run(self.taken())
-            if refusal is None:
-                break
-        else:
-            assert refusal is not None
-            raise refusal
-        self.clean()
+        self.held.add(self.token)
+        try:
+            self.take()
+            self.clean()
+        except BaseException:
+            self.held.discard(self.token)
+            raise
         self.thread = threading.Thread(target=self.keep, daemon=True)
         self.thread.start()
+
+    def take(self) -> None:
+        refusal: OSError | None = None
+        for _attempt in range(ATTEMPTS):
+            refusal = self.session.run(self.taken())
+            if refusal is None:
+                return
+        assert refusal is not None
+        raise refusal
 
     def taken(self) -> Task[OSError | None]:
         """None where it is ours now; else why not, where that is worth another attempt."""
@@ -892,6 +903,7 @@ class Lock:
         with suppress(Failure, OSError):
             if not self.lost:
                 self.session.run(asked([remove(self.path)]))
+        self.held.discard(self.token)
 
 
 def process() -> dict[str, Any]:
@@ -913,6 +925,8 @@ def birth(pid: int) -> int | None:
 def left_behind(holder: dict[str, Any], silent: float) -> bool:
     """Whether nobody holds a lock any more that says this and has been silent for so many seconds."""
     mine = process()
+    if holder.items() >= mine.items():
+        return holder.get("token") not in Lock.held
     if (holder.get("machine"), holder.get("boot")) == (mine["machine"], mine["boot"]):
         return birth(int(holder.get("pid", 0))) != holder.get("started")
     # A living run says whose it is as soon as it has made it.
