@@ -212,7 +212,9 @@ def gone_and_back(world: World, rng: random.Random, stand: Stand) -> Disturbed:
         ended = world.end(process)
     finally:
         world.declare()
-    wrong = [] if ended.outcome in FINISHED else [f"the partner came back, and the run ended {ended.outcome}"]
+    wrong = (
+        [] if ended.outcome in FINISHED else [f"the partner came back, and the run ended {ended.outcome}: {ended.why}"]
+    )
     return Disturbed([ended], note="partner gone and back", wrong=wrong)
 
 
@@ -460,7 +462,10 @@ def storm(world: World, rng: random.Random, stand: Stand) -> Disturbed:
     taken: set[bytes] = set()
     written: list[tuple[int, bytes]] = []
     over = threading.Event()
-    editors = [Editor(random.Random(rng.random()), f"{world.name}-storm{side}", names=ORDINARY) for side in (0, 1)]
+    editors = [
+        Editor(random.Random(rng.random()), f"{world.name}-storm{side}", names=ORDINARY, **world.can_carry)
+        for side in (0, 1)
+    ]
 
     def write() -> None:
         while not over.is_set():

@@ -17,15 +17,13 @@ from typing import Any
 
 from tests.faults import laws
 from tests.faults.disturb import FAULTS, FINISHED, OLD_ARCHIVES, Stand, possible
-from tests.faults.edits import DIRECTORY_EDITS, FILE_EDITS, NAMES, NEW_EDITS, ORDINARY, QUIET, Editor, content
+from tests.faults.edits import EPOCH, NAMES, ORDINARY, Editor, content
 from tests.faults.model import Row
 from tests.faults.observe import State, is_copy
 from tests.faults.world import World, known_settings
 
 SEEDS = Path(__file__).resolve().parent / "seeds"
 ROUNDS = 3
-# What SFTP has no words for is listed, and fails the element.
-SFTP_EDITS = {*FILE_EDITS, *NEW_EDITS, *DIRECTORY_EDITS, *QUIET} - {"fifo", "socket", "device", "xattr", "chown"}
 
 
 def draw_settings(rng: random.Random) -> dict[str, Any]:
@@ -58,11 +56,13 @@ def odd(rng: random.Random, world: World) -> None:
             deep = root / "/".join(f"level{level:02}" for level in range(64))
             deep.mkdir(parents=True)
             (deep / "bottom").write_bytes(content(f"{world.name}-deep-{root.name}", 10))
+            os.utime(deep / "bottom", (EPOCH, EPOCH))
         if rng.random() < 0.1:
             with open(root / "sparse", "wb") as stream:
                 stream.truncate(256 << 20)
                 stream.seek(200 << 20)
                 stream.write(content(f"{world.name}-sparse", 100))
+            os.utime(root / "sparse", (EPOCH, EPOCH))
         if rng.random() < 0.3:
             (root / "out").symlink_to(os.fsdecode(world.outside["here"]))
             (root / "theirs").symlink_to(os.path.join(os.fsdecode(world.outside["there"]), "theirs"))
@@ -108,9 +108,8 @@ class Scenario:
             quiet = self.settings["verify"] == "checksum" and "verify" in known_settings()
             pool = ORDINARY if self.rng.random() < 0.4 else [*self.rng.sample(NAMES, 12), b"old.tmp"]
             large = self.rng.choice([0, 0, 400_000, 0 if roots else 6_000_000])
-            grain, only = (10**9, SFTP_EDITS) if world.sftp else (1, ())
             editors = [
-                Editor(self.rng, f"{self.seed}{side}", names=pool, only=only, quiet=quiet, large=large, grain=grain)
+                Editor(self.rng, f"{self.seed}{side}", names=pool, quiet=quiet, large=large, **world.can_carry)
                 for side in ("h", "t")
             ]
             editors[1].count = 1_000_000

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults import laws
-from tests.faults.edits import Editor
+from tests.faults.edits import DIRECTORY_EDITS, FILE_EDITS, NEW_EDITS, QUIET, Editor
 from tests.faults.model import Model, Prediction, Rules
 from tests.faults.observe import ANCHOR, State, archives, surroundings
 from tests.loopback import PACKAGE, Pair
@@ -30,6 +30,7 @@ PATIENCE = 150.0
 INTERNAL = 70
 EPOCH = 1_500_000_000 * 10**9
 ROOT = os.geteuid() == 0
+SFTP_EDITS = {*FILE_EDITS, *NEW_EDITS, *DIRECTORY_EDITS, *QUIET} - {"fifo", "socket", "device", "xattr", "chown"}
 
 
 def known_settings() -> dict[str, Any]:
@@ -126,6 +127,11 @@ class World:
     def sftp(self) -> bool:
         return isinstance(self.pair, SftpPair)
 
+    @property
+    def can_carry(self) -> dict[str, Any]:
+        """What of edits the connection has words for; all else is listed, and fails the element."""
+        return {"only": SFTP_EDITS, "grain": 10**9} if self.sftp else {}
+
     def picks_here(self, rng: random.Random) -> bool:
         """Of which server something shall be disturbed: this one's, where nothing of ours runs on the partner."""
         return rng.random() < 0.5 or self.sftp
@@ -169,10 +175,12 @@ class World:
             out, said = process.communicate()
             return Ended(None, None, said.decode(errors="replace"))
         try:
-            record = json.loads(out)
+            told = json.loads(out)
         except ValueError:
-            record = None
-        return Ended(process.returncode, record, said.decode(errors="replace"))
+            told = {}
+        # Of a run that did not come to have a record there is the failure alone.
+        record = told if "state" in told else None
+        return Ended(process.returncode, record, said.decode(errors="replace") or str(told.get("failure", "")))
 
     def run(self) -> Ended:
         return self.end(self.start())
