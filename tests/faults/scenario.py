@@ -116,6 +116,8 @@ class Scenario:
             if not roots:
                 odd(self.rng, world)
             for number, name in enumerate(chosen):
+                if number and self.rng.random() < 0.25:
+                    self.edit_settings(world, turn=roots is None)
                 for side, editor in enumerate(editors):
                     count = self.rng.choice([0, 10, 20]) if number == 0 else self.rng.randrange(8)
                     self.say(f"round {number}, edits {('here', 'there')[side]}:")
@@ -127,6 +129,18 @@ class Scenario:
                 OLD_ARCHIVES.setdefault(world.name, []).extend(
                     Path(path).read_bytes() for path in world.archives() if path.endswith(".sqlite")
                 )
+
+    def edit_settings(self, world: World, turn: bool) -> None:
+        """Somebody edits the job between two runs; turn: also its direction."""
+        drawn = draw_settings(self.rng)
+        for name in self.rng.sample(["direction"] * turn + ["conflict", "delete"], self.rng.choice([1, 1, 2])):
+            self.settings[name] = drawn[name]
+        if self.settings["direction"] == "both" and self.settings["delete"] == "extraneous":
+            self.settings["delete"] = "synced"
+        world.declare()
+        now = {name: self.settings[name] for name in ("direction", "conflict", "delete")}
+        world.model.edited(replace(world.model.rules, **now))
+        self.say(f"settings edited: {json.dumps(now)}")
 
     def round(self, world: World, name: str, editors: list[Editor]) -> None:
         """Disturbed, then left alone, then with nothing to do."""
