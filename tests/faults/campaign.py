@@ -107,6 +107,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--kind", default="", help=f"scenarios of these kinds, of {', '.join(KINDS)}")
     parser.add_argument("--seconds", type=int, default=0, help="begin no scenario after so long")
     parser.add_argument("--parallel", type=int, default=1 + (os.cpu_count() or 1), help="scenarios at a time")
+    parser.add_argument("--tally", type=Path, help="a file that adds up the counts of several campaigns")
     parser.add_argument("--no-replay", action="store_true", help="do not play the kept seeds first")
     parser.add_argument("--tell", action="store_true", help="tell every edit and outcome")
     chosen = parser.parse_args()
@@ -126,6 +127,7 @@ class Campaign:
     def __init__(self, chosen: argparse.Namespace) -> None:
         self.chosen = chosen
         self.first = secrets.randbelow(10**6) if chosen.seed is None else chosen.seed
+        # By fault and outcome.
         self.counts: Counter[tuple[str, str]] = Counter()
         self.failed: list[int] = []
         self.played = self.started = self.runs = self.kills = 0
@@ -183,6 +185,23 @@ class Campaign:
         if self.played % 10 == 0:
             print(self.so_far(), flush=True)
 
+    def add_up(self, tally: Path) -> None:
+        """Adds what earlier campaigns came to, and keeps the sum."""
+        seconds = time.monotonic() - self.begun
+        if tally.exists():
+            old = json.loads(tally.read_text())
+            self.counts.update({(fault, outcome): count for fault, outcome, count in old["counts"]})
+            self.kinds.update(old["kinds"])
+            self.failed += old["failed"]
+            self.played += old["played"]
+            self.runs += old["runs"]
+            self.kills += old["kills"]
+            self.begun -= old["seconds"]
+            seconds += old["seconds"]
+        counts = [[fault, outcome, count] for (fault, outcome), count in sorted(self.counts.items())]
+        sums = {"played": self.played, "runs": self.runs, "kills": self.kills, "failed": self.failed}
+        tally.write_text(json.dumps({"counts": counts, "kinds": self.kinds, **sums, "seconds": seconds}))
+
     def so_far(self) -> str:
         told = f"{self.played} scenarios, {self.runs} runs, {self.kills} kills, {len(self.failed)} failed"
         return f"{told}, {time.monotonic() - self.begun:.0f} s"
@@ -203,6 +222,8 @@ def main() -> int:
         with ThreadPoolExecutor(chosen.parallel) as pool:
             for future in [pool.submit(campaign.play, place) for place in places]:
                 future.result()
+    if chosen.tally:
+        campaign.add_up(chosen.tally)
     show(campaign.counts)
     print(", ".join(f"{campaign.kinds[kind]} scenarios of kind {kind}" for kind in KINDS))
     print(campaign.so_far())

@@ -91,7 +91,7 @@ def kill_one(kind: str) -> Fault:
 def kill_again(world: World, rng: random.Random, stand: Stand) -> Disturbed:
     """The runner is killed again and again, the next one started at once, whatever is left of the one before."""
     ended, killed = [], 0
-    for _time in range(rng.randrange(2, 5)):
+    for _time in range(rng.randrange(2, 7)):
         process = world.start()
         with suppress(subprocess.TimeoutExpired):
             process.wait(moment(world, rng))
