@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: serversync.core contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The gate: everything that has to be green before a change lands, apart from 'make test', 'make faults' and 'make servers'.
+"""The gate: everything that has to be green before a change lands, but for 'make test', 'faults' and 'servers'.
 
 nox                         all of it
 nox --session sanity-2.18   one session

@@ -79,7 +79,7 @@ def done(world: World, ended: Ended) -> list[str]:
 
 
 def tebibyte(pair: Pair, _rng: random.Random) -> list[str]:
-    """A file that is larger than the target's file system, and holds next to nothing."""
+    """A file that holds next to nothing, and takes longer to read than anyone waits: killed on its way, then gone."""
     world = World(pair, "holes", {"direction": "to_partner"})
     (world.here / "other").write_text("goes over")
     wrong = [] if world.run().outcome == "equal" else ["a small file did not go over"]
@@ -88,13 +88,21 @@ def tebibyte(pair: Pair, _rng: random.Random) -> list[str]:
         stream.seek(1 << 39)
         stream.write(b"in the middle")
     before = world.look().there
-    ended = world.run()
-    if not ended.guarded or world.look().there != before:
-        wrong.append(f"L7: there is no room for it, and the run ended {ended.outcome}: {ended.why}")
-    print(f"  {ended.outcome}: {ended.why}", flush=True)
+    process = world.start()
+    while not list(world.there.glob(".serversync/*/stage/*/.holes.*")) and process.poll() is None:
+        time.sleep(0.1)
+    process.kill()
+    ended = world.end(process)
+    print(f"  {ended.outcome} on its way", flush=True)
+    if world.look().there != before:
+        wrong.append(f"L2: what is on its way is to be seen on the target; the run ended {ended.outcome}")
     (world.here / "holes").unlink()
-    ended = world.run()
-    return wrong + ([] if ended.outcome == "equal" else [f"L11: without it the run ended {ended.outcome}: {ended.why}"])
+    ended = world.run_through()
+    if ended.outcome != "equal" or world.look().there != before:
+        wrong.append(f"L11: without it the run ended {ended.outcome}: {ended.why}")
+    if list(world.there.glob(".serversync/*/stage/*/.holes.*")):
+        wrong.append("L11: what was on its way is still in the stage")
+    return wrong
 
 
 def main() -> int:
