@@ -48,7 +48,8 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _NO_CONTROL_PATTERN = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$(?!\n)"
 _KERNEL_ROOTS = ("/proc", "/sys", "/dev", "/run")
 _PRIVATE_ROOTS = ("/tmp", "/var/tmp")  # noqa: S108  nothing is made there
-#: An rsync daemon expands these in a path that a client names, so that the path could lead elsewhere.
+#: An rsync daemon expands these in a path that a client names, so that the path could lead elsewhere. Quoting does not
+#: help: it is undone only in names that are there already and have one of the first three.
 _WILD = "*?[\\"
 _NO_WILD_PATTERN = r"^[^*?\[\\]*$"
 #: What of settings.preserve SFTP has no words for.

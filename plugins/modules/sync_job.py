@@ -326,8 +326,8 @@ options:
         type: str
       bandwidth_limit:
         description:
-          - How many bytes a second the job may send or receive, such as V(500K) or V(20M), from V(1K) to V(1T), where
-            C(K), C(M), C(G) and C(T) are powers of 1024.
+          - How many bytes a second the job may send or receive, all its elements together, such as V(500K) or V(20M),
+            from V(1K) to V(1T), where C(K), C(M), C(G) and C(T) are powers of 1024.
           - V(null) is no limit, and the default on creation.
         type: str
       compress:

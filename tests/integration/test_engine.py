@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from serversync.archive import Archive, Intent, Update
 from serversync.entry import HERE, THERE, Entry
+from serversync.locks import lock, owner
 
 from tests.loopback import Pair, tree
 
@@ -362,6 +363,36 @@ def test_elements_side_by_side_fail_by_themselves(pair: Pair) -> None:
     assert [entry["state_after"] for entry in record["elements"]] == ["equal"] * 4 + ["failed"]
     for name in ("one", "two", "three", "four"):
         assert (pair.partner_path.parent / name / "file").read_text() == name
+
+
+@pytest.mark.parametrize("kind", ["tree", "log"])
+@pytest.mark.parametrize("direction", ["to_partner", "from_partner"])
+def test_an_element_that_another_run_holds_is_skipped(pair: Pair, direction: str, kind: str) -> None:
+    server = pair.there if direction == "to_partner" else pair.here
+    pairs = [(pair.path / name, pair.partner_path / name) for name in ("held", "free")]
+    for one, other in pairs:
+        for root in (one, other):
+            root.mkdir(parents=True)
+            (root / "log").touch()
+    document = pair.declare(direction=direction, pairs=pairs)
+    if kind == "log":
+        job = json.loads(document.read_text())
+        one = job["elements"][0]
+        job["elements"][0] = {"path": f"{one['path']}/log", "partner_path": f"{one['partner_path']}/log", "kind": "log"}
+        document.write_text(json.dumps(job))
+    target = pairs[0][1 if direction == "to_partner" else 0]
+    root = os.open(target / "log" if kind == "log" else target, os.O_RDONLY)
+    with lock(root, True, owner("weekly", "run-1"), server.home / ".local/state/serversync/locks"):
+        record = pair.here.run("nightly", code=4)
+        assert "skipped" in pair.here.serversync("status", "nightly").stdout
+    assert [entry["state_after"] for entry in record["elements"]] == ["skipped", "equal"]
+    assert (record["state"], record["error"]["code"]) == ("skipped", "running")
+    side = "partner_path" if direction == "to_partner" else "path"
+    assert record["error"]["field"] == f"elements[0].{side}"
+    assert f"is in use by the job weekly of {os.uname().nodename}, run run-1" in record["error"]["message"]
+    assert record["error"]["message"] in pair.here.serversync("show", "nightly").stdout
+    assert [entry["state_after"] for entry in pair.here.run("nightly")["elements"]] == ["equal", "equal"]
+    os.close(root)
 
 
 def test_a_source_that_is_no_longer_mounted_stops_the_run(pair: Pair, tmp_path: Path) -> None:

@@ -479,7 +479,8 @@ def test_a_root_that_another_run_changes_is_left_alone(simple: SftpPair) -> None
     make(simple.path / "plc.s7", "x")
     simple.declare()
     lock = holder(simple, machine="another", boot="x", pid=1, started=1)
-    record = simple.here.run("nightly", code=1)
+    record = simple.here.run("nightly", code=4)
+    assert (record["state"], record["elements"][0]["state_after"]) == ("skipped", "skipped")
     assert (record["error"]["code"], record["error"]["transient"]) == ("running", True)
     assert "in use by day, run 1 since yesterday" in record["error"]["message"]
     assert told(simple.real) == {}
@@ -496,7 +497,7 @@ def test_the_lock_of_a_dead_process_of_this_server_is_nobodys(simple: SftpPair) 
     make(simple.path / "plc.s7", "x")
     simple.declare()
     holder(simple, **process())
-    assert simple.here.run("nightly", code=1)["error"]["code"] == "running"
+    assert simple.here.run("nightly", code=4)["error"]["code"] == "running"
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:
         gone.wait()
     holder(simple, **{**process(), "pid": gone.pid})

@@ -35,7 +35,7 @@ class Local:
         self.server.declare("job", [(self.path, self.partner_path), *more], settings={**settings, **options})
 
     def run(self, approve: str | None = None) -> run.Record:
-        return run.run(
+        one = run.Run(
             self.layout,
             job.load(self.layout, "job"),
             trigger="manual",
@@ -43,8 +43,8 @@ class Local:
             approve=approve,
             log=lambda _line: None,
             wait=lambda _seconds: None,
-            tell=lambda _record: None,
         )
+        return one.carry_out(lambda _record: None)
 
 
 @pytest.fixture

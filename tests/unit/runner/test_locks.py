@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from serversync import locks
 from serversync.failure import Failure
-from serversync.locks import lock
+from serversync.locks import lock, owner, told_of
 
 
 @pytest.fixture
@@ -49,6 +49,23 @@ def test_many_read_one_writes(root: int, directory: Path, first: bool, second: b
 def test_all_who_read_are_named_and_none_twice(root: int, directory: Path) -> None:
     with lock(root, False, "a", directory), lock(root, False, "b\nc", directory), lock(root, False, "a", directory):
         assert refusal(root, True, directory) == "in use by a, b c"
+
+
+def test_who_is_refused_is_told_which_root_it_is(root: int, directory: Path) -> None:
+    with (
+        lock(root, True, owner("nightly", "run-1"), directory),
+        pytest.raises(Failure) as caught,
+        told_of("/srv/x on hq:22", "elements[0].partner_path"),
+        lock(root, True, "another", directory),
+    ):
+        raise AssertionError
+    assert (caught.value.code, caught.value.transient) == ("running", True)
+    assert str(caught.value) == (
+        f"elements[0].partner_path: /srv/x on hq:22 is in use by the job nightly of {os.uname().nodename}, run run-1; "
+        "it is left alone until that has ended"
+    )
+    with pytest.raises(Failure, match=r"^other$"), told_of("/srv/x", "field"):
+        raise Failure("other", "other")
 
 
 def test_roots_do_not_share_a_lock_but_names_of_one_do(root: int, directory: Path, tmp_path: Path) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from serversync import rsync
+from serversync.failure import Failure
 
 NAME = st.binary(min_size=1, max_size=40).filter(
     lambda name: b"/" not in name and b"\0" not in name and name not in (b".", b"..")
@@ -133,3 +137,26 @@ def test_all_well_is_no_failure() -> None:
 def test_a_record_stays_bounded() -> None:
     result = outcome(23, *(f"problem {number}" for number in range(5000)))
     assert (len(result.problems), result.problem_count) == (rsync.NAMED_PATHS, 5000)
+
+
+def test_one_limit_is_for_all_rsyncs_of_a_job(tmp_path: Path) -> None:
+    argv = ["touch", str(tmp_path / "limited")]
+    thread = threading.Thread(target=rsync.execute, args=(argv,), kwargs={"limited": True})
+    with rsync.TURN.lock:
+        thread.start()
+        rsync.execute(["touch", str(tmp_path / "free")])
+        assert [path.name for path in tmp_path.iterdir()] == ["free"]
+    thread.join()
+    assert (tmp_path / "limited").exists()
+
+
+def test_what_waits_for_its_turn_is_stopped_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def stopped_meanwhile() -> Iterator[None]:
+        rsync.stop()
+        yield
+
+    monkeypatch.setattr(rsync.TURN, "lock", stopped_meanwhile())
+    with pytest.raises(Failure, match="before rsync had its turn"):
+        rsync.execute(["touch", str(tmp_path / "limited")], limited=True)
+    assert not list(tmp_path.iterdir())

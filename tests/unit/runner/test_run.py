@@ -50,13 +50,14 @@ def attempts(monkeypatch: pytest.MonkeyPatch, outcomes: list[Failure | None]) ->
     layout = Layout("user", Path("/c"), Path("/s"), Path("/r"))
     said: dict[str, Any] = {"trigger": "manual", "only": None, "approve": None, "log": lambda _line: None}
     made = run.Run(layout, Job(document, ""), **said, wait=waits.append)
-    record = made.carry_out()
+    record = made.attempt_all()
     assert waits == [3600.0] * (len(names) - 1)
     return record, names
 
 
 LOST = Failure("connection", "gone", transient=True)
 REFUSED = Failure("login", "no")
+BUSY = Failure("running", "in use", transient=True)
 
 
 def test_each_attempt_keeps_what_it_displaces_apart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,6 +74,9 @@ def test_each_attempt_keeps_what_it_displaces_apart(monkeypatch: pytest.MonkeyPa
         ([LOST, REFUSED], ["failed", "failed"], "failed"),
         ([REFUSED], ["failed"], "failed"),
         ([LOST, LOST, LOST], ["failed", "failed", "failed"], "failed"),
+        ([BUSY, None], ["skipped", "equal"], "equal"),
+        ([BUSY, BUSY, BUSY], ["skipped", "skipped", "skipped"], "skipped"),
+        ([LOST, BUSY, REFUSED], ["failed", "skipped", "failed"], "failed"),
     ],
 )
 def test_attempts_go_on_as_long_as_another_one_can_help(

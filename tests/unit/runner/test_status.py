@@ -24,6 +24,14 @@ def run(job: str, **elements: str) -> dict[str, Any]:
         ([run("equal", a="equal")], None),
         ([run("skipped"), run("equal", a="equal", b="equal")], "skipped"),
         ([run("running", a="equal"), run("failed", a="failed")], "running"),
+        ([run("skipped", a="equal", b="skipped"), run("equal", a="equal", b="equal")], "skipped"),
+        # What was skipped is as it was found before.
+        (
+            [run("equal", b="equal"), run("skipped", a="skipped", b="equal"), run("failed", a="failed", b="equal")],
+            "failed",
+        ),
+        ([run("failed", a="skipped", b="failed"), run("equal", a="equal", b="equal")], "failed"),
+        ([run("equal", a="equal"), run("different", a="equal", b="different")], "different"),
         # A run of all that died, then one of one element.
         (
             [run("equal", a="equal"), run("failed", a="failed", b="failed"), run("equal", a="equal", b="equal")],

@@ -180,7 +180,7 @@ def perform(
     from serversync import notify, run
 
     with connecting:
-        return run.run(
+        one = run.Run(
             layout,
             document,
             trigger=trigger,
@@ -189,9 +189,9 @@ def perform(
             first=connecting,
             log=say,
             wait=time.sleep,
-            tell=lambda record: notify.tell(layout, document, record, say),
             watch=watch,
         )
+        return one.carry_out(lambda record: notify.tell(layout, document, record, say))
 
 
 def command_run(layout: Layout, arguments: argparse.Namespace) -> int:
@@ -217,7 +217,7 @@ def command_run(layout: Layout, arguments: argparse.Namespace) -> int:
     from serversync.display import show_record
     from serversync.run import EXIT
 
-    tell(arguments, record, lambda: show_record(record))
+    tell(arguments, record, lambda: show_record(record, followed=not layout.privileged))
     return EXIT[record["state"]]
 
 

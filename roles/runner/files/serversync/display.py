@@ -98,8 +98,8 @@ def size(count: int) -> str:
     return f"{value:.1f} TiB"
 
 
-def show_record(record: dict[str, Any]) -> None:
-    """One run with its attempts, elements and errors."""
+def show_record(record: dict[str, Any], *, followed: bool = False) -> None:
+    """One run with its attempts, elements and errors; followed: its own lines have told of these, and of its mail."""
     print(
         safe(
             f"{record['job']}: {record['state']} (run {record['run']}, {record['trigger']}, configuration "
@@ -124,21 +124,25 @@ def show_record(record: dict[str, Any]) -> None:
                 for entry in record["elements"]
             ),
         )
-    if len(record["attempts"]) > 1:
-        for attempt in record["attempts"]:
-            errors = "; ".join(safe(describe(error)) for error in attempt["errors"])
-            print(safe(f"attempt {attempt['number']}, {local_time(attempt['started'])}: {attempt['state']} {errors}"))
-    told = set()
-    for error in [record["error"], *(entry["error"] for entry in record["elements"])]:
-        if error and describe(error) not in told:
-            told.add(describe(error))
-            print(f"error: {safe(describe(error))}")
+    if not followed:
+        show_errors(record)
     for entry in record["elements"]:
         show_element(entry, record["job"], record["plan"])
     notification = record["notification"]
-    if notification:
+    if notification and not followed:
         what = f"failed: {notification['error']}" if notification["error"] else "sent"
         print(f"mail to {safe(', '.join(notification['to']))} {safe(what)}")
+
+
+def show_errors(record: dict[str, Any]) -> None:
+    """Attempt by attempt where there were several, then those that stayed, each once."""
+    if len(record["attempts"]) > 1:
+        for attempt in record["attempts"]:
+            met = "; ".join(describe(error) for error in attempt["errors"])
+            print(safe(f"attempt {attempt['number']}, {local_time(attempt['started'])}: {attempt['state']} {met}"))
+    errors = [record["error"], *(entry["error"] for entry in record["elements"])]
+    for text in dict.fromkeys(describe(error) for error in errors if error):
+        print(f"error: {safe(text)}")
 
 
 def show_element(entry: dict[str, Any], job: str, plan: str | None) -> None:
@@ -149,7 +153,8 @@ def show_element(entry: dict[str, Any], job: str, plan: str | None) -> None:
     if entry.get("lines"):  # records of earlier versions have none
         print(f"{safe(entry['path'])}: {entry['lines']} lines appended")
     for problem in entry["problems"]:
-        print(f"  {safe(problem)}")
+        if not entry["error"] or problem not in entry["error"]["message"]:
+            print(f"  {safe(problem)}")
     for one in entry["paths"]:
         print(f"  {SIGNS[one['what']]} {safe(one['path'])}: {safe(one['reason'])}")
     if entry["guards"]:

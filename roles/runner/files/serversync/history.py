@@ -8,7 +8,7 @@ import json
 import os
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ from serversync.failure import Failure, InvalidDocument
 from serversync.job import Job, check_name
 from serversync.layout import Layout
 
+# What a run, or an element, came to; a job is as its worst element. One that was skipped is not known to agree, which
+# passes by itself; one that is different waits for a person.
+SEVERITY = ("equal", "equal_with_warnings", "skipped", "different", "failed")
 KEEP_RUNS = 10_000
 KEEP_DAYS = 400
 PUBLISHED = 50
@@ -29,6 +32,10 @@ CREATE TABLE IF NOT EXISTS configurations (
     job TEXT NOT NULL, number INTEGER NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (job, number)
 ) WITHOUT ROWID;
 """
+
+
+def worst(states: Iterable[str]) -> str:
+    return max(states, key=SEVERITY.index)
 
 
 class History:

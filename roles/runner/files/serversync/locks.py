@@ -17,11 +17,11 @@ RECORD = 4096
 
 
 @contextmanager
-def lock(root: int, exclusive: bool, owner: str, directory: Path) -> Iterator[int]:
+def lock(root: int, exclusive: bool, by: str, directory: Path) -> Iterator[int]:
     """Holds the root's lock, by device and inode: shared for a source, exclusive for a target.
 
-    Yields the descriptor, for children that must hold it on after this process (``pass_fds``). owner: one line that is
-    told to those who come meanwhile. Failure (``running``, transient) naming the owners where it is held.
+    Yields the descriptor, for children that must hold it on after this process (``pass_fds``). by: whose it is, which
+    those are told who come meanwhile. Failure (``running``, transient) naming the owners where it is held.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     info = os.fstat(root)
@@ -36,10 +36,27 @@ def lock(root: int, exclusive: bool, owner: str, directory: Path) -> Iterator[in
             raise Failure("running", message, transient=True) from error
         if exclusive or os.fstat(held).st_size > RECORD:
             os.ftruncate(held, 0)
-        os.write(held, f"{os.getpid()} {' '.join(owner.split())}\n".encode("utf-8", "surrogateescape"))
+        os.write(held, f"{os.getpid()} {' '.join(by.split())}\n".encode("utf-8", "surrogateescape"))
         yield held
     finally:
         os.close(held)
+
+
+def owner(job: str, run: str) -> str:
+    """How a run of a job of this server calls itself."""
+    return f"the job {job} of {os.uname().nodename}, run {run}"
+
+
+@contextmanager
+def told_of(where: str, field: str) -> Iterator[None]:
+    """Failure ``running`` tells which root is in use, and the option that names it."""
+    try:
+        yield
+    except Failure as failure:
+        if failure.code != "running":
+            raise
+        message = f"{where} is {failure.message}; it is left alone until that has ended"
+        raise Failure("running", message, field=field, transient=True) from failure
 
 
 def alive(record: bytes) -> list[str]:

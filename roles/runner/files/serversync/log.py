@@ -51,6 +51,7 @@ from serversync.entry import HERE, THERE
 from serversync.failure import Failure
 from serversync.job import Element, Job
 from serversync.layout import Layout
+from serversync.locks import owner, told_of
 from serversync.logfile import (
     BATCH,
     NOTHING,
@@ -461,13 +462,14 @@ class LogSynchronization:
 
     def open_target(self) -> AnyTarget:
         server, path = self.servers[self.to], self.paths[self.to]
-        owner = f"{self.job.name}, run {self.run}"
+        by = owner(self.job.name, self.run)
         target: AnyTarget
-        if isinstance(server, Partner):
-            target = PartnerTarget(server.connection, path, writable=True, look=self.look, owner=owner)
-        else:
-            with explained(path):
-                target = Target(path, look=self.look, owner=owner, locks=self.layout.locks)
+        with told_of(f"{path} on {self.server(self.to)}", self.element.field(self.to)):
+            if isinstance(server, Partner):
+                target = PartnerTarget(server.connection, path, writable=True, look=self.look, owner=by)
+            else:
+                with explained(path):
+                    target = Target(path, look=self.look, owner=by, locks=self.layout.locks)
         self.held.callback(target.close)
         return target
 

@@ -331,7 +331,8 @@ class Propagation:
                 seen[1] = come
                 self.progress("copying", *seen)
 
-            outcome = rsync.execute(argv, count, measure)
+            limited = self.settings.bandwidth_limit is not None
+            outcome = rsync.execute(argv, count, measure, limited=limited)
         self.done.sent += outcome.sent
         failure = rsync.failure(outcome, self.source.path)
         if failure and outcome.code not in PARTIAL:

@@ -10,6 +10,7 @@ import re
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import IO
 
@@ -212,13 +213,33 @@ def read_problems(stream: IO[str], outcome: Outcome) -> None:
             outcome.add_problem(unescape(line))
 
 
-# Those that this process waits for, in whichever thread.
-RUNNING: set[subprocess.Popen[str]] = set()
+class Turn:
+    """Those with a limit run one at a time: side by side they would take it several times, and one alone has all of it.
+
+    running: what this process waits for, in whichever thread; stops: how often all were ended.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.running: set[subprocess.Popen[str]] = set()
+        self.stops = 0
+
+    @contextmanager
+    def wait(self) -> Iterator[None]:
+        stops = self.stops
+        with self.lock:
+            if self.stops != stops:
+                raise Failure("killed", "the run was stopped before rsync had its turn", transient=True)
+            yield
+
+
+TURN = Turn()
 
 
 def stop() -> None:
-    """Ends every rsync that runs now; who waits for it goes on with its failure."""
-    for process in list(RUNNING):
+    """Ends every rsync that runs now or waits for its turn; who waits for one goes on with its failure."""
+    TURN.stops += 1
+    for process in list(TURN.running):
         process.terminate()
 
 
@@ -226,8 +247,16 @@ def execute(
     argv: list[str],
     on_change: Callable[[Change], None] | None = None,
     on_bytes: Callable[[int], None] | None = None,
+    *,
+    limited: bool = False,
 ) -> Outcome:
-    """Runs rsync to its end, however that is; it is ended with the caller. on_bytes: how many have come, if watched."""
+    """Runs rsync to its end, however that is; it is ended with the caller. on_bytes: how many have come, if watched;
+    limited: it has a limit that it shares with the others of the job."""
+    with TURN.wait() if limited else nullcontext():
+        return run(argv, on_change, on_bytes)
+
+
+def run(argv: list[str], on_change: Callable[[Change], None] | None, on_bytes: Callable[[int], None] | None) -> Outcome:
     outcome = Outcome()
     environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
     try:
@@ -246,7 +275,7 @@ def execute(
     except FileNotFoundError:
         raise Failure("no_rsync", "rsync is not installed on this server; install the package rsync") from None
     assert process.stdout is not None and process.stderr is not None
-    RUNNING.add(process)
+    TURN.running.add(process)
     drain = threading.Thread(target=read_problems, args=(process.stderr, outcome), daemon=True)
     drain.start()
     try:
@@ -261,7 +290,7 @@ def execute(
                 # It waits for the other side's last words.
                 process.kill()
                 process.wait()
-        RUNNING.discard(process)
+        TURN.running.discard(process)
         drain.join()
         process.stdout.close()
         process.stderr.close()

@@ -21,7 +21,7 @@ from serversync import __version__
 from serversync.display import safe
 from serversync.entry import HERE, THERE
 from serversync.failure import Failure, InvalidDocument, Stopped, of_system
-from serversync.history import History, replace
+from serversync.history import History, replace, worst
 from serversync.job import Element, Job, seconds, select
 from serversync.layout import Layout
 from serversync.log import Append, engine
@@ -202,7 +202,41 @@ class Run:
             "notification": None,
         }
 
-    def carry_out(self) -> Record:
+    def carry_out(self, tell: Callable[[Record], dict[str, Any] | None]) -> Record:
+        """Runs the job under its lock, or records that it was skipped; ``tell`` sends the notification of a record."""
+        record = self.record
+        with closing(History(self.layout)) as history:
+
+            def keep() -> None:
+                history.keep(record)
+                history.publish(self.job)
+
+            record["configuration"] = history.configuration(self.job)
+            with locked(self.layout, self.job) as free:
+                if not free:
+                    self.skip()
+                    keep()
+                    return record
+                history.close_unfinished(self.job.name, timestamp())
+                keep()
+                try:
+                    self.attempt_all()
+                finally:
+                    try:
+                        keep()
+                    finally:
+                        record["notification"] = tell(record)
+                    if record["notification"]:
+                        keep()
+        return record
+
+    def skip(self) -> None:
+        message = "another run of this job is on; this one was skipped"
+        self.record |= {"state": "skipped", "ended": timestamp(), "elements": []}
+        self.record["error"] = Failure("running", message).as_dict()
+        self.log(message)
+
+    def attempt_all(self) -> Record:
         """Attempts until nothing is left that another attempt could cure; sets the record's state."""
         retries, delay = self.job["on_error"]["retries"], seconds(self.job["on_error"]["delay"])
         todo = list(range(len(self.elements)))
@@ -216,13 +250,14 @@ class Run:
                         "number": number,
                         "started": started,
                         "ended": timestamp(),
-                        "state": "failed" if failures else self.worst(),
+                        "state": self.worst(),
                         "errors": list({str(failure): failure.as_dict() for failure in failures.values()}.values()),
                     }
                 )
                 if not todo or number > retries:
                     break
-                self.log(f"attempt {number} of {retries + 1} failed; the next in {self.job['on_error']['delay']}")
+                state = self.record["attempts"][-1]["state"]
+                self.log(f"attempt {number} of {retries + 1} {state}; the next in {self.job['on_error']['delay']}")
                 self.wait(delay)
         except (Stopped, KeyboardInterrupt):
             self.end(Failure("stopped", "the run was stopped before it was done; the next one goes on from there"))
@@ -234,8 +269,7 @@ class Run:
         return self.record
 
     def worst(self) -> str:
-        states = [entry["state_after"] for entry in self.record["elements"] if entry["state_after"]]
-        return str(max(states, key=SEVERITY.index))
+        return worst(entry["state_after"] for entry in self.record["elements"] if entry["state_after"])
 
     def attempt(self, todo: list[int]) -> dict[int, Failure]:
         """Tries the elements of these numbers; the failures by number."""
@@ -378,8 +412,10 @@ class Run:
 
     def tell(self, index: int, failure: Failure) -> None:
         entry = self.record["elements"][index]
-        entry["state_after"], entry["error"] = "failed", failure.as_dict()
-        self.log(f"{safe(entry['path'])}: failed: {safe(str(failure))}")
+        # Nothing of it was looked at: its root is another run's.
+        state = "skipped" if failure.code == "running" else "failed"
+        entry["state_after"], entry["error"] = state, failure.as_dict()
+        self.log(f"{safe(entry['path'])}: {state}: {safe(str(failure))}")
 
     def end(self, failure: Failure | None) -> None:
         for entry in self.record["elements"]:
@@ -397,10 +433,6 @@ class Run:
         self.record["ended"] = timestamp()
 
 
-# A job is as its worst element.
-SEVERITY = ["equal", "equal_with_warnings", "different", "failed"]
-
-
 def blank(job: Job, element: Element) -> dict[str, Any]:
     counters = dict.fromkeys(("files", "created", "updated", "attributes", "deleted", "conflicts", "lines", "bytes"), 0)
     states = dict.fromkeys(("state_before", "state_after", "error"))
@@ -409,51 +441,6 @@ def blank(job: Job, element: Element) -> dict[str, Any]:
 
 
 def first_error(record: Record) -> dict[str, Any] | None:
-    return next((entry["error"] for entry in record["elements"] if entry["error"]), None)
-
-
-def run(
-    layout: Layout,
-    job: Job,
-    *,
-    trigger: str,
-    only: str | None,
-    approve: str | None,
-    first: Connecting | None = None,
-    log: Callable[[str], None],
-    wait: Callable[[float], None],
-    tell: Callable[[Record], dict[str, Any] | None],
-    watch: Callable[[str], Progress] | None = None,
-) -> Record:
-    """Runs the job, or records that it was skipped; ``tell`` sends the notification of a record; ``watch``: element's
-    path -> what gets its progress."""
-    with closing(History(layout)) as history:
-        attempt = Run(
-            layout, job, trigger=trigger, only=only, approve=approve, first=first, log=log, wait=wait, watch=watch
-        )
-        record = attempt.record
-        record["configuration"] = history.configuration(job)
-        with locked(layout, job) as free:
-            if not free:
-                message = "another run of this job is on; this one was skipped"
-                record |= {"state": "skipped", "ended": timestamp(), "elements": []}
-                record["error"] = Failure("running", message).as_dict()
-                log(message)
-                history.keep(record)
-                history.publish(job)
-                return record
-            history.close_unfinished(job.name, timestamp())
-            history.keep(record)
-            history.publish(job)
-            try:
-                attempt.carry_out()
-            finally:
-                try:
-                    history.keep(record)
-                    history.publish(job)
-                finally:
-                    record["notification"] = tell(record)
-                if record["notification"]:
-                    history.keep(record)
-                    history.publish(job)
-        return record
+    """The first of those that make the run what it is."""
+    errors = (entry["error"] for entry in record["elements"] if entry["state_after"] == record["state"])
+    return next(filter(None, errors), None)

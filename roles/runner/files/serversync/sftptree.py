@@ -463,7 +463,7 @@ class SftpTree:
     def still_ours(self) -> None:
         if self.lock is not None and self.lock.lost:
             message = f"another run took the lock of {self.path} on {self.partner}, which had been silent for {STALE} s"
-            raise Failure("running", message, transient=True)
+            raise Failure("lock_lost", message, transient=True)
 
     def finish(self) -> None:
         with self.explained():

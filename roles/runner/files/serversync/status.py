@@ -11,7 +11,7 @@ from typing import Any
 
 from serversync import job
 from serversync.failure import InvalidDocument
-from serversync.history import published, published_names
+from serversync.history import published, published_names, worst
 from serversync.layout import Layout
 
 MICROSECONDS = 1_000_000
@@ -70,12 +70,13 @@ def state(runs: list[dict[str, Any]], paths: list[str] | None) -> str | None:
         return str(runs[0]["state"])
     last: dict[str, str] = {}
     for run in reversed(runs):
-        if run["state"] not in ("running", "skipped"):
-            last |= {entry["path"]: entry["state_after"] for entry in run["elements"]}
-    states = [last.get(path) for path in paths] if paths is not None else [*last.values()]
-    if "failed" in states or not states:
-        return "failed"
-    return None if None in states else str(runs[0]["state"])
+        if run["state"] != "running":
+            entries = [entry for entry in run["elements"] if entry["state_after"] != "skipped"]
+            last |= {entry["path"]: entry["state_after"] for entry in entries}
+    states = [last[path] for path in paths if path in last] if paths is not None else [*last.values()]
+    state = worst([*states, str(runs[0]["state"])])
+    unknown = paths is not None and len(states) < len(paths)
+    return None if unknown and state in ("equal", "equal_with_warnings") else state
 
 
 def next_runs(layout: Layout) -> dict[str, int]:

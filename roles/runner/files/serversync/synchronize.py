@@ -42,6 +42,7 @@ from serversync.guards import (
 from serversync.held import good
 from serversync.job import Element, Job, amount, seconds, size
 from serversync.layout import Layout
+from serversync.locks import owner, told_of
 from serversync.propagate import (
     OTHER,
     SIDES,
@@ -222,17 +223,18 @@ class Synchronization:
             server = ThisServer(self.layout)
             path = self.held.enter_context(tempfile.TemporaryDirectory(prefix="serversync-"))
             path += "/file" if self.kind == "file" else ""
-        tree = server.open(
-            path,
-            self.kind,
-            element=self.name,
-            run=self.run,
-            writable=side in self.targets,
-            look=self.look,
-            owner=f"{self.job.name}, run {self.run}",
-            name=os.fsencode(self.paths[HERE].rpartition("/")[2]),
-            previous=self.previous,
-        )
+        with told_of(f"{self.paths[side]} on {self.server(side)}", self.field(side)):
+            tree = server.open(
+                path,
+                self.kind,
+                element=self.name,
+                run=self.run,
+                writable=side in self.targets,
+                look=self.look,
+                owner=owner(self.job.name, self.run),
+                name=os.fsencode(self.paths[HERE].rpartition("/")[2]),
+                previous=self.previous,
+            )
         self.held.callback(tree.close)
         self.report.warnings += tree.facts.get("warnings", [])
         directory, _slash, own = path.rpartition("/") if self.kind == "file" else (path, "", "")
