@@ -112,8 +112,9 @@ class Update:
     whose rows change, and with any row the streams, are unknown afterwards unless they are given here again.
     directories_dropped: their digests go; a directory without digests and rows is gone anyway.
     generation: becomes the current one; settings: replace the last run's.
-    finished: the run saw every path, so the archive may be relied on from now on (``condition``), and is counted for
-    ``runs``; verified: that run compared contents.
+    finished: the run saw every path but those that are ``unseen`` from now on (None: as before) with all below them, so
+    the archive may be relied on for the others (``condition``), and is counted for ``runs``; verified: that run
+    compared contents.
     """
 
     rows: Iterable[Row] = ()
@@ -124,6 +125,7 @@ class Update:
     generation: str = ""
     settings: Mapping[str, Any] | None = None
     finished: bool = False
+    unseen: Collection[bytes] | None = None
     verified: bool = False
 
 
@@ -298,6 +300,11 @@ class Archive:
         return dict(self._state["settings"])
 
     @property
+    def unseen(self) -> frozenset[bytes]:
+        """Paths that no finished run has taken in since the archive was begun, nor what is below them."""
+        return frozenset(map(os.fsencode, self._state["unseen"]))
+
+    @property
     def generation(self) -> tuple[str, str]:
         """The current one and the one that was begun and not committed yet; each may be empty."""
         current, begun = self._state["generation"]
@@ -433,6 +440,8 @@ class Archive:
                 state["settings"] = dict(update.settings)
             if update.finished:
                 state["condition"] = "current"
+                if update.unseen is not None:
+                    state["unseen"] = sorted(map(os.fsdecode, update.unseen))
                 state["runs"] = 0 if update.verified else state["runs"] + 1
             if state["sealed"]["intents"][0]:
                 self._one("DELETE FROM intents")
@@ -699,6 +708,7 @@ def _blank(identity: Mapping[str, Any], condition: str) -> dict[str, Any]:
         "generation": ["", ""],
         "streams": ["", ""],
         "runs": 0,
+        "unseen": [],
         "rows": 0,
         "marks": dict.fromkeys((*STATUSES[1:], "racy"), 0),
         "chunk": 0,

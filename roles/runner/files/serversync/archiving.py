@@ -177,7 +177,15 @@ class Archiving:
             found |= {path for path, known in halves if known is not None and known.inode in moved}
         return found
 
-    def finish(self, *, settings: Mapping[str, Any] | None, finished: bool, verified: bool, seen: bool) -> None:
+    def finish(
+        self,
+        *,
+        settings: Mapping[str, Any] | None,
+        finished: bool,
+        unseen: Collection[bytes],
+        verified: bool,
+        seen: bool,
+    ) -> None:
         """The plan has been carried out; ``seen``: nothing was left out of it, and there was no problem with it."""
         if self.begun:
             self.mark(current=self.archive.generation[0], next="")
@@ -195,6 +203,7 @@ class Archiving:
                 streams=(streams[HERE], streams[THERE]),
                 settings=settings,
                 finished=finished,
+                unseen=unseen,
                 verified=verified,
             )
         )

@@ -71,6 +71,8 @@ class Rules:
     "normalization"; verify: contents are compared whatever size and time say; groups: per side, and as ``base_here``
     and ``base_there`` of the archive, path -> all names of its file, of files with several; suspicious: contents that
     may be a crash's work; decided: path -> HERE, THERE or "both", as a person has named it.
+    unseen: paths of which, and of what is below them, the archive knows nothing, though it is not new: nothing is
+    deleted there either.
     added: of ``preserve`` what was not preserved in the last run, which is given every path; occupied: paths of
     conflict copies that are on a replica though no triple is given.
     """
@@ -95,6 +97,7 @@ class Rules:
     decided: Mapping[bytes, str]
     added: frozenset[str] = frozenset()
     occupied: frozenset[bytes] = frozenset()
+    unseen: frozenset[bytes] = frozenset()
 
 
 class Decision(NamedTuple):
@@ -799,13 +802,20 @@ class Reconciliation:
             reason = "the element's own directory is never deleted"
         elif path in rules.decided:
             return decision
-        elif decision.remove and not rules.deletions:
+        elif decision.remove and self.unknown_ground(path):
             reason = f"would be deleted ({decision.reason}), but the archive is new"
         elif path in rules.suspicious:
             reason = f"{decision.reason}, but the contents look as after a crash"
         if not reason:
             return decision
         return self.as_before(triple, self.make(triple, decision.row, "unresolved", "unresolved", reason, by="guard"))
+
+    def unknown_ground(self, path: bytes) -> bool:
+        """Whether the archive cannot tell what was there before."""
+        unseen = self.rules.unseen
+        while path and unseen and path not in unseen:
+            path = parent(path)
+        return not self.rules.deletions or path in unseen
 
     # What a directory takes along.
 
@@ -833,7 +843,7 @@ class Reconciliation:
             replaced = decision.content == OTHER[side]
         removing = replaced and not decision.aside and any(of(one, side) is not None for one in lower)
         if removing and path not in rules.decided:
-            if not rules.deletions:
+            if self.unknown_ground(path) or any(self.unknown_ground(one.path) for one in lower):
                 return self.hold_back(triple, decision, "guard", "the archive is new")
             if rules.delete == "never":
                 return self.hold_back(triple, decision, "delete", "nothing is to be deleted")

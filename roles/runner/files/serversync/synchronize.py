@@ -63,6 +63,8 @@ from serversync.wire import plausible
 TARGETS = {"to_partner": (THERE,), "from_partner": (HERE,), "both": SIDES}
 # What of a replica's identity is a person's to change.
 PLACE = ("machine", "path")
+# Of as many paths an archive can do without, and knows that it does.
+UNSEEN = 1000
 # What a plan and a record name one by one.
 NAMED_PATHS = 200
 PRESERVE = frozenset(("times", "permissions", "owner", "group", "links", "hardlinks", "acls", "xattrs", "sparse"))
@@ -392,7 +394,7 @@ class Synchronization:
             name: self.settings[name] for name in ("direction", "conflict", "delete", "include", "exclude", "owners")
         } | {"preserve": sorted(self.preserved)}
         self.now = now
-        edited = {name for name in now if before and before.get(name) != now[name]}
+        self.edited = edited = {name for name in now if before and before.get(name) != now[name]}
         self.added = frozenset(self.preserved - set(before["preserve"]) if before else ())
         self.folding = any(self.sides[side].tree.facts["folding"] for side in SIDES)
         self.verify = self.settings["verify"] == "checksum" or self.due_to_verify()
@@ -469,6 +471,11 @@ class Synchronization:
             # Without a setting of their own they follow from other paths, which may have moved.
             if reopened or self.forgotten or not row.by:
                 again.add(parent(row.path))
+        unseen = self.archive.unseen
+        if unseen:
+            again |= {path for side in SIDES for path in found[side] if beneath(path, unseen)} | set(
+                map(parent, unseen)
+            )
         if self.verify or edited & {"preserve", "owners", "include", "exclude"}:
             again |= found[HERE].keys() | found[THERE].keys() | archived.keys()
         everything = sorted(stale[HERE] | stale[THERE] | again)
@@ -483,16 +490,16 @@ class Synchronization:
             )
             for directory in directories:
                 rows = self.archive.rows(directory)
-                if self.forgotten:
-                    # What waits for a person's word goes on waiting.
-                    rows = [row for row in rows if row.status == "agreed" or row.by == "guard"]
                 lines = {
                     side: listings[side].get(directory, [])
                     if directory in stale[side]
                     else [line for line in map(LINES[side], rows) if line and self.is_there(side, directory)]
                     for side in SIDES
                 }
-                if self.forgotten:
+                # What was not seen for a while may have been decided by other settings.
+                if self.forgotten or (unseen and any(beneath(row.path, unseen) for row in rows)):
+                    everywhere = self.forgotten
+                    rows = [row for row in rows if settled(row) or not (everywhere or beneath(row.path, unseen))]
                     lines = self.relisted(directory)
                 try:
                     yield from self.triples(directory, lines, rows, reopened)
@@ -666,6 +673,7 @@ class Synchronization:
             verify=self.verify,
             groups={**{side: self.groups.get(side, {}) for side in SIDES}, **self.base_groups(triples)},
             suspicious=frozenset(),
+            unseen=self.archive.unseen,
             decided=self.decided,
             added=self.added,
         )
@@ -951,15 +959,27 @@ class Synchronization:
         problems = archiving.remember(plan.decisions, self.propagated)
         self.report.problems |= problems
         self.transient |= {code for done in self.propagated.values() for code in done.transient}
-        failed = bool(self.report.problems or any(scan.problems for scan in self.scans.values()))
-        # What has changed in them is edited for the next run, too, until it has been heeded everywhere.
-        heeded = whole and (not self.archive.settings or not (failed or self.held_back))
+        unseen = self.unseen()
+        # Contents that differ and were not brought over are looked for again.
+        finished = whole and len(unseen) <= UNSEEN and not (self.due_to_verify() and problems)
+        # What has changed in them is edited for the next run, too, until it has been heeded.
+        heeded = whole and (not self.archive.settings or (finished and not self.held_back))
         archiving.finish(
             settings=self.now if heeded else None,
-            finished=whole and not failed,
+            finished=finished,
+            unseen=unseen,
             verified=self.verify,
             seen=whole and not self.held_back and not self.report.problems,
         )
+
+    def unseen(self) -> set[bytes]:
+        """What the archive does not know once this plan is carried out, or does not know as it is by new settings."""
+        now = {*self.report.problems, *(path for scan in self.scans.values() for path in scan.problems)} - {b""}
+        now = {path for path in now if not beneath(parent(path), now)}
+        if self.archive.condition != "current" or self.edited:
+            return now
+        before = self.archive.unseen
+        return {path for path in now if beneath(path, before)} | {path for path in before if beneath(path, now)}
 
     def markers(self) -> dict[str, dict[str, Any]]:
         """What each target's marker says beside the generations."""
@@ -1017,6 +1037,11 @@ def intended(intents: Iterable[Intent]) -> dict[bytes, dict[str, tuple[bytes | N
         else:
             found.setdefault(intent.path, {})[intent.side] = (intent.expected, intent.coming, source)
     return found
+
+
+def settled(row: Row) -> bool:
+    """Whether the row counts whatever the settings are: it is agreed, or waits for a person's word."""
+    return row.status == "agreed" or row.by == "guard"
 
 
 def deleted(expected: bytes | None, entry: Seen, other: Seen) -> bool:
