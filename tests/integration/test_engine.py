@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from serversync.archive import Archive, Intent, Update
+from serversync.detect import Detection
 from serversync.entry import HERE, THERE, Entry
 from serversync.locks import lock, owner
 
@@ -440,3 +441,42 @@ def test_both_versions_are_on_both_servers_as_soon_as_a_person_wants_both(both: 
     assert tree(both.path) == tree(both.partner_path)
     assert len(list(both.path.glob("plc.conflict-*.s7"))) == 1
     assert both.here.run("nightly")["state"] == "equal"
+
+
+@pytest.mark.parametrize("put", [True, False])
+def test_attributes_that_change_once_more_after_a_kill_are_no_conflict(both: Pair, put: bool) -> None:
+    mine, other = (root / "plc.s7" for root in (both.path, both.partner_path))
+    state = {}
+    for name, content in (("agreed", b"1"), ("put", b"2")):
+        os.setxattr(mine, "user.kept", content)
+        mine.chmod(0o640 if name == "agreed" else 0o600)
+        if name == "agreed":
+            both.here.run("nightly")
+        [path] = both.here.home.glob(".local/state/serversync/archives/nightly/*.sqlite")
+        state[name] = seen(mine), seen(other)
+    # What a run would journal, and do, before it is killed.
+    source, expected = state["put"]
+    coming = expected._replace(mode=source.mode, xattrs=source.xattrs, inode=0, ctime=0)
+    with Archive(path) as archive:
+        intents = [Intent(b"plc.s7", HERE, None, source.record, b"", source.more)]
+        intents.append(Intent(b"plc.s7", THERE, expected.record, coming.record, expected.more, coming.more))
+        archive.intend(intents)
+    other.chmod(0o600)
+    if put:
+        os.setxattr(other, "user.kept", b"2")
+    os.setxattr(mine, "user.kept", b"3")
+    assert both.here.run("nightly")["state"] == "equal"
+    assert (os.getxattr(other, "user.kept"), other.stat().st_mode & 0o777) == (b"3", 0o600)
+    assert os.getxattr(mine, "user.kept") == b"3"
+
+
+def seen(path: Path) -> Entry:
+    """As update detection sees the path."""
+    root = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        found = Detection(root, only=None, filter=None, xattrs=frozenset({"acls", "xattrs"}), expected=0)
+        entry = found.entries([os.fsencode(path.name)])[os.fsencode(path.name)]
+    finally:
+        os.close(root)
+    assert isinstance(entry, Entry)
+    return entry

@@ -153,7 +153,7 @@ def test_one_update_says_rows_and_their_digests(archive: Archive) -> None:
 
 def test_the_journal_is_kept_in_order_until_the_next_commit(archive: Archive, path: Path) -> None:
     first = [Intent(b"a", HERE, None, record()), Intent(b"b", THERE, record(), None)]
-    second = [Intent(b"a", THERE, record(), record(0))]
+    second = [Intent(b"a", THERE, record(), record(0), b"0 aa ", b"7  ")]
     archive.intend(first)
     archive.intend(second)
     archive.close()

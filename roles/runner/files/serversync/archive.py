@@ -92,7 +92,8 @@ class DamagedArchive(Failure):
 
 
 class Intent(NamedTuple):
-    """One path about to be changed: on which side, its record there now and the one to come (None: absent).
+    """One path about to be changed: on which side, its record there now and the one to come (None: absent), and what
+    these do not hold (``Entry.more``).
 
     What is not known beforehand of the record to come, inode and ctime, is 0.
     """
@@ -101,6 +102,8 @@ class Intent(NamedTuple):
     side: str
     expected: bytes | None
     coming: bytes | None
+    expected_more: bytes = b""
+    coming_more: bytes = b""
 
 
 @dataclass
@@ -398,8 +401,8 @@ class Archive:
     def intend(self, batch: Iterable[Intent]) -> None:
         """Adds to the journal what is going to be changed on the replicas; the next commit clears it."""
         data = b"".join(
-            b"%b\0%b\0%b\0%b\0" % (path, side.encode("ascii"), expected or b"", coming or b"")
-            for path, side, expected, coming in batch
+            b"%b\0%b\0%b\0%b\0%b\0%b\0" % (path, side.encode("ascii"), expected or b"", coming or b"", *more)
+            for path, side, expected, coming, *more in batch
         )
         with self._transaction() as state:
             self._check("intents")
@@ -413,8 +416,8 @@ class Archive:
         found = []
         for _number, batch in self._read(SEALED["intents"]):
             parts = iter(batch.split(b"\0")[:-1])
-            for path, side, expected, coming in zip(parts, parts, parts, parts):
-                found.append(Intent(path, side.decode("ascii"), expected or None, coming or None))
+            for path, side, expected, coming, *more in zip(parts, parts, parts, parts, parts, parts):
+                found.append(Intent(path, side.decode("ascii"), expected or None, coming or None, *more))
         return found
 
     def commit(self, update: Update) -> None:

@@ -16,7 +16,7 @@ from serversync.archive import Archive, Intent, Update
 from serversync.detect import Summary, digest
 from serversync.entry import HERE, THERE, Entry, Row, pack
 from serversync.propagate import OTHER, SIDES, Done, Side, parent
-from serversync.reconcile import Decision, half_of
+from serversync.reconcile import Decision, Seen, half_of
 
 # An entry whose ctime is this near to the scan (ns) may have changed once more without a trace.
 RACY = 10_000_000
@@ -57,17 +57,11 @@ class Archiving:
         other, batch = OTHER[side], []
         for decision, coming in steps:
             planned = {HERE: decision.here, THERE: decision.there}
-            source = planned[other]
-            expected = planned[side]
-            batch.append(Intent(decision.path, other, None, source.record if isinstance(source, Entry) else None))
-            batch.append(
-                Intent(
-                    decision.path,
-                    side,
-                    expected.record if isinstance(expected, Entry) else None,
-                    coming._replace(inode=0, ctime=0).record if coming else None,
-                )
-            )
+            source = known(planned[other])
+            expected = known(planned[side])
+            after = known(coming._replace(inode=0, ctime=0) if coming else None)
+            batch.append(Intent(decision.path, other, None, source[0], b"", source[1]))
+            batch.append(Intent(decision.path, side, expected[0], after[0], expected[1], after[1]))
         self.archive.intend(batch)
 
     def remember(self, decisions: Iterable[Decision], propagated: Mapping[str, Done]) -> Problems:
@@ -222,6 +216,11 @@ class Archiving:
     def mark(self, **generations: str) -> None:
         for side, marker in self.markers.items():
             self.sides[side].tree.mark({**marker, **generations})
+
+
+def known(seen: Seen) -> tuple[bytes | None, bytes]:
+    """Record and ``more`` of what is there, which says nothing of contents."""
+    return (seen.record, seen._replace(digest=b"").more) if isinstance(seen, Entry) else (None, b"")
 
 
 def several(entry: Entry) -> bool:

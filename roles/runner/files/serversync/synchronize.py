@@ -21,7 +21,7 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from serversync.archive import Archive, DamagedArchive, Intent, Update
 from serversync.archiving import LINES, Archiving, as_known, row_of
@@ -574,18 +574,19 @@ class Synchronization:
 
     def with_intent(self, triple: Triple) -> Triple:
         """What a run that was killed had put in its place is ours, with what the other side had then."""
-        for side, (expected, coming, source) in self.intents.get(triple.path, {}).items():
+        for side, journal in self.intents.get(triple.path, {}).items():
+            expected, coming, source = read_intent(*journal)
             entry, other = SEEN[side](triple), SEEN[OTHER[side]](triple)
             if coming is None and deleted(expected, entry, other):
                 return triple._replace(row=None)
-            if coming is None or not isinstance(entry, Entry) or not as_intended(Entry.parse(coming), entry):
+            if coming is None or not isinstance(entry, Entry) or not as_intended(expected, coming, entry):
                 continue
-            if expected is not None and as_known(Entry.parse(expected), entry):
+            if expected is not None and as_known(expected, entry):
                 # It never came to that.
                 continue
             if source is None:
                 continue
-            row = as_put(triple, side, Entry.parse(expected) if expected else None, entry, Entry.parse(source))
+            row = as_put(triple, side, expected, entry, source)
             self.adopted[triple.path] = row
             return triple._replace(row=row)
         return triple
@@ -1027,16 +1028,29 @@ def unsettled(plan: Plan) -> bool:
     return any(one.status == "unresolved" or one.what == "unknown" for one in plan.decisions)
 
 
-def intended(intents: Iterable[Intent]) -> dict[bytes, dict[str, tuple[bytes | None, bytes | None, bytes | None]]]:
-    """Path -> the side that was about to change -> its record until then, the one to come, and the other side's."""
-    found: dict[bytes, dict[str, tuple[bytes | None, bytes | None, bytes | None]]] = {}
-    source: bytes | None = None
-    for number, intent in enumerate(intents):
-        if number % 2 == 0:
-            source = intent.coming
-        else:
-            found.setdefault(intent.path, {})[intent.side] = (intent.expected, intent.coming, source)
+class Intended(NamedTuple):
+    """What was about to happen to a path on one side: what was there, what was to come, and what the other side had."""
+
+    expected: Entry | None
+    coming: Entry | None
+    source: Entry | None
+
+
+def intended(intents: Iterable[Intent]) -> dict[bytes, dict[str, tuple[Intent, Intent]]]:
+    """Path -> the side that was about to change -> what the other side had then, and what was intended."""
+    rest = iter(intents)
+    found: dict[bytes, dict[str, tuple[Intent, Intent]]] = {}
+    for source, intent in zip(rest, rest):
+        found.setdefault(intent.path, {})[intent.side] = (source, intent)
     return found
+
+
+def read_intent(source: Intent, intent: Intent) -> Intended:
+    return Intended(
+        Entry.parse(intent.expected, intent.expected_more) if intent.expected else None,
+        Entry.parse(intent.coming, intent.coming_more) if intent.coming else None,
+        Entry.parse(source.coming, source.coming_more) if source.coming else None,
+    )
 
 
 def settled(row: Row) -> bool:
@@ -1044,14 +1058,13 @@ def settled(row: Row) -> bool:
     return row.status == "agreed" or row.by == "guard"
 
 
-def deleted(expected: bytes | None, entry: Seen, other: Seen) -> bool:
+def deleted(expected: Entry | None, entry: Seen, other: Seen) -> bool:
     """Whether what was about to be deleted is gone, and one of the sides has something new there now."""
     if entry is None:
         return other is not None
     if other is not None or not isinstance(entry, Entry) or expected is None:
         return False
-    old = Entry.parse(expected)
-    return (entry.kind, entry.inode) != (old.kind, old.inode)
+    return (entry.kind, entry.inode) != (expected.kind, expected.inode)
 
 
 def as_put(triple: Triple, side: str, expected: Entry | None, entry: Entry, source: Entry) -> Row:
@@ -1063,20 +1076,29 @@ def as_put(triple: Triple, side: str, expected: Entry | None, entry: Entry, sour
     if row is not None and row.status == "agreed" and row.here is not None and row.there is not None:
         old, old_other = half_of(row, side), half_of(row, OTHER[side])
         assert old is not None and old_other is not None
-        same: list[str] = ["xattrs"]
+        same: list[str] = []
         if expected is not None:
-            same += [name for name in ("mode", "uid", "gid") if getattr(expected, name) == getattr(entry, name)]
+            still = ["mode", "uid", "gid", "xattrs"]
             if entry.inode == expected.inode:
-                same += ("kind", "inode", "size", "mtime", "link", "rdev")
+                same += ("kind", "inode", "size", "link", "rdev")
+                still.append("mtime")
+            same += [name for name in still if getattr(expected, name) == getattr(entry, name)]
         mine = mine._replace(**{name: getattr(old, name) for name in same})
         other = other._replace(**{name: getattr(old_other, name) for name in same})
     return row_of(triple.path, "agreed", {side: mine, OTHER[side]: other})
 
 
-def as_intended(coming: Entry, entry: Entry) -> bool:
-    """Whether an entry is what was to come; inode and ctime, and a directory's size and times, were not known."""
-    fields = ("kind", "mode", "uid", "gid", "link") + (("size", "mtime") if coming.kind == "f" else ())
-    return all(getattr(coming, name) == getattr(entry, name) for name in fields)
+def as_intended(expected: Entry | None, coming: Entry, entry: Entry) -> bool:
+    """Whether an entry is what was to come; inode and ctime, and a directory's size and times, were not known.
+
+    Of what was there already the metadata are set one by one, so some may still be as they were.
+    """
+    fields = ("kind", "mode", "uid", "gid", "link", "xattrs") + (("size", "mtime") if coming.kind == "f" else ())
+    there = expected is not None and entry.inode == expected.inode
+    return all(
+        getattr(entry, name) == getattr(coming, name) or (there and getattr(entry, name) == getattr(expected, name))
+        for name in fields
+    )
 
 
 SEEN: dict[str, Callable[[Triple], Seen]] = {HERE: lambda triple: triple.here, THERE: lambda triple: triple.there}
