@@ -77,13 +77,18 @@ def files(decision: Decision) -> tuple[Entry, Entry] | None:
     return (coming, displaced) if coming.kind == displaced.kind == "f" and displaced.size else None
 
 
+def replacements(plan: Plan) -> list[Decision]:
+    """The decisions by which a file goes over one with contents; a first copy has many, and none of these."""
+    return [one for one in plan.decisions if one.content and one.here and one.there and files(one)]
+
+
 def readable(plan: Plan, rows: int, max_delete: Limit, max_change: Limit) -> list[Decision]:
     """The decisions of which ``tripped`` has to know whether zeros come; none where they could not stop the plan."""
-    coming = [one for one in plan.decisions if files(one)]
     most = limit(max_delete, rows)
-    if max_change is not None or most is None or len(coming) <= most:
+    if max_change is not None or most is None:
         return []
-    return [one for one in coming if not empties(one)]
+    coming = replacements(plan)
+    return [one for one in coming if not empties(one)] if len(coming) > most else []
 
 
 def last_change(triples: Iterable[Triple], side: str, booted: int) -> int:
@@ -126,28 +131,42 @@ def room(decisions: Iterable[Decision], side: str, groups: Mapping[bytes, frozen
     """What is needed on the side before anything is given back: every file arrives whole, beside the one that it is to
     replace, and what is replaced or deleted goes to versions. groups: the hard links of the other side."""
     total, files, arriving, removed = 0, [], set(), set()
-    ways: dict[str, set[bytes]] = {"stage": set(), "versions": set()}
+    # Directories in which something arrives, or of which something goes to versions.
+    stage: set[bytes] = set()
+    kept: set[bytes] = set()
     led: set[frozenset[bytes]] = set()
+    source = OTHER[side]
     for one in decisions:
-        present = on(one, side) is not None
-        if one.content == OTHER[side]:
-            if present:
-                ways["versions"].update(above(one.path))
-            coming, group = on(one, OTHER[side]), groups.get(one.path)
+        if one.content == source:
+            coming, present = (one.here, one.there) if source == HERE else (one.there, one.here)
+            directory = one.path.rpartition(b"/")[0]
+            if present is not None:
+                kept.add(directory)
+            group = groups.get(one.path)
             if group in led:
                 continue
             if group is not None:
                 led.add(group)
             arriving.add(one.path)
-            ways["stage"].update(above(one.path))
+            stage.add(directory)
             if isinstance(coming, Entry) and coming.kind == "f":
                 total += coming.size
                 files.append(one.path)
         elif one.remove == side:
             removed.add(one.path)
-            ways["versions"].update(above(one.path))
-    inodes = len(arriving) + len(ways["stage"] - arriving) + len(ways["versions"] - removed)
+            kept.add(one.path.rpartition(b"/")[0])
+    inodes = len(arriving) + len(ways(stage) - arriving) + len(ways(kept) - removed)
     return Room(total, inodes, files)
+
+
+def ways(directories: Iterable[bytes]) -> set[bytes]:
+    """These and all that they are in, the root left out."""
+    found: set[bytes] = set()
+    for directory in directories:
+        while directory and directory not in found:
+            found.add(directory)
+            directory = directory.rpartition(b"/")[0]
+    return found
 
 
 def fits(need: Room, free: Mapping[str, int]) -> bool:
@@ -159,13 +178,3 @@ def lacking(need: Room, free: Mapping[str, int]) -> str:
     if need.size > free["free_bytes"]:
         return f"{size(need.size)} would arrive, {size(free['free_bytes'])} are free"
     return f"{need.inodes} files and directories would be made, there are inodes for {free['free_inodes']}"
-
-
-def on(decision: Decision, side: str) -> Seen:
-    return decision.here if side == HERE else decision.there
-
-
-def above(path: bytes) -> Iterable[bytes]:
-    """The directories on the way to the path, the root left out."""
-    while path := path.rpartition(b"/")[0]:
-        yield path

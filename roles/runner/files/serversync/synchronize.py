@@ -36,6 +36,7 @@ from serversync.guards import (
     lacking,
     last_change,
     readable,
+    replacements,
     room,
     tripped,
 )
@@ -712,12 +713,15 @@ class Synchronization:
 
     def doubtful(self, triples: list[Triple], plan: Plan) -> frozenset[bytes]:
         """Paths whose contents are gone as after a crash, and were to be put over the other side's."""
+        over = replacements(plan)
+        if not over:
+            return frozenset()
         rows = {triple.path: triple.row for triple in triples}
         found = []
         for side in SIDES:
             booted = int(self.sides[side].tree.facts.get("booted", 0) * 1e9)
             last = last_change(triples, side, booted)
-            mine = (one for one in plan.decisions if one.content == side)
+            mine = (one for one in over if one.content == side)
             found += [one for one in mine if doubted(one, rows.get(one.path), booted, last)]
         return frozenset({one.path for one in found if empties(one)} | self.zeros(found))
 
