@@ -21,7 +21,7 @@ from serversync.entry import Entry
 from serversync.failure import Failure
 from serversync.sftpcommit import dressing, same, waves
 from serversync.sftppaths import children, entry_of, look_at
-from serversync.sftptree import Abilities, Frame, folded, left_behind, process, remembered
+from serversync.sftptree import Abilities, Frame, Lock, folded, left_behind, process, remembered
 from serversync.sftpwire import END_OF_FILE, Attributes, Reader, Session, Task, encode, lstat, one, text
 
 LOST = Failure("connection", "gone", transient=True)
@@ -410,9 +410,12 @@ def test_a_name_that_is_taken_by_another_is_waited_for() -> None:
 # The lock.
 
 
-def test_whose_lock_it_is() -> None:
-    mine = process()
+def test_whose_lock_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lock, "held", {"a token"})
+    mine = {**process(), "token": "a token"}
     assert not left_behind(mine, 10**6)
+    # This process has lost the connection by which it held it.
+    assert left_behind({**mine, "token": "another"}, 0)
     assert left_behind({**mine, "started": 1}, 0)
     assert left_behind({**mine, "pid": 2**31 - 1}, 0)
     for other in ({"machine": "x"}, {"boot": "x"}):
