@@ -57,7 +57,7 @@ def look(path: str) -> dict[str, Any]:
             except OSError as error:
                 above = "/".join(["", *parts[: index + 1]])
                 reason = "is a symbolic link or a file" if error.errno == errno.ENOTDIR else str(error.strerror)
-                return facts | {"kind": "blocked", "reason": f"{above}: {reason}"}
+                return facts | space(directory) | {"kind": "blocked", "reason": f"{above}: {reason}"}
         kind = "other"
         for test, word in ((stat.S_ISDIR, "directory"), (stat.S_ISREG, "file"), (stat.S_ISLNK, "link")):
             if test(info.st_mode):
