@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -160,3 +161,23 @@ def test_what_waits_for_its_turn_is_stopped_as_well(tmp_path: Path, monkeypatch:
     with pytest.raises(Failure, match="before rsync had its turn"):
         rsync.execute(["touch", str(tmp_path / "limited")], limited=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_it_dies_with_the_runner() -> None:
+    """However the runner dies; else it would hold the job's lock until the last of its bytes has gone over."""
+    reading, writing = os.pipe()
+    os.set_inheritable(writing, True)
+    outliving = f"import os, time; os.write({writing}, b'on '); time.sleep(20); os.write({writing}, b'and on')"
+    argv = [sys.executable, "-c", outliving]
+    # What is inherited, as the lock is, has to be open in the runner, too.
+    runner = subprocess.Popen(
+        [sys.executable, "-c", f"from serversync import rsync; rsync.execute({argv!r})"],
+        env={**os.environ, "PYTHONPATH": str(Path(rsync.__file__).parents[1])},
+        pass_fds=[writing],
+    )
+    os.close(writing)
+    assert os.read(reading, 3) == b"on "
+    runner.kill()
+    runner.wait()
+    with open(reading, "rb") as stream:
+        assert stream.read() == b""

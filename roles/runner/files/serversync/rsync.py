@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -259,21 +260,23 @@ def execute(
 def run(argv: list[str], on_change: Callable[[Change], None] | None, on_bytes: Callable[[int], None] | None) -> Outcome:
     outcome = Outcome()
     environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
-    try:
-        process = subprocess.Popen(
-            argv,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            errors="surrogateescape",
-            umask=0o022,
-            close_fds=False,
-        )
-    except FileNotFoundError:
-        raise Failure("no_rsync", "rsync is not installed on this server; install the package rsync") from None
+    if shutil.which(argv[0], path=environment["PATH"]) is None:
+        raise Failure("no_rsync", "rsync is not installed on this server; install the package rsync")
+    # A caller that was killed can end nothing any more, and hours of copying would hold its job's lock.
+    mortal = shutil.which("setpriv", path=environment["PATH"])
+    argv = [mortal, "--pdeathsig", "TERM", *argv] if mortal else argv
+    process = subprocess.Popen(
+        argv,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        errors="surrogateescape",
+        umask=0o022,
+        close_fds=False,
+    )
     assert process.stdout is not None and process.stderr is not None
     TURN.running.add(process)
     drain = threading.Thread(target=read_problems, args=(process.stderr, outcome), daemon=True)
