@@ -480,3 +480,15 @@ def seen(path: Path) -> Entry:
         os.close(root)
     assert isinstance(entry, Entry)
     return entry
+
+
+def test_a_directory_of_excluded_files_in_the_way_is_named(pair: Pair) -> None:
+    (pair.partner_path / "report").mkdir(parents=True)
+    (pair.partner_path / "report" / "draft.tmp").write_text("excluded")
+    (pair.path / "report").write_text("a file")
+    pair.declare(settings=settings(exclude=["*.tmp"], conflict="this_server_wins"))
+    record = pair.here.run("nightly", code=1)
+    assert "report: a directory is in its place, which holds excluded files" in record["elements"][0]["problems"][0]
+    assert (pair.partner_path / "report" / "draft.tmp").read_text() == "excluded"
+    (pair.partner_path / "report").rename(pair.partner_path / "drafts")
+    assert pair.here.run("nightly")["state"].startswith("equal")

@@ -428,7 +428,10 @@ class Commit:
         try:
             return renames.move(source, name, directory, leaf)
         except FileExistsError as error:
-            raise Refused("moved", "something has been made there since it was looked at") from error
+            found = "something has been made there since it was looked at"
+            if stat.S_ISDIR(lstat(directory, leaf).st_mode):
+                found = "a directory is in its place, which holds excluded files or was made since; move it away"
+            raise Refused("moved", found) from error
 
     @contextmanager
     def _looked_at(self, op: Op, directory: int, leaf: bytes) -> Iterator[int]:
