@@ -20,6 +20,13 @@ from serversync.cli import main
 from serversync.tree import Tree
 listing, encode_result = Tree.listing, serve.encode_result
 RECORD = b"d 1 1.0000000000 1.0000000000 1 755 0 0 2 "
+def endless():
+    start = 0
+    while True:
+        names = range(start, start := start + 1000)
+        yield {{"more": True}}, b"".join(b"%020d\\0%b\\0\\0" % (name, RECORD) for name in names)
+def steer():
+    raise serve.Failure("\\x1b[2J", "\\x1b[2Jgone", field="\\x1b[31m")
 {lie}
 sys.exit(main("user"))
 """
@@ -29,6 +36,10 @@ LIES = {
     "nonsense": "Tree.listing = lambda self, some: [(path, b'x', b'') for path, _record, _more in listing(self, some)]",
     "kind": "Tree.listing = lambda self, some: [(path, b'Q' + it[1:], b'') for path, it, _more in listing(self, some)]",
     "mute": "serve.Desk.verb_commit = lambda self, request, payload: serve.stream([])",
+    "twice": "Tree.listing = lambda self, some: [it for it in listing(self, some) for _twice in range(2)]",
+    "endless": "serve.Desk.verb_listing = lambda self, request, payload: endless()",
+    "empty": "serve.Desk.verb_listing = lambda self, request, payload: iter(lambda: ({'more': True}, b''), None)",
+    "steering": "serve.Desk.verb_scan = lambda self, request, payload: steer()",
     "nul": "serve.encode_result = lambda it: {**encode_result(it), 'entry': [RECORD.decode() + 'a\\0b', '']}",
 }
 
@@ -45,7 +56,11 @@ def test_lies(pair: Pair, lie: str) -> None:
     script.write_text(SCRIPT.format(package=str(PACKAGE), home=str(pair.there.home), lie=LIES[lie]))
     pair.there.door.write_text(f"#!/bin/sh\nexec '{sys.executable}' '{script}' serve --pairing site-a\n")
     record = pair.here.run("nightly", code=1)
-    assert record["error"]["code"] in ("protocol", "moved")
+    assert record["error"]["code"] == ("unknown" if lie == "steering" else "protocol")
+    for command in ("run", "show", "status", "plan") if lie == "steering" else ():
+        shown = pair.here.serversync(command, "nightly", code=None)
+        assert "gone" in shown.stdout
+        assert "\x1b" not in shown.stdout + shown.stderr
     pair.there.door.write_text(honest)
     assert pair.here.run("nightly")["state"] == "equal"
     assert (target / "line" / "plc").read_text() == "x"

@@ -20,10 +20,11 @@ FILE = Entry("f", 1, 2, 3, 4, 0o644, 1000, 1000, 1)
 FREE = dict.fromkeys(("free_bytes", "free_inodes", "total_bytes"), 1)
 FACTS = {
     **dict.fromkeys(("machine", "path", "fstype"), "x"),
-    **dict.fromkeys(("acls", "xattrs", "owner"), True),
-    **dict.fromkeys(("inode", "granularity", "name_max", "time", "booted"), 1),
+    **dict.fromkeys(("acls", "xattrs", "owner", "empty"), True),
+    **dict.fromkeys(("inode", "granularity", "name_max", "time", "booted", "device"), 1),
     **{"folding": [], "others": [], "marker": None, "free": FREE},
 }
+ROOT = encode_entry(FILE._replace(kind="d"))
 SUMMARY = {"stream": "", "entries": 1, "moment": 1, "complete": True, "problems": [], "unchanged": False}
 LOOK = {"kind": "directory", "readable": True, "writable": True, "reason": "", **FREE}
 
@@ -53,7 +54,17 @@ def tree(*data: bytes, **reply: Any) -> PartnerTree:
 
 
 def scan(**reply: Any) -> Any:
-    return tree(**{**SUMMARY, "root": encode_entry(FILE._replace(kind="d")), **reply}).scan(b"", [], [], frozenset(), 0)
+    return tree(**{**SUMMARY, "root": ROOT, **reply}).scan(b"", [], [], frozenset(), 0)
+
+
+def fat(name: int) -> bytes:
+    """A path's attributes, as many as one can have."""
+    return b'["%c", {"user.x": "%b"}]\n' % (name, b"A" * (4 << 20))
+
+
+def many(*paths: bytes) -> bytes:
+    """A listing of files."""
+    return b"".join(path + b"\0" + FILE.record + b"\0\0" for path in paths)
 
 
 def result(**changed: Any) -> bytes:
@@ -89,7 +100,53 @@ NONSENSE: list[Callable[[], object]] = [
     lambda: list(tree(result(entry=["f 1 2.0 3.0 4 644 0 0 1 a\0b", ""])).restore(b"plc", "run")),
     lambda: list(tree(result(problem=[])).restore(b"plc", "run")),
     lambda: tree().prune(0, 0, 0),
+    # What may be said, but not so much of it, or not of that.
+    lambda: partner(address="root\0/", facts=LOOK).look("/srv"),
+    lambda: partner(tree=0, facts={**FACTS, "granularity": 0}).open("/srv", "directory", name=b""),
+    lambda: partner(tree=0, facts={**FACTS, "free": {}}).open("/srv", "directory", name=b""),
+    lambda: partner(tree=0, facts={**FACTS, "folding": [[]]}).open("/srv", "directory", name=b""),
+    lambda: partner(tree=0, facts={**FACTS, "marker": {"next": []}}).open("/srv", "directory", name=b""),
+    lambda: partner(tree=0, facts={**FACTS, "others": ["x"]}).open("/srv", "directory", name=b""),
+    lambda: partner(users=[[7, "x"]], groups=[]).names([1], []),
+    lambda: partner(users=[[1, "a\0b"]], groups=[]).names([1], []),
+    lambda: partner(users={"x": 1 << 32}, groups={}).numbers(["x"], []),
+    lambda: partner(users={"y": 1}, groups={}).numbers(["x"], []),
+    lambda: scan(entries=-1),
+    lambda: scan(entries=1 << 40),
+    lambda: scan(problems=[["../x", "no"]]),
+    lambda: scan(root=encode_entry(FILE)),
+    lambda: list(tree(many(b"b", b"a")).listing([b""])),
+    lambda: list(tree(many(b"a", b"a")).listing([b""])),
+    lambda: list(tree(many(b"a/b")).listing([b""])),
+    lambda: list(tree(many(b"a" * 70_000)).listing([b""])),
+    lambda: list(tree(b"b\0aa\0\0", b"a\0aa\0\0").digests()),
+    lambda: list(tree(b"../a\0aa\0\0").digests()),
+    lambda: list(tree(many(b"b")).entries([b"a"])),
+    lambda: list(tree(many(b"a"), many(b"a")).entries([b"a"])),
+    lambda: list(tree(many(b"b")).zeros([b"a"])),
+    lambda: list(tree(b"a\0f " + b"9" * 9000 + b"\0\0").entries([b"a"])),
+    lambda: list(tree(b'["b", {}]\n').attributes([b"a"])),
+    lambda: list(tree(*map(fat, b"abcdefgh")).attributes(bytes([name]) for name in b"abcdefgh")),
+    lambda: list(tree(result()).commit([Op("delete", b"other", None, None, None, b"", b"", False)])),
+    lambda: list(tree().commit([Op("delete", b"plc", None, None, None, b"", b"", False)])),
+    lambda: list(tree(result(), result()).commit([Op("delete", b"plc", None, None, None, b"", b"", False)])),
+    lambda: tree(stage=None).prepare(frozenset()),
 ]
+
+
+def test_no_more_children_than_there_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serversync.replica.MEANWHILE", 1)
+    held = PartnerTree(Saying({**SUMMARY, "root": ROOT}, many(b"a", b"b", b"c", b"d")), 0, FACTS)  # type: ignore[arg-type]
+    held.scan(b"", [], [], frozenset(), 0)
+    with pytest.raises(Failure, match="more paths than there are"):
+        list(held.listing([b""]))
+    assert held.room == 0
+
+
+def test_of_what_another_server_says_of_a_failure_a_person_reads_little() -> None:
+    told = Failure.from_dict({"code": "a b", "message": "x" * 99_999, "field": {"x": "y" * 99_999}})
+    assert (told.code, len(told.message), len(told.field or "")) == ("unknown", 10_000, 10_000)
+    assert [len(text) for text in tree(problems=["x" * 9999] * 300).prune(0, 0, 0)] == [1000] * 200
 
 
 @pytest.mark.parametrize("ask", NONSENSE)

@@ -70,7 +70,7 @@ def test_no_character_of_an_address_is_a_pattern(character: str) -> None:
 
 
 def test_a_long_answer_that_is_left_half_read_ends_the_conversation() -> None:
-    with Talk({"id": 1, "ok": True, "more": True}, {"id": 1, "ok": True}) as talk:
+    with Talk({"id": 1, "ok": True}) as talk:
         answer = talk.ask_long("listing")
         answer.close()
         assert list(talk.ask_long("listing")) == []
@@ -80,6 +80,15 @@ def test_a_long_answer_that_is_left_half_read_ends_the_conversation() -> None:
         assert next(answer) == b"x"
         answer.close()
         with pytest.raises(Failure, match="was not read to its end"):
+            talk.ask("hello")
+
+
+def test_a_long_answer_of_nothing_ends_the_conversation() -> None:
+    with Talk({"id": 1, "ok": True, "more": True}) as talk:
+        with pytest.raises(Failure, match="with nothing in it") as caught:
+            list(talk.ask_long("listing"))
+        assert caught.value.code == "protocol"
+        with pytest.raises(Failure, match="with nothing in it"):
             talk.ask("hello")
 
 

@@ -6,7 +6,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from typing import Any
+
+CODE = re.compile(r"[a-z0-9_]{1,64}")
+LONGEST = 10_000
 
 
 class Failure(Exception):
@@ -31,10 +35,12 @@ class Failure(Exception):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Failure:
+        """Of what another server says no more than a person would read."""
+        code, field = str(data.get("code")), data.get("field")
         return cls(
-            str(data.get("code", "unknown")),
-            str(data.get("message", "")),
-            field=data.get("field"),
+            code if CODE.fullmatch(code) else "unknown",
+            str(data.get("message", ""))[:LONGEST],
+            field=None if field is None else str(field)[:LONGEST],
             transient=bool(data.get("transient", False)),
         )
 

@@ -160,7 +160,9 @@ class Propagation:
         }
         self.stage(stage, leaders, self.inside | self.tops)
         try:
-            self.staged = {path: Entry.parse(record, more) for path, record, more in self.target.tree.staged()}
+            sent = {one.path for one in leaders}
+            staged = (item for item in self.target.tree.staged() if item[0] in sent)
+            self.staged = {path: Entry.parse(record, more) for path, record, more in staged}
         except ValueError as error:
             raise Failure("protocol", f"the stage of {self.target.path} holds what cannot be there: {error}") from error
         good = self.verify(leaders)

@@ -13,9 +13,9 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from itertools import chain, islice
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from itertools import islice
 from typing import Any, NamedTuple, Protocol, TypeVar, Union
 
 from serversync import place, tree
@@ -24,15 +24,34 @@ from serversync.detect import Summary
 from serversync.entry import Entry, unpack
 from serversync.failure import Failure
 from serversync.frames import PAYLOAD_LIMIT
+from serversync.held import good
 from serversync.layout import Layout
 from serversync.sftptree import SftpTree
 from serversync.ssh import Conversation
 from serversync.tree import Item, Tree
-from serversync.wire import decode_attributes, decode_entry, decode_result, encode_ops, pack_paths, unpack_seen
+from serversync.wire import (
+    LATEST,
+    LONGEST_PATH,
+    LONGEST_PROBLEM,
+    bounded,
+    decode_attributes,
+    decode_entry,
+    decode_result,
+    encode_ops,
+    pack_paths,
+    plain,
+    unpack_seen,
+)
 
 # Paths or operations in one request: of paths of the greatest length still one frame.
 REQUEST = 2000
+# What a partner may say of what it has: paths of an element, children that have come since the scan, bytes of the
+# attributes of a path, of a list of versions, problems of which nothing more is told.
+MOST_PATHS, MEANWHILE = 100_000_000, 100_000
+MOST_ATTRIBUTES, MOST_VERSIONS, MOST_PROBLEMS = 1 << 16, 256 << 20, 200
 Found = TypeVar("Found")
+Key = TypeVar("Key", int, str)
+Answer = Generator[Found, None, None]
 Names = tuple[dict[int, str], dict[int, str]]
 Numbers = tuple[dict[str, int], dict[str, int]]
 
@@ -147,27 +166,32 @@ class Partner:
         reply = self.connection.ask("look", path=path)
         self.round_trip = time.monotonic() - asked
         with understood(self.connection):
-            self.addresses[path] = str(reply["address"])
+            self.addresses[path] = plain(reply["address"])
             return checked(reply["facts"], LOOK)
 
     def open(self, path: str, kind: str, **options: Any) -> Replica:
         options["name"] = os.fsdecode(options["name"])
         reply = self.connection.ask("open", path=path, kind=kind, **options)
         with understood(self.connection):
-            facts = checked(reply["facts"], FACTS)
-            return PartnerTree(self.connection, int(reply["tree"]), {**facts, "free": checked(facts["free"], FREE)})
+            return PartnerTree(self.connection, int(reply["tree"]), believable(reply["facts"]))
 
     def names(self, users: Iterable[int], groups: Iterable[int]) -> Names:
-        reply = self.connection.ask("names", users=list(users), groups=list(groups))
+        asked = (set(users), set(groups))
+        reply = self.connection.ask("names", users=list(asked[0]), groups=list(asked[1]))
         with understood(self.connection):
-            users_found = {int(number): str(name) for number, name in reply["users"]}
-            return users_found, {int(number): str(name) for number, name in reply["groups"]}
+            found = ({number: plain(name) for number, name in reply[kind]} for kind in ("users", "groups"))
+            users_found, groups_found = (only(one, some) for one, some in zip(found, asked))
+            return users_found, groups_found
 
     def numbers(self, users: Iterable[str], groups: Iterable[str]) -> Numbers:
-        reply = self.connection.ask("numbers", users=list(users), groups=list(groups))
+        asked = (set(users), set(groups))
+        reply = self.connection.ask("numbers", users=list(asked[0]), groups=list(asked[1]))
         with understood(self.connection):
-            users_found = {str(name): int(number) for name, number in reply["users"].items()}
-            return users_found, {str(name): int(number) for name, number in reply["groups"].items()}
+            found = (
+                {name: owner_number(number) for name, number in reply[kind].items()} for kind in ("users", "groups")
+            )
+            users_found, groups_found = (only(one, some) for one, some in zip(found, asked))
+            return users_found, groups_found
 
     def address(self, path: str) -> str:
         """rsync on the partner takes * ? [ in the path that it is given for a pattern, and a backslash as quoting."""
@@ -189,6 +213,8 @@ FACTS: dict[str, tuple[Any, ...]] = {
     "others": (list,),
     "marker": (dict, type(None)),
     "free": (dict,),
+    "device": (int,),
+    "empty": (bool,),
 }
 
 
@@ -199,6 +225,36 @@ def checked(facts: Any, kinds: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
         if not isinstance(value, types) or (isinstance(value, float) and not abs(value) < 1e12):
             raise ValueError(f"{name} is {value!r:.80}")
     return dict(facts)
+
+
+def believable(facts: Any) -> dict[str, Any]:
+    """Of a replica's facts those that are used, if they can be true; ValueError else."""
+    found = {name: value for name, value in checked(facts, FACTS).items() if name in FACTS}
+    checked(found["free"], FREE)
+    marker = found["marker"] or {}
+    true = (
+        1 <= found["granularity"] <= 10**10
+        and 1 <= found["name_max"] <= LONGEST_PATH
+        and set(found["folding"]) <= {"case", "normalization"}
+        and all(isinstance(marker.get(name, ""), (str, type(None))) for name in ("current", "next"))
+        and all(isinstance(other, dict) for other in found["others"])
+    )
+    if not true:
+        raise ValueError(f"{found!r:.500} cannot be")
+    return found
+
+
+def owner_number(number: Any) -> int:
+    if not isinstance(number, int) or not 0 <= number < 1 << 32:
+        raise ValueError(f"{number!r:.80} is nobody's number")
+    return number
+
+
+def only(found: dict[Key, Found], asked: set[Key]) -> dict[Key, Found]:
+    """What was asked for, and nothing else."""
+    if not found.keys() <= asked:
+        raise ValueError(f"{next(iter(found.keys() - asked), None)!r:.80} was not asked for")
+    return found
 
 
 @contextmanager
@@ -222,6 +278,8 @@ class PartnerTree:
         self.connection = connection
         self.handle = handle
         self.facts = facts
+        # Children that may still be listed.
+        self.room = MEANWHILE
 
     def ask(self, verb: str, payload: bytes = b"", **request: Any) -> dict[str, Any]:
         return self.connection.ask(verb, payload, tree=self.handle, **request)
@@ -240,26 +298,61 @@ class PartnerTree:
         reply = self.ask("scan", known, include=include, exclude=exclude, xattrs=sorted(xattrs), expected=expected)
         with understood(self.connection):
             root = decode_entry(reply["root"])
-            if root is None:
-                raise ValueError("a replica without a root")
+            stream, entries, moment = bytes.fromhex(reply["stream"]), int(reply["entries"]), int(reply["moment"])
+            problems = {os.fsencode(path): str(reason)[:LONGEST_PROBLEM] for path, reason in reply["problems"]}
+            if root is None or root.kind != "d" or len(stream) > 64 or abs(moment) > LATEST:
+                raise ValueError("there is no such replica")
+            if not 0 <= entries <= MOST_PATHS:
+                raise ValueError(f"{entries} paths, of {MOST_PATHS} that an element can have")
+            if not all(map(good, problems)):
+                raise ValueError("a problem of what is no path below the element")
+            # Directories may be listed twice, and what comes meanwhile with them.
+            self.room = 2 * entries + MEANWHILE
             return Summary(
-                stream=bytes.fromhex(reply["stream"]),
-                entries=int(reply["entries"]),
-                moment=int(reply["moment"]),
+                stream=stream,
+                entries=entries,
+                moment=moment,
                 complete=bool(reply["complete"]),
-                problems={os.fsencode(path): str(reason) for path, reason in reply["problems"]},
+                problems=problems,
                 unchanged=bool(reply["unchanged"]),
                 root=root,
             )
 
     def digests(self) -> Iterator[tuple[bytes, bytes]]:
-        for path, digest, _nothing in self.items("digests", None):
-            with understood(self.connection):
-                known = bytes.fromhex(digest.decode("ascii"))
-            yield path, known
+        before: bytes | None = None
+        room = self.room
+        with understood(self.connection):
+            for path, digest, _nothing in self.items("digests", b""):
+                if before is not None and path <= before:
+                    raise ValueError(f"the directory {path[:80]!r} is out of order, or there twice")
+                before, room = path, room - 1
+                if room < 0 or (path and not good(path)):
+                    raise ValueError(f"the directory {path[:80]!r} cannot be there")
+                yield path, bytes.fromhex(digest.decode("ascii"))
 
     def listing(self, directories: Iterable[bytes]) -> Iterator[Item]:
-        return self.items("listing", directories)
+        for some in batches(directories):
+            asked = set(some)
+            for item in self.in_order(self.items("listing", pack_paths(some)), asked):
+                self.room -= 1
+                yield item
+
+    def in_order(self, items: Answer[Item], directories: set[bytes] | None) -> Iterator[Item]:
+        """Children of directories, each once, those of one after those of another; as many as there can be."""
+        before: tuple[bytes, bytes] | None = None
+        room = self.room
+        with understood(self.connection), closing(items):
+            for item in items:
+                path = item[0]
+                here = (path.rpartition(b"/")[0], path)
+                if before is not None and here <= before:
+                    raise ValueError(f"{path[:80]!r} is out of order, or there twice")
+                before, room = here, room - 1
+                if room < 0:
+                    raise ValueError(f"{path[:80]!r} is one of more paths than there are")
+                if directories is not None and here[0] not in directories:
+                    raise ValueError(f"{path[:80]!r} was not asked for")
+                yield item
 
     def entries(self, paths: Iterable[bytes]) -> Iterator[tuple[bytes, Entry | str | None]]:
         return self.seen("entries", paths)
@@ -269,7 +362,10 @@ class PartnerTree:
             yield path, "is gone" if found is None else found
 
     def zeros(self, paths: Iterable[bytes]) -> Iterator[bytes]:
-        return (path for path, _record, _more in self.items("zeros", paths))
+        for some in batches(paths):
+            items = self.items("zeros", pack_paths(some))
+            for path, _more in self.asked_for(some, ((path, more) for path, _record, more in items)):
+                yield path
 
     def occupied(self, paths: Iterable[bytes]) -> int:
         total = 0
@@ -284,16 +380,36 @@ class PartnerTree:
             path, found = json.loads(line)
             return os.fsencode(path), decode_attributes(found) or {}
 
-        return self.lines("attributes", (pack_paths(some) for some in batches(paths)), attributes)
+        for some in batches(paths):
+            # One path's may be a frame of them.
+            most = PAYLOAD_LIMIT + len(some) * MOST_ATTRIBUTES
+            yield from self.asked_for(some, self.lines("attributes", pack_paths(some), attributes, most))
 
     def prepare(self, preserve: frozenset[str]) -> str:
-        return str(self.ask("prepare", preserve=sorted(preserve)).get("stage"))
+        reply = self.ask("prepare", preserve=sorted(preserve))
+        with understood(self.connection):
+            return plain(reply["stage"])
 
     def staged(self) -> Iterator[Item]:
-        return self.items("staged", None)
+        # The target had less when it was scanned.
+        self.room = MOST_PATHS
+        return self.in_order(self.items("staged", b""), None)
 
     def commit(self, ops: Iterable[Op]) -> Iterator[Result]:
-        return self.lines("commit", chain.from_iterable(map(fitting, batches(ops))), result)
+        for some in batches(ops):
+            results = self.results(some)
+            with understood(self.connection), closing(results):
+                for op in some:
+                    found = next(results, None)
+                    if found is None or found.path != op.path:
+                        raise ValueError(f"nothing was said of {op.path[:80]!r}")
+                    yield found
+                if next(results, None) is not None:
+                    raise ValueError("more was done than was asked for")
+
+    def results(self, ops: list[Op]) -> Answer[Result]:
+        for data in fitting(ops):
+            yield from self.lines("commit", data, result)
 
     def finish(self) -> None:
         self.ask("finish")
@@ -312,39 +428,53 @@ class PartnerTree:
     def prune(self, keep: int, most: int, now: float) -> list[str]:
         reply = self.ask("prune", keep=keep, most=most, now=now)
         with understood(self.connection):
-            return [str(problem) for problem in reply["problems"]]
+            return [str(problem)[:LONGEST_PROBLEM] for problem in reply["problems"][:MOST_PROBLEMS]]
 
     def versions(self, path: bytes | None) -> Iterator[dict[str, Any]]:
         def version(line: bytes) -> dict[str, Any]:
             return checked(json.loads(line), VERSION)
 
-        return self.lines("versions", [b"" if path is None else pack_paths([path])], version)
+        return self.lines("versions", b"" if path is None else pack_paths([path]), version)
 
     def restore(self, path: bytes, run: str) -> Iterator[Result]:
-        return self.lines("restore", [pack_paths([os.fsencode(run), path])], result)
+        return self.lines("restore", pack_paths([os.fsencode(run), path]), result)
 
     # How answers of any length are read: in pieces that are whole.
 
-    def items(self, verb: str, paths: Iterable[bytes] | None) -> Iterator[Item]:
-        for payload in [b""] if paths is None else map(pack_paths, batches(paths)):
+    # Whoever gives one up before its end closes it: else nothing could be asked any more.
+
+    def items(self, verb: str, payload: bytes) -> Answer[Item]:
+        with understood(self.connection):
             for data in self.ask_long(verb, payload):
-                with understood(self.connection):
-                    items = unpack(data)
-                yield from items
+                yield from map(bounded, unpack(data))
 
     def seen(self, verb: str, paths: Iterable[bytes]) -> Iterator[tuple[bytes, Entry | str | None]]:
         for some in batches(paths):
-            for data in self.ask_long(verb, pack_paths(some)):
-                with understood(self.connection):
-                    found = list(unpack_seen(data))
-                yield from found
+            yield from self.asked_for(some, self.seen_of(verb, some))
 
-    def lines(self, verb: str, payloads: Iterable[bytes], read: Callable[[bytes], Found]) -> Iterator[Found]:
-        for payload in payloads:
+    def seen_of(self, verb: str, paths: list[bytes]) -> Answer[tuple[bytes, Entry | str | None]]:
+        for data in self.ask_long(verb, pack_paths(paths)):
+            yield from unpack_seen(data)
+
+    def asked_for(self, paths: Iterable[bytes], answers: Answer[tuple[bytes, Found]]) -> Iterator[tuple[bytes, Found]]:
+        """Answers about these paths, one of each at the most."""
+        waiting = set(paths)
+        with understood(self.connection), closing(answers):
+            for path, found in answers:
+                if path not in waiting:
+                    raise ValueError(f"{path[:80]!r} was not asked for, or is there twice")
+                waiting.remove(path)
+                yield path, found
+
+    def lines(
+        self, verb: str, payload: bytes, read: Callable[[bytes], Found], most: int = MOST_VERSIONS
+    ) -> Answer[Found]:
+        with understood(self.connection):
             for data in self.ask_long(verb, payload):
-                with understood(self.connection):
-                    found = list(map(read, data.splitlines()))
-                yield from found
+                most -= len(data)
+                if most < 0:
+                    raise ValueError("an answer is longer than it can be")
+                yield from map(read, data.splitlines())
 
 
 Replica = Union[Tree, PartnerTree, SftpTree]

@@ -325,7 +325,7 @@ class Desk:
 
     def verb_digests(self, request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
         return stream(
-            pack([(path, digest.hex().encode("ascii"), b"")]) for path, digest in self.tree(request).digests()
+            pack([(path, digest.hex().encode("ascii"), b"")]) for path, digest in sorted(self.tree(request).digests())
         )
 
     def verb_listing(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:

@@ -157,6 +157,10 @@ class Conversation:
                     more = bool(reply.get("more"))
                     if data:
                         yield data
+                    elif more:
+                        # So an answer could go on for ever.
+                        self.lost = Failure("protocol", f"{self.partner} sent a piece of an answer with nothing in it")
+                        raise self.lost
             except GeneratorExit:
                 self.lost = self.lost or Failure("protocol", "an answer was not read to its end", transient=True)
                 raise

@@ -19,6 +19,10 @@ from serversync.metadata import Problem
 Seen = Union[Entry, None, str]
 UNREAD = b"?"
 LETTERS = frozenset(KINDS.values())
+# Of paths, bytes: many times what programs can open by name. Of an entry's record; a link's text has 4095 at most.
+LONGEST_PATH, LONGEST_RECORD = 65536, 8192
+# Characters of a problem that are told.
+LONGEST_PROBLEM = 1000
 # As many seconds as the kernel counts, in ns.
 LATEST = (1 << 63) * 1_000_000_000
 
@@ -46,11 +50,26 @@ def pack_seen(items: Iterable[tuple[bytes, Seen]]) -> Iterator[tuple[bytes, byte
 
 
 def unpack_seen(data: bytes) -> Iterator[tuple[bytes, Seen]]:
-    for path, record, more in unpack(data):
+    for path, record, more in map(bounded, unpack(data)):
         if record == UNREAD:
             yield path, os.fsdecode(more)
         else:
             yield path, plausible(Entry.parse(record, more)) if record else None
+
+
+def bounded(item: tuple[bytes, bytes, bytes]) -> tuple[bytes, bytes, bytes]:
+    """The item, if there can be one as long."""
+    path, record, more = item
+    if len(path) > LONGEST_PATH or len(record) > LONGEST_RECORD or len(more) > LONGEST_RECORD:
+        raise ValueError(f"{path[:80]!r} is too long, or what is said of it")
+    return item
+
+
+def plain(text: Any) -> str:
+    """A word or a path of another server's that is used as one."""
+    if not isinstance(text, str) or "\0" in text or len(os.fsencode(text)) > LONGEST_PATH:
+        raise ValueError(f"{text!r:.80} is no text")
+    return text
 
 
 def plausible(entry: Entry) -> Entry:
@@ -144,7 +163,7 @@ def decode_result(data: dict[str, Any]) -> Result:
     problem = data["problem"]
     return Result(
         path=os.fsencode(data["path"]),
-        problem=None if problem is None else Problem(str(problem[0]), str(problem[1])),
+        problem=None if problem is None else Problem(str(problem[0])[:64], str(problem[1])[:LONGEST_PROBLEM]),
         entry=decode_entry(data["entry"]),
-        version=os.fsencode(data["version"]),
+        version=os.fsencode(plain(data["version"])),
     )
