@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from tests.faults.observe import Node, State, Tree, copy_of, is_copy, look
+from tests.faults.observe import Node, State, Tree, copy_of, is_copy, look, short
 
 # Bytes of an observed content.
 DIGEST = 16
@@ -116,7 +116,7 @@ def converged(after: State, standing: Callable[[bytes], bool], owners: bool = Tr
         return first == second
 
     return [
-        f"L5: {path!r} differs and nothing says why"
+        f"L5: {path!r} differs and nothing says why: {short(after.here.get(path))}, {short(after.there.get(path))}"
         for path in sorted({*after.here, *after.there})
         if not alike(after.here.get(path), after.there.get(path)) and not standing(path)
     ]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from tests.faults.observe import Node, Tree, copy_of, is_copy
+from tests.faults.observe import Node, Tree, copy_of, is_copy, short
 
 Maybe = Node | None
 
@@ -99,12 +99,23 @@ class Model:
 
     # -- one path ----------------------------------------------------------------------------------------------------
 
-    def decide(self, path: bytes, here: Maybe, there: Maybe) -> Outcome:
+    def freed(self, path: bytes, here: Tree, there: Tree) -> bool:
+        """Whether what stood against a directory above has moved: then what is in it is decided again with it."""
+        while path := os.path.dirname(path):
+            row = self.rows.get(path)
+            if row is not None and row.status != "agreed":
+                kinds = {node.kind for node in (row.here, row.there) if node is not None}
+                still = self.same(here.get(path), row.here) and self.same(there.get(path), row.there)
+                if len(kinds) > 1 and "d" in kinds and not still:
+                    return True
+        return False
+
+    def decide(self, path: bytes, here: Maybe, there: Maybe, *, freed: bool = False) -> Outcome:
         row = self.rows.get(path)
         if here is None and there is None:
             return Outcome(None, None, "dropped")
         if row is not None and row.status != "agreed":
-            if self.same(here, row.here) and self.same(there, row.there):
+            if self.same(here, row.here) and self.same(there, row.there) and not freed:
                 # What is below a directory goes the way of what stands against it.
                 kinds = {node.kind for node in (here, there) if node is not None}
                 return Outcome(here, there, row.status, loose=len(kinds) > 1 and "d" in kinds)
@@ -251,7 +262,8 @@ class Model:
         here, there = self.visible(here), self.visible(there)
         found = Prediction()
         for path in sorted({*here, *there, *self.rows}):
-            outcome = self.decide(path, here.get(path), there.get(path))
+            freed = self.freed(path, here, there)
+            outcome = self.decide(path, here.get(path), there.get(path), freed=freed)
             if outcome.here is not None:
                 found.here[path] = outcome.here
             if outcome.there is not None:
@@ -366,10 +378,3 @@ class Model:
     def forget(self) -> None:
         """The archive is gone."""
         self.rows = {}
-
-
-def short(node: Maybe) -> str:
-    if node is None:
-        return "absent"
-    said = node.content.hex()[:10] if node.kind == "f" else repr(node.content)
-    return f"{node.kind} {node.mode:04o} {node.owner} {node.mtime} {node.size} bytes {said}"

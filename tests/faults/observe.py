@@ -67,6 +67,13 @@ class Node(NamedTuple):
 Tree = dict[bytes, Node]
 
 
+def short(node: Node | None) -> str:
+    if node is None:
+        return "absent"
+    said = node.content.hex()[:10] if node.kind == "f" else repr(node.content)
+    return f"{node.kind} {node.mode:04o} {node.owner} {node.mtime} {node.size} bytes {said}"
+
+
 def look(path: bytes) -> Node | None:
     """One path now, None where it is absent; what vanishes meanwhile is absent."""
     try:

@@ -492,3 +492,19 @@ def test_a_directory_of_excluded_files_in_the_way_is_named(pair: Pair) -> None:
     assert (pair.partner_path / "report" / "draft.tmp").read_text() == "excluded"
     (pair.partner_path / "report").rename(pair.partner_path / "drafts")
     assert pair.here.run("nightly")["state"].startswith("equal")
+
+
+def test_a_new_name_here_and_another_mode_there_are_one_file_on_both(pair: Pair) -> None:
+    (pair.path / "file").write_text("x")
+    (pair.path / "file").chmod(0o640)
+    pair.partner_path.mkdir()
+    pair.declare(settings=settings("both", delete="synced"))
+    pair.here.run("nightly")
+    os.link(pair.path / "file", pair.path / "name")
+    (pair.partner_path / "file").chmod(0o600)
+    assert pair.here.run("nightly")["state"] == "equal"
+    for root in (pair.path, pair.partner_path):
+        found = [(root / name).stat() for name in ("file", "name")]
+        assert [(info.st_mode & 0o7777, info.st_nlink) for info in found] == [(0o600, 2), (0o600, 2)]
+        assert os.path.samestat(*found)
+    assert pair.here.run("nightly")["elements"][0]["attributes"] == 0

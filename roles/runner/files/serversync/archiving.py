@@ -70,9 +70,12 @@ class Archiving:
         files: dict[str, set[int]] = {side: set() for side in SIDES}
         decisions = list(decisions)
         problems = {path: it for done in propagated.values() for path, it in done.problems.items()}
+        again = {path for done in propagated.values() for path in done.again}
         problems |= self.undone(decisions, propagated, problems)
         for decision in decisions:
-            if decision.status == "unchanged" or decision.path in problems or decision.path in self.copies:
+            if decision.status == "unchanged" or decision.path in problems or decision.path in again:
+                continue
+            if decision.path in self.copies:
                 continue
             entries = {HERE: decision.here, THERE: decision.there}
             for side in SIDES:

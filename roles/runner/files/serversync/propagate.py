@@ -65,6 +65,8 @@ class Done:
     # Codes of problems that a later attempt may not have.
     transient: set[str] = field(default_factory=lambda: set(TRANSIENT))
     sent: int = 0
+    # Names of a file whose metadata turned out to be others: whether they agree, another look tells.
+    again: set[bytes] = field(default_factory=set)
 
 
 def parent(path: bytes) -> bytes:
@@ -138,10 +140,13 @@ class Propagation:
         decisions = [decision for decision in decisions if not beneath(decision.path, coming)]
         contents = [decision for decision in decisions if decision.content == source]
         self.metas: list[Decision] = []
+        # A name that only one replica has yet parts nobody from its file.
+        lacking = {one.path for one in decisions if one.here is None or one.there is None}
         for decision in decisions:
             if decision.metadata == source and decision.content != source:
                 # Names that shall be one file, or no longer be one, take its data anew.
-                relinked = decision.content is None and groups.get(decision.path) != target_groups.get(decision.path)
+                names = [restricted(known.get(decision.path), lacking) for known in (groups, target_groups)]
+                relinked = decision.content is None and names[0] != names[1]
                 (contents if relinked and "hardlinks" in self.settings.preserve else self.metas).append(decision)
         self.removals = [decision for decision in decisions if decision.remove == self.target.name]
         self.asides = [decision for decision in contents if decision.aside]
@@ -480,6 +485,8 @@ class Propagation:
             if entry is not None and op.want is not None:
                 # What is read back there comes without.
                 entry = entry._replace(xattrs=op.want.xattrs)
+                if op.do == "link" and not alike(entry, op.want, self.settings.preserve):
+                    self.done.again.add(decision.path)
             self.done.entries[decision.path] = None if op.do == "delete" else entry
         if result.version:
             self.done.versions[decision.path] = result.version
@@ -549,6 +556,20 @@ PARTIAL = {0, 23, 24}
 def writable(entry: Entry) -> Entry:
     """A directory into which its owner may put files; its own mode comes last."""
     return entry._replace(mode=entry.mode | 0o700)
+
+
+def restricted(group: frozenset[bytes] | None, lacking: set[bytes]) -> frozenset[bytes] | None:
+    """The names of a file that both replicas have; None: just one."""
+    names = group - lacking if group else frozenset()
+    return names if len(names) > 1 else None
+
+
+# What is preserved of a file's metadata -> the entry's field.
+FIELDS = {"permissions": "mode", "owner": "uid", "group": "gid", "times": "mtime"}
+
+
+def alike(entry: Entry, want: Entry, preserve: frozenset[str]) -> bool:
+    return all(getattr(entry, name) == getattr(want, name) for field, name in FIELDS.items() if field in preserve)
 
 
 def unmoved(planned: Entry, current: Entry) -> bool:

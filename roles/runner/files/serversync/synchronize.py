@@ -830,7 +830,7 @@ class Synchronization:
         again = self.once(approved)
         report.state_before = "different" if self.different else "equal"
         if again:
-            # The conflict copies are new files of the side that they are on.
+            # The conflict copies are new files of the side that they are on, some metadata not those that were planned.
             self.once(approved)
         counts = self.archive.counts
         report.standing = {status: counts[status] for status in ("kept", "left", "unresolved") if counts[status]}
@@ -881,7 +881,8 @@ class Synchronization:
         self.tally(plan)
         if known is not None:
             report.plan = known
-        return self.direction == "both" and any(one.aside for one in plan.decisions)
+        again = any(one.again for one in self.propagated.values())
+        return again or (self.direction == "both" and any(one.aside for one in plan.decisions))
 
     def prune(self) -> None:
         """Versions that are too old, or too many; the run's own stay."""
