@@ -213,6 +213,9 @@ class Model:
             if not data.by_rule:
                 return Outcome(here, there, "agreed", loose=True)
             copy = here if self.rules.direction == "from_partner" else there
+            if data.side != meta.side and meta.side is not None:
+                # Whether what moved of the losing version's metadata goes with it alone is left open.
+                return Outcome(here, there, "agreed", loose=True)
         return self.put(here, there, data.side, meta.side, copy)
 
     @property
@@ -367,6 +370,9 @@ class Model:
         for path, row in list(self.rows.items()):
             if row.status == "unresolved" and row.base and rule and not whole:
                 self.rows[path] = Row("agreed", *row.base)
+            elif row.status == "unresolved" and not row.base and (row.here is None or row.there is None):
+                # A deletion that was held back waits for a person, whatever is edited.
+                continue
             elif row.status != "agreed" and (whole or (rule and row.status != "left")):
                 del self.rows[path]
 

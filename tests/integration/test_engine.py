@@ -508,3 +508,21 @@ def test_a_new_name_here_and_another_mode_there_are_one_file_on_both(pair: Pair)
         assert [(info.st_mode & 0o7777, info.st_nlink) for info in found] == [(0o600, 2), (0o600, 2)]
         assert os.path.samestat(*found)
     assert pair.here.run("nightly")["elements"][0]["attributes"] == 0
+
+
+def test_what_was_a_target_once_knows_the_archive_when_it_is_one_again(pair: Pair) -> None:
+    pair.partner_path.mkdir()
+    for name in ("goes", "stays"):
+        (pair.partner_path / name).write_text(name)
+    for direction in ("from_partner", "to_partner", "both"):
+        pair.declare(settings=settings(direction, delete="synced"))
+        # Each with something to archive, of which the other side's marker learns nothing.
+        source = pair.partner_path if direction == "from_partner" else pair.path
+        (source / direction).write_text("x")
+        if direction == "both":
+            (pair.path / "goes").unlink()
+        element = pair.here.run("nightly")["elements"][0]
+        assert element["warnings"] == []
+    assert element["deleted"] == 1
+    assert sorted(os.listdir(pair.path)) == sorted(os.listdir(pair.partner_path))
+    assert not (pair.partner_path / "goes").exists()

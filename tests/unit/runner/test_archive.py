@@ -167,11 +167,11 @@ def test_the_journal_is_kept_in_order_until_the_next_commit(archive: Archive, pa
 
 def test_generations_settings_and_runs(archive: Archive) -> None:
     assert (archive.generation, archive.settings, archive.runs) == (("", ""), {}, 0)
-    archive.begin("aa")
+    archive.begin("aa", [HERE])
     assert archive.generation == ("", "aa")
     archive.commit(Update(generation="aa", settings={"direction": "both"}, finished=True))
     assert archive.generation == ("aa", "")
-    archive.begin("bb")
+    archive.begin("bb", [THERE])
     assert archive.generation == ("aa", "bb")
     archive.commit(Update(finished=True))
     assert (archive.generation, archive.settings, archive.runs) == (("aa", "bb"), {"direction": "both"}, 2)
@@ -399,7 +399,7 @@ COMMITS: list[Callable[[Archive], None]] = [
         )
     ),
     lambda archive: archive.intend([Intent(b"un", HERE, record(), record(0))]),
-    lambda archive: archive.begin("g1"),
+    lambda archive: archive.begin("g1", [HERE, THERE]),
     lambda archive: archive.commit(
         Update(
             rows=[
@@ -801,3 +801,14 @@ def test_what_is_deleted_leaves_no_crumbs(archive: Archive, path: Path) -> None:
     archive.commit(Update(dropped=[row.path for row in archive.rows(b"spool")]))
     for table in ("chunks", "directories", "marks", "links"):
         assert archive._one(f"SELECT count(*) FROM {table}") == (0,)  # noqa: S608
+
+
+def test_a_side_that_is_only_read_keeps_the_marker_that_it_had(archive: Archive) -> None:
+    assert archive.marked(HERE) == set()
+    for number, sides in enumerate(([HERE], [HERE], [THERE], [THERE])):
+        archive.begin(f"g{number}", sides)
+        archive.commit(Update(generation=f"g{number}"))
+    archive.begin("g4", [THERE])
+    assert archive.marked(THERE) == {"g3", "g4"}
+    # Its marker says both, should the second have been killed on the way.
+    assert archive.marked(HERE) == {"g0", "g1"}

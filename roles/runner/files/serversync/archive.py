@@ -313,6 +313,13 @@ class Archive:
         current, begun = self._state["generation"]
         return current, begun
 
+    def marked(self, side: str) -> set[str]:
+        """Any of these is in the side's marker, if both are as they were left: a side that is only read keeps an older
+        one."""
+        known = self._state["marked"].get(side)
+        current = known is None or known[-1] in self.generation
+        return {*(self.generation if current else known)} - {""}
+
     @property
     def rows_count(self) -> int:
         return int(self._state["rows"])
@@ -393,10 +400,12 @@ class Archive:
 
     # Changes, each one transaction that is on the disk when the call returns.
 
-    def begin(self, generation: str) -> None:
-        """Records the generation that the run's commit is going to have."""
+    def begin(self, generation: str, sides: Iterable[str]) -> None:
+        """Records the generation that the run's commit is going to have, and on which sides a marker will say so."""
         with self._transaction() as state:
             state["generation"][1] = generation
+            for side in sides:
+                state["marked"][side] = [state["marked"].get(side, [""])[-1], generation]
 
     def intend(self, batch: Iterable[Intent]) -> None:
         """Adds to the journal what is going to be changed on the replicas; the next commit clears it."""
@@ -709,6 +718,7 @@ def _blank(identity: Mapping[str, Any], condition: str) -> dict[str, Any]:
         "identity": dict(identity),
         "settings": {},
         "generation": ["", ""],
+        "marked": {},
         "streams": ["", ""],
         "runs": 0,
         "unseen": [],

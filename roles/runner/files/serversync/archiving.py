@@ -161,7 +161,7 @@ class Archiving:
         bare = not self.begun and any(self.sides[side].tree.facts["marker"] is None for side in self.markers)
         if rows or dropped or bare:
             generation = secrets.token_hex(16)
-            self.archive.begin(generation)
+            self.archive.begin(generation, self.markers)
             self.mark(current=self.archive.generation[0], next=generation)
             self.archive.commit(Update(rows=rows, dropped=dropped, generation=generation))
             self.begun = True

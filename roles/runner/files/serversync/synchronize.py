@@ -296,7 +296,7 @@ class Synchronization:
 
     def check_generation(self, archive: Archive, side: str, known: set[str]) -> Archive:
         """An archive that the marker does not know, or a marker from before, is of no use."""
-        if {*archive.generation} & known:
+        if archive.marked(side) & known:
             return archive
         self.deletions = False
         if self.look:
