@@ -168,7 +168,7 @@ def test_no_entry_has_such_numbers(changed: dict[str, Any]) -> None:
 
 def test_a_lost_connection_does_not_hide_why_a_replica_is_closed() -> None:
     class Lost(Saying):
-        def ask(self, *_question: object, **_request: object) -> dict[str, Any]:
+        def ask_early(self, *_question: object, **_request: object) -> int:
             raise Failure("connection", "lost", transient=True)
 
     held = PartnerTree(Lost({}), 0, FACTS)  # type: ignore[arg-type]

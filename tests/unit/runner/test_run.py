@@ -11,7 +11,7 @@ from serversync import place, run
 from serversync.failure import Failure
 from serversync.job import Job
 from serversync.layout import Layout
-from serversync.synchronize import Report
+from serversync.synchronize import Progress, Report
 
 
 def attempts(monkeypatch: pytest.MonkeyPatch, outcomes: list[Failure | None]) -> tuple[run.Record, list[str]]:
@@ -21,8 +21,9 @@ def attempts(monkeypatch: pytest.MonkeyPatch, outcomes: list[Failure | None]) ->
     class Synchronized:
         """An element of which only its end is there."""
 
-        def __init__(self, *_arguments: object, run: str, **_options: object) -> None:
+        def __init__(self, *_arguments: object, run: str, progress: Progress, **_options: object) -> None:
             names.append(run)
+            self.progress = progress
             self.report = Report()
 
         def __enter__(self) -> object:

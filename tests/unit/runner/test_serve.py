@@ -97,3 +97,36 @@ def test_more_unreadable_paths_than_a_frame_holds_are_one_failure(
     monkeypatch.setattr(Tree, "scan", lambda *_arguments: Summary(b"", 1, 1, False, problems, False, root))
     with pytest.raises(Failure, match="20000 paths cannot be read"):
         ask("scan", tree=0, **SCAN)
+
+
+def test_a_replica_is_begun_by_one_question(tmp_path: Path, held: ExitStack) -> None:
+    ask = Asking(tmp_path, "both", held)
+    (ask.root / "plc").write_text("x")
+    request = {"path": str(ask.root), "kind": "directory", "element": "job.1", "run": "run", **READING, **SCAN}
+    [(begun, _nothing)] = ask("begin", **request)
+    [(look, _nothing)] = ask("look", path=str(ask.root))
+    [(scan, _nothing)] = ask("scan", tree=begun["open"]["tree"], **SCAN)
+    assert begun["look"]["facts"]["kind"] == look["facts"]["kind"] == "directory"
+    assert (begun["scan"]["stream"], begun["scan"]["entries"]) == (scan["stream"], 1)
+
+
+@pytest.mark.parametrize("kind", ["missing", "file", "locked", "closed for writing"])
+def test_what_does_not_fit_is_looked_at_and_no_more(tmp_path: Path, held: ExitStack, kind: str) -> None:
+    ask = Asking(tmp_path, "read" if kind == "closed for writing" else "both", held)
+    path = ask.root / "replica"
+    if kind == "file":
+        path.write_text("x")
+    elif kind != "missing":
+        path.mkdir()
+    if kind == "locked":
+        ask("open", path=str(path), kind="directory", element="job.2", run="run", **READING)
+    options = {**READING, **SCAN, "writable": True}
+    [(begun, _nothing)] = ask("begin", path=str(path), kind="directory", element="job.1", run="run", **options)
+    assert list(begun) == ["look"]
+    assert path.exists() == (kind != "missing")
+
+
+def test_who_begins_outside_the_roots_is_refused(tmp_path: Path, held: ExitStack) -> None:
+    ask = Asking(tmp_path, "both", held)
+    with pytest.raises(Failure, match="outside the roots"):
+        ask("begin", path=str(tmp_path), kind="directory", element="job.1", run="run", **READING, **SCAN)

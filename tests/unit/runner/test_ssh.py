@@ -26,6 +26,8 @@ class Talk(ssh.Connection):
         self.frames = Frames(source, os.open(os.devnull, os.O_WRONLY))
         self.partner = "hq:22"
         self.questions = 0
+        self.asking = threading.Lock()
+        self.early = {}
         self.lost = None
         self.talking = threading.RLock()
         self.descriptors = (source, target, self.frames.target)
@@ -59,6 +61,26 @@ def test_a_refusal_is_an_answer_and_the_conversation_goes_on() -> None:
         with pytest.raises(Failure, match="no"):
             talk.ask("look", path="/etc")
         assert talk.ask("hello") == {"id": 2, "ok": True}
+
+
+def test_what_was_asked_early_is_answered_when_it_is_waited_for() -> None:
+    refused = Failure("outside_roots", "no").as_dict()
+    with Talk({"id": 1, "ok": True, "a": 1}, {"id": 2, "ok": False, "failure": refused}, {"id": 3, "ok": True}) as talk:
+        first, second = talk.ask_early("begin", path="/one"), talk.ask_early("begin", path="/two")
+        assert talk.ask("look", path="/three") == {"id": 3, "ok": True}
+        with pytest.raises(Failure, match="no"):
+            talk.answer(second)
+        assert talk.answer(first)["a"] == 1
+
+
+def test_what_was_asked_early_is_not_waited_for_once_the_connection_is_lost() -> None:
+    with Talk() as talk:
+        number = talk.ask_early("begin", path="/one")
+        with pytest.raises(Failure) as first:
+            talk.ask("look", patience=0)
+        with pytest.raises(Failure) as second:
+            talk.answer(number)
+        assert second.value is first.value
 
 
 @pytest.mark.parametrize("character", ["*", "?", "[", "\\"])

@@ -318,25 +318,41 @@ class _Fold:
         self.open: list[tuple[bytes, list[bytes]]] = [(b".", [])]
 
     def feed(self, piece: bytes) -> None:
-        units = (self.tail + piece).split(b"\0\0")
-        self.tail = units.pop()
+        text = self.tail + piece
+        end = text.rfind(b"\0\0")
+        self.tail = text[end + 2 :] if end >= 0 else text
+        if end < 0:
+            return
+        # What begins with a slash is a directory, which what is in it follows.
+        first, *entered = text[:end].split(b"\0\0/")
+        if first.startswith(b"/"):
+            self.enter(first[1:])
+        else:
+            self.stay(first)
+        for one in entered:
+            self.enter(one)
+
+    def enter(self, text: bytes) -> None:
+        own, _end, rest = text.partition(b"\0\0")
+        parent, _nul, line = own.partition(b"\0")
+        self.leave(parent)
+        self.open[-1][1].append(line)
+        self.open.append((b"%b/%b" % (parent, line[: line.index(b"\0")]), []))
+        if rest:
+            self.stay(rest)
+
+    def stay(self, text: bytes) -> None:
+        """No directories; most of them are in the one that was entered last, all of them in one that is open."""
         where, lines = self.open[-1]
-        append = lines.append
-        for unit in units:
+        start = where + b"\0"
+        some = text[len(start) :].split(b"\0\0" + start)
+        if text.startswith(start) and text.count(b"\0\0") == len(some) - 1:
+            lines += some
+            return
+        for unit in text.split(b"\0\0"):
             parent, _nul, line = unit.partition(b"\0")
-            if parent != where:
-                if parent[:1] == b"/":
-                    parent = parent[1:]
-                    self.leave(parent)
-                    self.open[-1][1].append(line)
-                    where, lines = b"%b/%b" % (parent, line[: line.index(b"\0")]), []
-                    self.open.append((where, lines))
-                    append = lines.append
-                    continue
-                self.leave(parent)
-                where, lines = self.open[-1]
-                append = lines.append
-            append(line)
+            self.leave(parent)
+            self.open[-1][1].append(line)
 
     def leave(self, parent: bytes) -> None:
         """Closes what is open below ``parent``."""
@@ -356,12 +372,18 @@ class _Fold:
         return self.open.pop()[1]
 
 
+class _Room:
+    """How many bytes may still be kept as they were printed, by all finds of a pass."""
+
+    def __init__(self) -> None:
+        self.left = KEPT
+
+
 class _Find:
     """One find, over a share of a tree; what it printed, and the digest of that."""
 
-    def __init__(self, root: int, starts: list[bytes], room: int, stopped: threading.Event) -> None:
-        """starts: names in the root, none: all of it; room: bytes to keep as they were printed; stopped: as Detection
-        has it."""
+    def __init__(self, root: int, starts: list[bytes], room: _Room, kept: int, stopped: threading.Event) -> None:
+        """starts: names in the root, none: all of it; kept: bytes of blocks to keep; stopped: as Detection has it."""
         each = b"%h\\0%f\\0" + FORMAT + b"\\0\\0"
         self.argv = [b"find", *(b"./" + name for name in starts)] if starts else [b"find", b".", b"-mindepth", b"1"]
         self.argv += [b"-xdev", b"-type", b"d"]
@@ -382,9 +404,9 @@ class _Find:
         self.room = room
         self.stopped = stopped
         self.stream = blake2b(digest_size=SIZE)
-        self.nuls = self.length = 0
+        self.nuls = 0
         self.printed: deque[bytes] = deque()
-        self.folded = _Fold(room)
+        self.folded = _Fold(kept)
         self.done = False
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -402,6 +424,8 @@ class _Find:
             )
         except OSError:
             return
+        if self.stopped.is_set():
+            process.kill()
         with process:
             assert process.stdout is not None
             # An ordinary user may have used up what he may have in pipes.
@@ -417,9 +441,9 @@ class _Find:
     def take(self, piece: bytes) -> None:
         self.stream.update(piece)
         self.nuls += piece.count(b"\0")
-        self.length += len(piece)
         self.printed.append(piece)
-        if self.length > self.room:
+        self.room.left -= len(piece)
+        if self.room.left < 0:
             self.fold()
 
     def fold(self) -> _Fold:
@@ -479,6 +503,12 @@ class Detection:
 
     # The pass
 
+    def stop(self) -> None:
+        """Ends a pass that another thread is making; as ``stopped``, but without waiting for find."""
+        self.stopped.set()
+        for find in self._finds:
+            find.stop()
+
     def scan(self, known: bytes, *, touch: bool = True) -> Summary:
         """Looks at everything once. Raises OSError where the root itself cannot be read.
 
@@ -509,12 +539,13 @@ class Detection:
         """The pass by find: stream digest and number of entries; None where it did not see all."""
         seekers = min(SEEKERS, len(os.sched_getaffinity(0)))
         shares, self._loose = self._shared_out(seekers * SHARES) if seekers > 1 else ([[]], [])
-        self._finds = finds = [_Find(self.root, share, KEPT // len(shares), self.stopped) for share in shares]
+        room, kept = _Room(), KEPT // len(shares)
+        self._finds = finds = [_Find(self.root, share, room, kept, self.stopped) for share in shares]
         waiting = finds[::-1]
 
         def seek() -> None:
             with suppress(IndexError):
-                while True:
+                while not self.stopped.is_set():
                     waiting.pop().run()
 
         others = [threading.Thread(target=seek) for _number in range(min(seekers, len(finds)) - 1)]

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from functools import cached_property
 from itertools import islice
 from typing import Any, NamedTuple, Protocol, TypeVar, Union
 
@@ -86,8 +87,10 @@ class Server(Protocol):
     remote_shell: str | None
     # Whether rsync there runs with capabilities but not as root.
     privileged: bool
-    # Seconds that a question and its answer take.
-    round_trip: float
+
+    @property
+    def round_trip(self) -> float:
+        """Seconds that a question and its answer take."""
 
     @property
     def carry(self) -> Carry | None:
@@ -100,7 +103,7 @@ class Server(Protocol):
         """What is at the path; see place.look."""
 
     def open(self, path: str, kind: str, **options: Any) -> Replica:
-        """Holds a replica; options as Tree has them, but for ``locks``."""
+        """Holds a replica; options as Tree has them, but for ``locks`` and ``making``."""
 
     def names(self, users: Iterable[int], groups: Iterable[int]) -> Names:
         """See tree.names."""
@@ -155,23 +158,30 @@ class Partner:
         self.connection = connection
         self.remote_shell: str | None = connection.remote_shell
         self.privileged = bool(connection.about.get("privileged"))
-        self.round_trip = 0.0
         self.addresses: dict[str, str] = {}
 
     def abort(self) -> None:
         self.connection.abort()
 
-    def look(self, path: str) -> dict[str, Any]:
+    @cached_property
+    def round_trip(self) -> float:
         asked = time.monotonic()
-        reply = self.connection.ask("look", path=path)
-        self.round_trip = time.monotonic() - asked
+        self.connection.ask("hello")
+        return time.monotonic() - asked
+
+    def look(self, path: str) -> dict[str, Any]:
+        return self.looked(path, self.connection.ask("look", path=path))
+
+    def looked(self, path: str, reply: dict[str, Any]) -> dict[str, Any]:
         with understood(self.connection):
             self.addresses[path] = plain(reply["address"])
             return checked(reply["facts"], LOOK)
 
     def open(self, path: str, kind: str, **options: Any) -> Replica:
         options["name"] = os.fsdecode(options["name"])
-        reply = self.connection.ask("open", path=path, kind=kind, **options)
+        return self.opened(self.connection.ask("open", path=path, kind=kind, **options))
+
+    def opened(self, reply: dict[str, Any]) -> PartnerTree:
         with understood(self.connection):
             return PartnerTree(self.connection, int(reply["tree"]), believable(reply["facts"]))
 
@@ -290,12 +300,15 @@ class PartnerTree:
     def close(self) -> None:
         # Without a connection it is released anyway; and this must not hide why it is closed.
         with suppress(Failure):
-            self.ask("close")
+            self.connection.ask_early("close", tree=self.handle)
 
     def scan(
         self, known: bytes, include: list[str], exclude: list[str], xattrs: frozenset[str], expected: int
     ) -> Summary:
         reply = self.ask("scan", known, include=include, exclude=exclude, xattrs=sorted(xattrs), expected=expected)
+        return self.summary(reply)
+
+    def summary(self, reply: dict[str, Any]) -> Summary:
         with understood(self.connection):
             root = decode_entry(reply["root"])
             stream, entries, moment = bytes.fromhex(reply["stream"]), int(reply["entries"]), int(reply["moment"])

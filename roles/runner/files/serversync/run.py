@@ -11,7 +11,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime, timezone
 from itertools import islice
 from queue import Queue
@@ -27,7 +27,7 @@ from serversync.layout import Layout
 from serversync.log import Append, engine
 from serversync.place import RUN_TIME
 from serversync.reconcile import Decision
-from serversync.replica import Server
+from serversync.replica import Partner, Server
 from serversync.servers import Connecting, Servers
 from serversync.synchronize import NAMED_PATHS, Progress, Report, moved_bytes, seen_text, silent
 
@@ -183,6 +183,7 @@ class Run:
         self.watch = watch
         self.elements = select(job, only)
         self.first = first
+        self.begun: dict[int, Any] = {}
         self.plans: dict[str, list[dict[str, Any]]] = {}
         self.approved = load_plan(layout, job, approve) if approve else None
         self.record: Record = {
@@ -277,8 +278,11 @@ class Run:
         for index in todo:
             self.record["elements"][index] |= {"state_after": None, "error": None}
         try:
-            with self.connected() as servers:
-                failures.update(self.side_by_side(todo, servers))
+            connecting, self.first = self.first or Connecting(self.layout, self.job), None
+            with connecting, ExitStack() as held:
+                self.begin(todo[0], connecting, held)
+                with connecting.result() as servers:
+                    failures.update(self.side_by_side(todo, servers))
         except Failure as failure:
             # Without a connection none of the elements that are left can be tried.
             for index in todo:
@@ -287,9 +291,33 @@ class Run:
                     failures[index] = failure
         return failures
 
-    def connected(self) -> Servers:
-        first, self.first = self.first, None
-        return first.result() if first else Servers(self.layout, self.job)
+    def begin(self, index: int, connecting: Connecting, held: ExitStack) -> None:
+        """The replicas of the first element are scanned as soon as may be: here while ssh logs in."""
+        self.begun = {}
+        servers = connecting.servers
+        if self.job.local or servers is None or self.elements[index].kind != "tree":
+            return
+        one = self.made(index, servers.by_side)
+        held.callback(one.held.close)
+        one.begin(servers.connection)
+        self.begun[index] = one
+
+    def made(self, index: int, servers: dict[str, Server]) -> Any:
+        """The element's engine; see ``log.engine``."""
+        element = self.elements[index]
+        # An attempt of its own directory: a second one must not replace what the first one put aside.
+        attempt = len(self.record["attempts"]) + 1
+        return engine(element)(
+            self.layout,
+            self.job,
+            element,
+            servers,
+            run=self.record["run"] + (f".{attempt}" if attempt > 1 else ""),
+            look=False,
+            passed=self.passed(element),
+            decided=self.released(element),
+            progress=self.watch(element.path) if self.watch else silent,
+        )
 
     def side_by_side(self, todo: list[int], servers: Servers) -> Iterator[tuple[int, Failure]]:
         """The elements of these numbers, as many at a time as ``limits.parallel`` says; those that failed."""
@@ -326,23 +354,15 @@ class Run:
 
     def synchronize(self, index: int, servers: dict[str, Server]) -> Failure | None:
         element, entry = self.elements[index], self.record["elements"][index]
-        # An attempt of its own directory: a second one must not replace what the first one put aside.
-        attempt = len(self.record["attempts"]) + 1
-        run = self.record["run"] + (f".{attempt}" if attempt > 1 else "")
         report = Report()
-        progress = self.watch(element.path) if self.watch else silent
+        one = self.begun.pop(index, None)
+        if one is None:
+            one = self.made(index, servers)
+            partner = servers.get(THERE)
+            if element.kind == "tree" and isinstance(partner, Partner):
+                one.begin(partner.connection)
         try:
-            with engine(element)(
-                self.layout,
-                self.job,
-                element,
-                servers,
-                run=run,
-                look=False,
-                passed=self.passed(element),
-                decided=self.released(element),
-                progress=progress,
-            ) as one:
+            with one:
                 report = one.report
                 one.synchronize(self.approval(element))
         except Failure as error:
@@ -350,7 +370,7 @@ class Run:
         except OSError as error:
             report.failure = of_system(error)
         finally:
-            progress("done", 0, 0)
+            one.progress("done", 0, 0)
         if report.failure:
             self.count(entry, report)
             self.tell(index, report.failure)

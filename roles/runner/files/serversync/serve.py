@@ -269,6 +269,7 @@ class Desk:
                 name=os.fsencode(request["name"]),
                 previous=request["previous"],
                 stopped=self.stopped,
+                making=bool(request.get("making", True)),
             )
         except OSError as error:
             raise place.unprepared(path, error) from error
@@ -276,6 +277,20 @@ class Desk:
         handle = len(self.trees)
         self.trees[handle] = tree
         yield {"tree": handle, "facts": tree.facts}, b""
+
+    def verb_begin(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
+        """What ``look``, ``open`` and ``scan`` say, in one answer; the last two only where the replica is there and is
+        what the request takes it for. Whatever fails is told to who asks for it by itself."""
+        [(look, _nothing)] = self.verb_look(request, payload)
+        found: dict[str, Any] = {"look": look}
+        facts = look["facts"]
+        if facts["kind"] == request["kind"] and facts["writable" if request["writable"] else "readable"]:
+            with suppress(Failure, OSError):
+                [(opened, _nothing)] = self.verb_open({**request, "look": False, "making": False}, payload)
+                found["open"] = opened
+                [(scan, _nothing)] = self.verb_scan({**request, "tree": opened["tree"]}, payload)
+                found["scan"] = scan
+        yield found, b""
 
     def verb_log_open(self, request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
         from serversync.logfile import Source, Target, explained

@@ -33,19 +33,21 @@ class Servers:
         self.connection: Connection | None = None
         self.sftp: SftpServer | None = None
         self.channels: list[Channel] = []
-        self.by_side: dict[str, Server] = {}
         if not job.local and job["partner"]["connection"] == "ssh":
             self.connection = self.held.enter_context(Connection(layout, job))
+        # While ssh logs in.
+        from serversync.replica import ThisServer
+
+        # The partner is there once it has been greeted.
+        self.by_side: dict[str, Server] = {HERE: ThisServer(layout)}
         if greet:
             self.greet()
 
     def greet(self) -> None:
         try:
-            # While ssh logs in.
-            from serversync.replica import Partner, ThisServer
+            from serversync.replica import Partner
 
-            partner: Server
-            here = partner = ThisServer(self.layout)
+            partner = self.by_side[HERE]
             if self.connection is not None:
                 self.connection.greet()
                 partner = Partner(self.connection)
@@ -56,7 +58,7 @@ class Servers:
         except BaseException:
             self.held.close()
             raise
-        self.by_side = {HERE: here, THERE: partner}
+        self.by_side[THERE] = partner
 
     def another(self) -> dict[str, Server]:
         """The same servers with a conversation of their own, for an element beside others; by SFTP one has room for

@@ -15,6 +15,7 @@ import shlex
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -115,16 +116,21 @@ class Conversation:
         self.frames = Frames(self.process.stdout.fileno(), self.process.stdin.fileno())
         self.stderr = b""
         self.questions = 0
+        self.asking = threading.Lock()
+        # Answers to questions of before that nobody has waited for yet; None: it has not come.
+        self.early: dict[int, dict[str, Any] | Failure | None] = {}
         self.lost: Failure | None = None
         self.talking = threading.RLock()
         # The partner must be able to tell a runner that waits for rsync from one that is gone.
         self.held.enter_context(self.frames.alive())
         self.drain = threading.Thread(target=self.keep_stderr, daemon=True)
         self.drain.start()
+        self.hello = self.ask_early("hello")
 
     def greet(self) -> None:
         """Waits for the answer of the partner's runner; Failure where it does not fit."""
-        self.about = self.ask("hello", patience=GREETING)
+        self.about = self.answer(self.hello, GREETING)
+        self.greeted = time.time()
         if self.about.get("protocol") != PROTOCOL:
             raise Failure(
                 "version",
@@ -143,17 +149,30 @@ class Conversation:
     def ask(self, verb: str, payload: bytes = b"", *, patience: float = PATIENCE, **request: Any) -> dict[str, Any]:
         """The partner's answer in one frame; its refusals and a lost connection are raised as Failure."""
         with self.talking:
-            self.question(verb, payload, request)
-            return self.reply(patience)[0]
+            return self.reply(self.question(verb, payload, request), patience)[0]
+
+    def ask_early(self, verb: str, payload: bytes = b"", **request: Any) -> int:
+        """Asks without waiting for the answer, which is for ``answer`` to be told by this number."""
+        return self.question(verb, payload, request, early=True)
+
+    def answer(self, number: int, patience: float = PATIENCE) -> dict[str, Any]:
+        """The answer to a question that was asked early, in one frame."""
+        with self.talking:
+            known = self.early.pop(number)
+            if isinstance(known, Failure):
+                raise known
+            if known is None and self.lost:
+                raise self.lost
+            return self.reply(number, patience)[0] if known is None else known
 
     def ask_long(self, verb: str, payload: bytes = b"", **request: Any) -> Iterator[bytes]:
         """The bytes of an answer of any length, piece by piece; nothing else is asked until it has been read."""
         with self.talking:
-            self.question(verb, payload, request)
+            number = self.question(verb, payload, request)
             more = True
             try:
                 while more:
-                    reply, data = self.reply(PATIENCE)
+                    reply, data = self.reply(number, PATIENCE)
                     more = bool(reply.get("more"))
                     if data:
                         yield data
@@ -165,33 +184,49 @@ class Conversation:
                 self.lost = self.lost or Failure("protocol", "an answer was not read to its end", transient=True)
                 raise
 
-    def question(self, verb: str, payload: bytes, request: dict[str, Any]) -> None:
+    def question(self, verb: str, payload: bytes, request: dict[str, Any], *, early: bool = False) -> int:
+        """Sends it; its number."""
         if self.lost:
             raise self.lost
-        self.questions += 1
-        try:
-            self.frames.send({"id": self.questions, "verb": verb, **request}, payload)
-        except BrokenPipeError:
-            raise self.explained() from None
+        with self.asking:
+            number = self.questions = self.questions + 1
+            if early:
+                self.early[number] = None
+            try:
+                self.frames.send({"id": number, "verb": verb, **request}, payload)
+            except BrokenPipeError:
+                if not early:
+                    raise self.explained() from None
+                # Whoever waits for the answer is told why there is none.
+        return number
 
-    def reply(self, patience: float) -> tuple[dict[str, Any], bytes]:
-        """The next frame of the answer to the last question.
+    def reply(self, number: int, patience: float) -> tuple[dict[str, Any], bytes]:
+        """The next frame of the answer to this question.
 
-        After anything but that the connection is given up: the next answer to come could be that to an older question.
+        After anything but that, or what was asked early, the connection is given up: the next answer to come could be
+        that to an older question.
         """
         try:
-            reply, data = self.frames.receive(patience)
-            if reply.get("id") != self.questions:
-                raise Failure("protocol", f"{self.partner} answered another question", transient=True)
+            while True:
+                reply, data = self.frames.receive(patience)
+                known = reply.get("id")
+                if known == number:
+                    break
+                if not isinstance(known, int) or known not in self.early:
+                    raise Failure("protocol", f"{self.partner} answered another question", transient=True)
+                self.early[known] = reply if reply.get("ok") else self.refusal(reply)
         except EOFError:
             raise self.explained() from None
         except Failure as failure:
             self.lost = failure
             raise
         if not reply.get("ok"):
-            told = reply.get("failure")
-            raise Failure.from_dict(told if isinstance(told, dict) else {"message": f"{self.partner} refused"})
+            raise self.refusal(reply)
         return reply, data
+
+    def refusal(self, reply: dict[str, Any]) -> Failure:
+        told = reply.get("failure")
+        return Failure.from_dict(told if isinstance(told, dict) else {"message": f"{self.partner} refused"})
 
     def explained(self) -> Failure:
         self.end()

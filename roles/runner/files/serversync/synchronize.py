@@ -23,6 +23,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from serversync import ahead
 from serversync.archive import Archive, DamagedArchive, Intent, Update
 from serversync.archiving import LINES, Archiving, as_known, row_of
 from serversync.detect import Summary
@@ -57,8 +58,9 @@ from serversync.propagate import (
     parent,
 )
 from serversync.reconcile import Decision, Owners, Plan, Rules, Seen, Triple, Unknown, deep, half_of, moved, reconcile
-from serversync.replica import Server, ThisServer, translations
+from serversync.replica import Partner, Replica, Server, ThisServer, translations
 from serversync.sftptree import SftpTree
+from serversync.ssh import Conversation
 from serversync.wire import plausible
 
 TARGETS = {"to_partner": (THERE,), "from_partner": (HERE,), "both": SIDES}
@@ -145,6 +147,9 @@ class Synchronization:
         if element.previous_path:
             self.previous = element_name(job.name, element.previous_path, element.partner_path)
         self.held = ExitStack()
+        # Which sides were begun before the other was known, until their scan is asked for.
+        self.here: ahead.Here | None = None
+        self.there: ahead.There | None = None
         self.report = Report()
         self.held_back: list[bytes] = []
         # Problems that a later attempt may not have.
@@ -165,6 +170,40 @@ class Synchronization:
     def __exit__(self, *_exception: object) -> None:
         self.held.close()
 
+    def begin(self, conversation: Conversation | None) -> None:
+        """Lets this server's replica be scanned from now on, and asks the partner to do the same in this conversation.
+
+        Where nothing is known of a run before, or what it was called has changed, nothing is begun.
+        """
+        server = self.servers[HERE]
+        known = None if self.previous else ahead.guess(self.archive_path)
+        if known is None or self.look or not isinstance(server, ThisServer):
+            return
+        patterns = self.settings["include"], self.settings["exclude"]
+        with suppress(Failure, OSError):
+            options = {side: self.options(side) for side in SIDES}
+            self.here = ahead.Here(server, self.paths[HERE], options[HERE], *patterns, known)
+            self.held.callback(self.here.close)
+            if conversation is not None and self.here.kind:
+                there = ahead.There(conversation, self.paths[THERE], self.here.kind, options[THERE], *patterns, known)
+                self.there = there
+
+    @property
+    def archive_path(self) -> Path:
+        return self.layout.state / "archives" / self.job.name / f"{self.name}.sqlite"
+
+    def options(self, side: str) -> dict[str, Any]:
+        """How a replica is opened, as ``Tree`` has it."""
+        return {
+            "element": self.name,
+            "run": self.run,
+            "writable": side in self.targets,
+            "look": self.look,
+            "owner": owner(self.job.name, self.run),
+            "name": os.fsencode(self.paths[HERE].rpartition("/")[2]),
+            "previous": self.previous,
+        }
+
     def close_archive(self) -> None:
         """The one in use by then: damage begins a new one."""
         self.archive.close()
@@ -179,7 +218,7 @@ class Synchronization:
 
     def check(self) -> str:
         """The element's kind (directory or file); Failure where the two replicas cannot be synchronized."""
-        looks = {side: self.servers[side].look(self.paths[side]) for side in SIDES}
+        looks = {side: self.looked(side) for side in SIDES}
         for side in SIDES:
             check_kind(looks[side], self.paths[side], self.server(side), self.field(side))
         present = [side for side in SIDES if looks[side]["kind"] != "missing"]
@@ -208,6 +247,21 @@ class Synchronization:
             raise Failure("kind", f"{message}; correct the path, or move it away", field=self.field(THERE))
         return str(kinds.pop())
 
+    def looked(self, side: str) -> dict[str, Any]:
+        server, known = self.servers[side], None
+        if side == HERE and self.here is not None:
+            known = self.here.look
+        elif side == THERE and self.there is not None and isinstance(server, Partner):
+            known = self.there.looked(server)
+        return known or server.look(self.paths[side])
+
+    def taken(self, side: str) -> Replica | None:
+        """The replica that was begun."""
+        server = self.servers[side]
+        if side == HERE:
+            return self.here.taken() if self.here is not None else None
+        return self.there.taken(server) if self.there is not None and isinstance(server, Partner) else None
+
     def check_missing(self, look: dict[str, Any], kind: str, side: str) -> None:
         """A target that is not there is made where that is allowed."""
         confined = self.layout.privileged and side == HERE
@@ -227,17 +281,7 @@ class Synchronization:
             path = self.held.enter_context(tempfile.TemporaryDirectory(prefix="serversync-"))
             path += "/file" if self.kind == "file" else ""
         with told_of(f"{self.paths[side]} on {self.server(side)}", self.field(side)):
-            tree = server.open(
-                path,
-                self.kind,
-                element=self.name,
-                run=self.run,
-                writable=side in self.targets,
-                look=self.look,
-                owner=owner(self.job.name, self.run),
-                name=os.fsencode(self.paths[HERE].rpartition("/")[2]),
-                previous=self.previous,
-            )
+            tree = self.taken(side) or server.open(path, self.kind, **self.options(side))
         self.held.callback(tree.close)
         self.report.warnings += tree.facts.get("warnings", [])
         directory, _slash, own = path.rpartition("/") if self.kind == "file" else (path, "", "")
@@ -249,7 +293,7 @@ class Synchronization:
 
     def open_archive(self) -> Archive:
         """The archive of these two replicas; a new one where there is none that fits them."""
-        path = self.layout.state / "archives" / self.job.name / f"{self.name}.sqlite"
+        path = self.archive_path
         self.check_owners()
         if self.previous and not self.look:
             Archive.adopt(path, path.with_name(f"{self.previous}.sqlite"))
@@ -446,6 +490,14 @@ class Synchronization:
     def scan(self, side: str, known: bytes) -> Summary:
         xattrs = frozenset(self.preserved & {"acls", "xattrs"})
         tree = self.sides[side].tree
+        begun: ahead.Here | ahead.There | None
+        if side == HERE:
+            begun, self.here = self.here, None
+        else:
+            begun, self.there = self.there, None
+        summary = begun.scanned(xattrs) if begun is not None else None
+        if summary is not None:
+            return summary._replace(unchanged=summary.complete and summary.stream == known)
         return tree.scan(known, self.settings["include"], self.settings["exclude"], xattrs, self.archive.rows_count)
 
     def forget_disagreements(self, edited: set[str]) -> None:

@@ -59,8 +59,11 @@ class Tree:
         name: bytes,
         previous: str = "",
         stopped: threading.Event | None = None,
+        making: bool = True,
     ) -> None:
-        """Opens what ``place.look`` has found to be a ``kind`` (directory or file); a target that is missing is made.
+        """Opens what ``place.look`` has found to be a ``kind`` (directory or file).
+
+        making: a target that is missing is made.
 
         name: how the runner calls the file that is the element, which may have another name on each server; element:
         the name of its directory below ``.serversync``; writable: it may be changed, so its lock is exclusive;
@@ -77,7 +80,7 @@ class Tree:
             steps = place.split(path)
             self.only = os.fsencode(steps.pop()) if kind == "file" else None
             self.name = name
-            self.root = place.open_directory(steps, make=writable and not look)
+            self.root = place.open_directory(steps, make=making and writable and not look)
             self.held.callback(os.close, self.root)
             if not look:
                 self.held.enter_context(lock(self.root, writable, owner, locks))
@@ -140,6 +143,11 @@ class Tree:
     def scan(
         self, known: bytes, include: list[str], exclude: list[str], xattrs: frozenset[str], expected: int
     ) -> Summary:
+        self.prepare_scan(include, exclude, xattrs, expected)
+        return self.scan_prepared(known)
+
+    def prepare_scan(self, include: list[str], exclude: list[str], xattrs: frozenset[str], expected: int) -> None:
+        """What of ``scan`` is done before the first look."""
         rules = None
         if (include or exclude) and self.only is None:
             # pathspec takes as long to be imported as all the rest that a partner needs.
@@ -148,7 +156,9 @@ class Tree:
             rules = Filter(include, exclude)
         self.xattrs, self.expected = xattrs, expected
         self.detection = self.detecting(self.root, self.only, rules)
-        summary = self.detection.scan(known, touch=self.changeable)
+
+    def scan_prepared(self, known: bytes) -> Summary:
+        summary = self.scanned.scan(known, touch=self.changeable)
         return summary._replace(problems={self.common(path): reason for path, reason in summary.problems.items()})
 
     def detecting(self, root: int, only: bytes | None, rules: Filter | None) -> Detection:
