@@ -12,12 +12,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from serversync import __version__
 from serversync.failure import Failure, InvalidDocument, Stopped
 from serversync.layout import Layout
+from serversync.signals import heard
 
 if TYPE_CHECKING:
     from serversync.job import Job
@@ -98,14 +98,11 @@ def main(scope: str, argv: Sequence[str] | None = None) -> int:
     # Directories made on a target are as open as any; what is private is created so.
     os.umask(0o022)
     sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        # Like an interruption from the keyboard: what has to be written is, then the process goes.
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1) has it ignored
-            signal.signal(number, stop)
     try:
         arguments = parser().parse_args(given)
         handler: Callable[[Layout, argparse.Namespace], int] = globals()[f"command_{arguments.command}"]
-        return handler(layout, arguments)
+        with heard():
+            return handler(layout, arguments)
     except Failure as failure:
         return fail(failure, as_json)
     except PermissionError as error:
@@ -154,10 +151,6 @@ def print_failure(failure: Failure, as_json: bool) -> None:
     """What asked for JSON gets some, whatever happens."""
     if as_json:
         print(json.dumps({"failure": failure.as_dict()}, indent=2))
-
-
-def stop(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise Stopped
 
 
 def log(line: str) -> None:

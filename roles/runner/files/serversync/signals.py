@@ -1,0 +1,67 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What tells a process to stop, heard by its main thread whatever that waits for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+from serversync.failure import Stopped
+
+# Nobody sends it, nothing else here uses it, and whoever does not know it ignores it.
+NUDGE = signal.SIGURG
+# Seconds between two nudges.
+PAUSE = 0.05
+
+
+@contextmanager
+def heard() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise Stopped in the main thread, SIGINT KeyboardInterrupt; what is ignored stays so.
+
+    Python runs a handler between two steps of the main thread. A signal that comes just before a wait, or is taken by
+    another thread, does not end that wait: it could last for hours. So a thread sees to it that every wait ends until
+    the handler has run.
+    """
+    told = {number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        told.add(signal.SIGINT)
+    obeyed = threading.Event()
+
+    def stop(number: int, _frame: FrameType | None) -> NoReturn:
+        obeyed.set()
+        raise KeyboardInterrupt if number == signal.SIGINT else Stopped
+
+    def ignore(_number: int, _frame: FrameType | None) -> None:
+        pass
+
+    main = threading.get_ident()
+    arrivals, arrived = os.pipe()
+    os.set_blocking(arrived, False)
+
+    def watch() -> None:
+        while numbers := os.read(arrivals, 64):
+            if told.isdisjoint(numbers):
+                continue
+            while not obeyed.wait(PAUSE):
+                signal.pthread_kill(main, NUDGE)
+
+    before = {number: signal.signal(number, stop) for number in told}
+    before[NUDGE] = signal.signal(NUDGE, ignore)
+    waking = signal.set_wakeup_fd(arrived, warn_on_full_buffer=False)
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(waking)
+        os.close(arrived)
+        thread.join()
+        os.close(arrivals)
+        for number, handler in before.items():
+            signal.signal(number, handler)
