@@ -526,3 +526,17 @@ def test_what_was_a_target_once_knows_the_archive_when_it_is_one_again(pair: Pai
     assert element["deleted"] == 1
     assert sorted(os.listdir(pair.path)) == sorted(os.listdir(pair.partner_path))
     assert not (pair.partner_path / "goes").exists()
+
+
+def test_a_name_deleted_there_stays_so_when_another_name_of_the_file_gets_a_new_mode(pair: Pair) -> None:
+    (pair.path / "file").write_text("x")
+    os.link(pair.path / "file", pair.path / "name")
+    pair.partner_path.mkdir()
+    pair.declare(settings=settings("both", delete="never"))
+    pair.here.run("nightly")
+    (pair.partner_path / "name").unlink()
+    (pair.partner_path / "file").chmod(0o600)
+    for _run in range(2):
+        pair.here.run("nightly")
+        assert (pair.path / "name").stat().st_mode & 0o7777 == 0o600
+        assert not (pair.partner_path / "name").exists()

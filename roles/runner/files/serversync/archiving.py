@@ -67,7 +67,7 @@ class Archiving:
     def remember(self, decisions: Iterable[Decision], propagated: Mapping[str, Done]) -> Problems:
         """Rows of what both replicas have on their disks by now; returns what could not be done."""
         rows, dropped, refresh = [], [], {side: set() for side in SIDES}  # type: ignore[var-annotated]
-        files: dict[str, set[int]] = {side: set() for side in SIDES}
+        files: dict[str, dict[int, Entry | None]] = {side: {} for side in SIDES}
         decisions = list(decisions)
         problems = {path: it for done in propagated.values() for path, it in done.problems.items()}
         again = {path for done in propagated.values() for path in done.again}
@@ -81,9 +81,11 @@ class Archiving:
             for side in SIDES:
                 if decision.path in propagated[side].entries:
                     now = propagated[side].entries[decision.path]
-                    files[side] |= {
-                        one.inode for one in (entries[side], now) if isinstance(one, Entry) and several(one)
-                    }
+                    before = entries[side]
+                    if isinstance(before, Entry) and several(before):
+                        files[side].setdefault(before.inode, None)
+                    if isinstance(now, Entry) and several(now):
+                        files[side][now.inode] = now
                     entries[side] = now
                     refresh[side].add(parent(decision.path))
             if decision.status == "dropped":
@@ -133,11 +135,12 @@ class Archiving:
         rows: list[Row],
         dropped: list[bytes],
         refresh: Mapping[str, Collection[bytes]],
-        files: Mapping[str, Collection[int]],
+        files: Mapping[str, Mapping[int, Entry | None]],
     ) -> None:
         """One transaction for what has changed; nothing where nothing has.
 
-        Per side: directories in which something was done, and inodes with several names of which one was.
+        Per side: directories in which something was done, and inodes with several names of which one was put or
+        removed, with the file as it is now by the one that was put.
         """
         self.touched |= {path for paths in refresh.values() for path in paths}
         for side in SIDES:
@@ -148,7 +151,12 @@ class Archiving:
                 index = by_path.get(path)
                 old = rows[index] if index is not None else self.archive.row(path)
                 known = half_of(old, side) if old is not None else None
-                if old is None or known is None or not isinstance(entry, Entry) or not as_known(known, entry):
+                if old is None or known is None or not isinstance(entry, Entry):
+                    continue
+                # What the run gave to another name of the file is no edit of one that stays different.
+                same = known.inode == entry.inode and old.status != "agreed"
+                given = files[side].get(entry.inode) if same else None
+                if not as_known(known, entry) and not (given is not None and as_known(given, entry)):
                     continue
                 fresh = old._replace(here=entry.record) if side == HERE else old._replace(there=entry.record)
                 if index is not None:
