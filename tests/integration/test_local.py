@@ -323,6 +323,16 @@ def test_a_runner_that_breaks_says_so_in_json(server: Server, tmp_path: Path) ->
     assert "Traceback" in done.stderr
 
 
+def test_a_lock_that_cannot_be_made_says_where(server: Server, tmp_path: Path) -> None:
+    server.declare("new", [(tmp_path / "a", tmp_path / "b")])
+    locks = server.home / ".local/state/serversync/locks"
+    locks.parent.mkdir(parents=True, exist_ok=True)
+    locks.write_text("in the way")
+    done = server.serversync("run", "new", "--json", code=70)
+    assert json.loads(done.stdout)["failure"]["code"] == "records"
+    assert str(locks) in done.stderr and "Traceback" not in done.stderr
+
+
 def test_a_job_that_never_ran_says_how_to_run_it(server: Server, tmp_path: Path) -> None:
     server.declare("new", [(tmp_path / "a", tmp_path / "b")])
     done = server.serversync("show", "new", code=2)

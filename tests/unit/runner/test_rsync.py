@@ -121,6 +121,7 @@ def outcome(code: int, *problems: str) -> rsync.Outcome:
         (outcome(23, "could not make way for new regular file: x (28)"), "in_the_way", False),
         (outcome(4), "rsync_4", False),
         (outcome(5, "@ERROR: Unknown module"), "rsync_5", False),
+        (outcome(5, "rsync: did not see server greeting"), "rsync_5", True),
         (outcome(-9), "killed", True),
         (outcome(0, "dev: is a device"), "not_copied", False),
     ],

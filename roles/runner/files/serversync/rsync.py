@@ -341,7 +341,9 @@ def failure(outcome: Outcome, where: str) -> Failure | None:
         first = next(problem for problem in problems if number(problem) in NO_SPACE)
         message = f"no space left on the target; free some and it goes on from there: {first}"
         return Failure("no_space", message, field=where, transient=True)
-    code, remedy, transient = f"rsync_{outcome.code}", "", outcome.code in TRANSIENT
+    # A connection that ends before a word was said is told with the code of a daemon that refuses.
+    unanswered = any(problem.endswith("did not see server greeting") for problem in problems)
+    code, remedy, transient = f"rsync_{outcome.code}", "", outcome.code in TRANSIENT or unanswered
     if outcome.code == 23:
         transient = not problems or any(number(problem) not in FINAL for problem in problems if problem not in blocked)
         if blocked:

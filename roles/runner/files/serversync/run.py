@@ -53,8 +53,14 @@ def new_run() -> str:
 @contextmanager
 def locked(layout: Layout, job: Job) -> Iterator[bool]:
     """Holds the job's lock; false where another run holds it. The kernel releases it however the processes end."""
-    layout.locks.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(layout.locks / f"{job.name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    path = layout.locks / f"{job.name}.lock"
+    try:
+        layout.locks.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        # Where not even this can be kept, no record could tell of the run.
+        message = f"the lock {path} cannot be made ({error.strerror}); mend its file system, or free some space there"
+        raise Failure("records", message) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Inherited by rsync: should this process be killed, the lock is free only when rsync is done, too.
