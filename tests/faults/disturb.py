@@ -354,6 +354,8 @@ def bad_sector(world: World, rng: random.Random, stand: Stand) -> Disturbed:
 def moved_away(world: World, rng: random.Random, stand: Stand) -> Disturbed:
     """A root gets another name in the midst of a run, as a mount that is taken off lazily."""
     root = rng.choice([world.here, world.there])
+    if not world.archives():
+        return Disturbed([], note="nothing is remembered yet: what comes back has no marker, which stops the next run")
     process = world.start()
     with suppress(subprocess.TimeoutExpired):
         process.wait(moment(world, rng))
@@ -373,8 +375,8 @@ def moved_away(world: World, rng: random.Random, stand: Stand) -> Disturbed:
 def vanished(emptied: bool) -> Fault:
     def fault(world: World, rng: random.Random, stand: Stand) -> Disturbed:
         root = rng.choice([world.here, world.there])
-        if emptied and not world.archives():
-            return Disturbed([], note="nothing is remembered yet: empty is what it may be")
+        if not world.archives():
+            return Disturbed([], note="nothing is remembered yet: empty, or made anew, is what it may be")
         before = world.look()
         away = root.with_name(f"{root.name}.away")
         root.rename(away)

@@ -20,7 +20,7 @@ from typing import Any
 from tests.faults import laws
 from tests.faults.edits import DIRECTORY_EDITS, FILE_EDITS, NEW_EDITS, QUIET, Editor
 from tests.faults.model import Model, Prediction, Rules
-from tests.faults.observe import ANCHOR, State, archives, surroundings
+from tests.faults.observe import ANCHOR, State, archives, look, surroundings
 from tests.loopback import PACKAGE, Pair
 from tests.processes import Process, family
 from tests.sftp import SftpPair
@@ -207,7 +207,15 @@ class World:
     # -- edits and observation ---------------------------------------------------------------------------------------
 
     def edit(self, editor: Editor, side: bytes, count: int) -> list[str]:
-        return [str(edit) for edit in editor.script(side, count)]
+        made = []
+        for _number in range(count):
+            for edit in editor.script(side, 1):
+                made.append(str(edit))
+                # What is replaced at once may be the content of another name, also of one among the versions.
+                node = look(os.path.join(side, edit.path))
+                if node is not None and node.kind == "f":
+                    self.known.add(node.content)
+        return made
 
     def observe(self) -> State:
         state = State.of(*self.roots)
