@@ -5,19 +5,24 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from serversync import job, run
+from serversync import job, run, synchronize
+from serversync.archive import Archive
 from serversync.commit import Commit, Op, Result
 from serversync.layout import Layout
+from serversync.tree import Tree
 
-from tests.loopback import Pair, Server
+from tests.loopback import Pair, Server, tree
 
 
 class Local:
@@ -62,7 +67,7 @@ def test_what_is_in_a_directory_that_could_not_be_made_comes_later(
     meta = Commit._meta
 
     def refused(self: Commit, op: Op) -> Result:
-        if op.stage and op.path == b"line":
+        if op.stage and op.path == b"0/line":
             raise OSError(problem, os.strerror(problem))
         return meta(self, op)
 
@@ -120,7 +125,7 @@ def test_a_run_ends_when_all_its_processes_are_told_to(pair: Pair, number: int) 
         start_new_session=True,
     )
     try:
-        while not list(pair.partner_path.glob(".serversync/*/stage/*/.large.*")):
+        while not list(pair.partner_path.glob(".serversync/*/stage/*/*/.large.*")):
             assert process.poll() is None, "the run ended before its file was on its way"
         os.killpg(process.pid, number)
         process.wait()
@@ -178,3 +183,100 @@ def test_no_more_elements_at_once_than_the_connection_has_room_for(pair: Pair) -
     settings = {"direction": "to_partner", "exclude": [], "delete": "never", "bandwidth_limit": "100K"}
     pair.declare(pairs=pairs, limits={"parallel": 8}, settings=settings)
     assert pair.here.run("nightly")["state"] == "equal"
+
+
+def at_rest(local: Local) -> None:
+    for number in range(8):
+        (local.path / f"d{number % 2}").mkdir(exist_ok=True)
+        (local.path / f"d{number % 2}" / f"plc{number}").write_text(f"{number}")
+    (local.path / "goes").mkdir()
+    for number in range(5):
+        (local.path / "goes" / f"plc{number}").write_text("x")
+    (local.path / "becomes").mkdir()
+    (local.path / "becomes" / "plc").write_text("x")
+    (local.path / "name").write_text("linked")
+    local.declare(conflict="no_winner")
+    assert local.run()["state"] == "equal"
+
+
+def edited(local: Local) -> None:
+    """Some of everything, and a new directory that is larger than a piece."""
+    for number in range(0, 8, 2):
+        (local.path / f"d{number % 2}" / f"plc{number}").write_text(f"changed {number}")
+    shutil.rmtree(local.path / "goes")
+    shutil.rmtree(local.path / "becomes")
+    (local.path / "becomes").write_text("a file")
+    (local.path / "d1").chmod(0o700)
+    (local.path / "zz").hardlink_to(local.path / "name")
+    (local.path / "large" / "inner").mkdir(parents=True)
+    for number in range(6):
+        (local.path / "large" / f"plc{number}").write_text(f"{number}")
+        (local.path / "large" / "inner" / f"plc{number}").write_text(f"{number}")
+
+
+def killed(local: Local, kind: type[Any], name: str, number: int) -> bool:
+    """Runs the job in a process that dies with this call of the method; whether it came to that."""
+    child = os.fork()
+    if child == 0:
+        method, calls = getattr(kind, name), itertools.count(1)
+
+        def dying(*arguments: Any, **options: Any) -> Any:
+            if next(calls) == number:
+                os._exit(9)
+            return method(*arguments, **options)
+
+        setattr(kind, name, dying)
+        try:
+            local.run()
+        finally:
+            os._exit(0)
+    _pid, status = os.waitpid(child, 0)
+    with (local.layout.locks / "job.lock").open() as lock:
+        # Its rsync holds the lock until it is done, too.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    return os.waitstatus_to_exitcode(status) == 9
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "step", "least"),
+    [
+        (Archive, "intend", 1, 4),
+        (Commit, "_carry", 5, 20),
+        (Tree, "sync", 2, 4),
+        (Tree, "mark", 1, 4),
+        (Archive, "commit", 1, 5),
+    ],
+)
+def test_a_run_killed_between_any_two_steps_of_any_piece_is_finished_by_the_next(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Any], name: str, step: int, least: int
+) -> None:
+    monkeypatch.setattr(synchronize, "ENTRIES", 4)
+    for number in itertools.count(1, step):
+        (tmp_path / str(number)).mkdir()
+        local = Local(server, tmp_path / str(number))
+        at_rest(local)
+        edited(local)
+        came_to_it = killed(local, kind, name, number)
+        record = local.run()
+        assert (record["state"], record["error"]) == ("equal", None), number
+        assert tree(local.partner_path) == tree(local.path), number
+        assert os.path.samefile(local.partner_path / "name", local.partner_path / "zz"), number
+        (local.path / "d0" / "plc0").unlink()
+        record = local.run()
+        # What it archived can be relied on: nothing but this is found, and it may be deleted.
+        assert (record["state"], record["elements"][0]["deleted"]) == ("equal", 1), number
+        assert [record["elements"][0][one] for one in ("created", "updated", "conflicts")] == [0, 0, 0], number
+        if not came_to_it:
+            break
+    assert number > least
+
+
+def test_what_a_killed_run_had_archived_is_not_brought_again(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synchronize, "ENTRIES", 4)
+    local.declare()
+    for number in range(20):
+        (local.path / f"plc{number:02}").write_text("x")
+    # Two pieces of five are archived when the third one's intents are written.
+    assert killed(local, Archive, "intend", 3)
+    record = local.run()
+    assert (record["state"], record["elements"][0]["created"]) == ("equal", 12)

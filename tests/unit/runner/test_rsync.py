@@ -44,8 +44,8 @@ def test_every_name_arrives_and_comes_back_as_it_is_on_disk(names: list[bytes]) 
         for name in names:
             (source / os.fsdecode(name)).touch()
         seen: list[str] = []
-        argv = to_stage(f"{source}/", f"{directory}/b/", names, Path(directory) / "list")
-        outcome = rsync.execute(argv, lambda change: seen.append(change.name))
+        argv = to_stage(f"{source}/", f"{directory}/b/", names, Path(directory) / "list", watched=True)
+        outcome = rsync.Running(argv, lambda change: seen.append(change.name)).wait()
         assert outcome.code == 0, outcome.problems
         assert sorted(map(os.fsencode, seen)) == sorted(names)
         assert sorted(map(os.fsencode, os.listdir(f"{directory}/b"))) == sorted(names)

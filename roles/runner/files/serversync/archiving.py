@@ -15,20 +15,22 @@ from typing import Any
 from serversync.archive import Archive, Intent, Update
 from serversync.detect import Summary, digest
 from serversync.entry import HERE, THERE, Entry, Row, pack
-from serversync.propagate import OTHER, SIDES, Done, Side, parent
-from serversync.reconcile import Decision, Seen, half_of
+from serversync.propagate import Done, Side
+from serversync.reconcile import OTHER, SIDES, Decision, Seen, half_of, parent
 
 # An entry whose ctime is this near to the scan (ns) may have changed once more without a trace.
 RACY = 10_000_000
+NOWHERE: Mapping[str, Collection[bytes]] = {side: () for side in SIDES}
+NOTHING: Mapping[str, Collection[int]] = {side: () for side in SIDES}
 Problems = dict[bytes, tuple[str, str]]
 
 
 class Archiving:
     """What becomes of the archive while one plan is carried out.
 
-    scans: from which the plan was made; adopted: rows of what a killed run had put in its place; touched: directories
-    that were read path by path; copies: paths that are found as new files by the next look, whatever is done here;
-    markers: what the marker of each target says beside the generations.
+    scans: from which the plan was made; adopted: rows of what a killed run had put in its place, None: it had removed
+    that; touched: directories that were read path by path; markers: what the marker of each target says beside the
+    generations.
     """
 
     def __init__(
@@ -37,9 +39,8 @@ class Archiving:
         sides: Mapping[str, Side],
         markers: Mapping[str, dict[str, Any]],
         scans: Mapping[str, Summary],
-        adopted: Mapping[bytes, Row],
+        adopted: Mapping[bytes, Row | None],
         touched: Iterable[bytes],
-        copies: Collection[bytes],
     ) -> None:
         self.archive = archive
         self.sides = sides
@@ -47,7 +48,6 @@ class Archiving:
         self.scans = scans
         self.adopted = adopted
         self.touched = set(touched)
-        self.copies = copies
         # Sides on which something was done.
         self.changed: set[str] = set()
         self.begun = False
@@ -64,6 +64,11 @@ class Archiving:
             batch.append(Intent(decision.path, side, expected[0], after[0], expected[1], after[1]))
         self.archive.intend(batch)
 
+    def adopt(self) -> None:
+        """What a killed run had put in its place is archived before its journal goes with the first piece's."""
+        rows = [row for row in self.adopted.values() if row is not None]
+        self.update(rows, [path for path, row in self.adopted.items() if row is None], NOWHERE, NOTHING)
+
     def remember(self, decisions: Iterable[Decision], propagated: Mapping[str, Done]) -> Problems:
         """Rows of what both replicas have on their disks by now; returns what could not be done."""
         rows, dropped, refresh = [], [], {side: set() for side in SIDES}  # type: ignore[var-annotated]
@@ -74,8 +79,6 @@ class Archiving:
         problems |= self.undone(decisions, propagated, problems)
         for decision in decisions:
             if decision.status == "unchanged" or decision.path in problems or decision.path in again:
-                continue
-            if decision.path in self.copies:
                 continue
             entries = {HERE: decision.here, THERE: decision.there}
             for side in SIDES:
@@ -92,9 +95,6 @@ class Archiving:
                 dropped.append(decision.path)
             else:
                 rows.append(self.archived_row(decision, entries, propagated))
-        # What is as a killed run had put it needs nothing but its row.
-        told = {row.path for row in rows} | {*dropped}
-        rows += [row for path, row in self.adopted.items() if path not in told]
         self.changed |= {side for side in SIDES if refresh[side]}
         self.update(rows, dropped, refresh, files)
         return problems
@@ -107,7 +107,7 @@ class Archiving:
         for one in decisions:
             changes = {OTHER[side] for side in (one.content, one.metadata) if side} | ({one.remove} - {None})
             done = all(one.path in propagated[side].entries for side in self.markers if side in changes)
-            if not done and one.path not in known and one.path not in self.copies:
+            if not done and one.path not in known:
                 found[one.path] = ("moved", "was not put in its place")
         return found
 
@@ -122,7 +122,7 @@ class Archiving:
         )
         row = row_of(decision.path, decision.status, entries)._replace(racy=racy, by=decision.by)
         if decision.status == "unresolved":
-            old = self.adopted.get(decision.path) or self.archive.row(decision.path)
+            old = self.archive.row(decision.path)
             if old is not None:
                 base = old.base
                 if old.status == "agreed" and old.here is not None and old.there is not None:

@@ -69,8 +69,7 @@ from serversync.logfile import (
     explained,
     rotated_names,
 )
-from serversync.propagate import OTHER
-from serversync.reconcile import Plan
+from serversync.reconcile import OTHER, Plan
 from serversync.replica import Partner, Server, ThisServer, translations
 from serversync.synchronize import Progress, Report, Synchronization, check_kind, element_name, silent
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: serversync.core contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Propagation of one element: stage, journal, commit, durable; what comes of it goes into the archive.
+"""Propagation of one piece of a plan: stage, journal, commit; what comes of it goes into the archive.
 
 rsync brings contents into the stage of the replica that is to change; that replica's own process puts each path in its
 place, after both replicas were looked at again. A path that has moved meanwhile is left for the next attempt.
@@ -12,16 +12,16 @@ import os
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
+from typing import IO
 
 from serversync import rsync
 from serversync.commit import FLAWS, TRANSIENT, Op, Result
-from serversync.entry import HERE, THERE, Entry
+from serversync.entry import HERE, Entry
 from serversync.failure import Failure
-from serversync.reconcile import Decision, Owners
-from serversync.replica import Coming, Replica, Server
+from serversync.reconcile import OTHER, SIDES, Decision, Owners, parent
+from serversync.replica import Carry, Coming, Replica, Server
 
-SIDES = (HERE, THERE)
-OTHER = {HERE: THERE, THERE: HERE}
 # Operations that are on record as intents at a time.
 BATCH = 2000
 # Path -> all names of its file, of files with several names.
@@ -39,6 +39,8 @@ class Side:
     # The directory that holds the element's paths, and the name of the file that is the element, if it is one.
     directory: str
     own: str
+    # The stage's path below that directory, once there is one.
+    stage: str = ""
 
 
 @dataclass
@@ -69,10 +71,6 @@ class Done:
     again: set[bytes] = field(default_factory=set)
 
 
-def parent(path: bytes) -> bytes:
-    return path.rpartition(b"/")[0]
-
-
 def beneath(path: bytes, directories: Collection[bytes]) -> bool:
     """Whether the path is one of them, or below one."""
     while path:
@@ -83,7 +81,13 @@ def beneath(path: bytes, directories: Collection[bytes]) -> bool:
 
 
 class Propagation:
-    """Carries decisions out on one replica, ``target``; the other one is ``source``."""
+    """Carries decisions out on one replica, ``target``; the other one is ``source``.
+
+    Use: ``begin`` lets the contents come, ``arrived`` waits for them, ``gather`` makes ready what is in the stage,
+    ``commit`` puts it in its place; or ``abandon`` where it goes wrong. Nothing that is in use is touched before
+    ``commit``. number: of the piece in this run; its place in the stage is its own, so the contents of the next one may
+    come while this one is committed.
+    """
 
     def __init__(
         self,
@@ -92,6 +96,7 @@ class Propagation:
         settings: Settings,
         intend: Callable[[str, Iterable[tuple[Decision, Entry | None]]], None],
         progress: Callable[[str, int, int], None],
+        number: int,
     ) -> None:
         self.source = source
         self.target = target
@@ -103,6 +108,11 @@ class Propagation:
         self.blocked: dict[bytes, tuple[str, str]] = {}
         # What rsync said of what did not arrive.
         self.incomplete: Failure | None = None
+        self.carry = source.server.carry or target.server.carry
+        # What brings contents by itself knows one stage.
+        self.place = b"" if self.carry else b"%d/" % number
+        self.running: rsync.Running | None = None
+        self.names: IO[bytes] | None = None
 
     def wanted(self, decision: Decision) -> Entry:
         """The entry that the target is to have, in the target's own numbers of owners."""
@@ -129,15 +139,12 @@ class Propagation:
     def seen(self, decision: Decision, side: Side) -> object:
         return decision.here if side.name == HERE else decision.there
 
-    def gather(self, decisions: list[Decision], groups: Groups, target_groups: Groups) -> None:
-        """Brings into the stage what the decisions need of the target, and looks again at the source.
+    def begin(self, decisions: list[Decision], groups: Groups, target_groups: Groups) -> None:
+        """Sees what the decisions need of the target, and lets it come.
 
-        ``groups`` are the source's hard links. Nothing that is in use has been touched yet on either side.
+        ``groups`` are the source's hard links.
         """
         source = self.source.name
-        # Conflict copies are there only once the path that they are of has been put aside.
-        coming = {decision.aside for decision in decisions if decision.aside}
-        decisions = [decision for decision in decisions if not beneath(decision.path, coming)]
         contents = [decision for decision in decisions if decision.content == source]
         self.metas: list[Decision] = []
         # A name that only one replica has yet parts nobody from its file.
@@ -156,23 +163,80 @@ class Propagation:
         self.groups = groups
         # Of these the target may have no name, or another file by it.
         self.doubtful = {one.path for one in decisions if one.status != "agreed" or one.content == self.target.name}
-        stage = self.target.tree.prepare(self.settings.preserve)
-        leaders, self.followers = self.split_groups(contents, groups)
-        new_trees = {one.path for one in leaders if self.kind(one) == "d"}
+        if not self.target.stage:
+            self.target.stage = self.target.tree.prepare(self.settings.preserve)
+        self.leaders, self.followers = self.split_groups(contents, groups)
+        new_trees = {one.path for one in self.leaders if self.kind(one) == "d"}
         self.tops = {path for path in new_trees if parent(path) not in new_trees}
         self.inside = {
-            one.path for one in leaders if one.path not in self.tops and self.top(one.path, self.tops) is not None
+            one.path for one in self.leaders if one.path not in self.tops and self.top(one.path, self.tops) is not None
         }
-        self.stage(stage, leaders, self.inside | self.tops)
+        self.made = [
+            one for one in self.leaders if self.kind(one) != "f" and (one.path in self.inside or one.path in self.tops)
+        ]
+        self.run(
+            chain(
+                (Op("mkdir", path, None, DIRECTORY) for path in self.ways()),
+                (Op("mkdir", one.path, None, writable(self.wanted(one))) for one in self.made if self.kind(one) == "d"),
+            )
+        )
+        files = [one for one in self.leaders if self.kind(one) == "f"]
+        self.alike = [one for one in files if self.same_look(one)]
+        coming = [one for one in files if not self.same_look(one)]
+        if self.carry is None:
+            self.start(coming, anew=False)
+        else:
+            self.bring(self.carry, coming)
+
+    def arrived(self) -> None:
+        """Everything has come that was to come from the source; Failure where the way was lost."""
+        if self.idle:
+            return
+        self.wait()
+        if self.carry is None:
+            self.start(self.alike, anew=True)
+            self.wait()
+        else:
+            self.bring(self.carry, self.alike)
+
+    def abandon(self) -> None:
+        """Nothing more is to come."""
+        if self.running is not None:
+            self.running.stop()
+        if self.names is not None:
+            self.names.close()
+
+    def gather(self) -> None:
+        """Makes ready what has come, and looks again at the source."""
+        if self.idle:
+            return
+        inside = self.inside | self.tops
+        within = [one for one in self.leaders if one.path in inside]
+        attributes = self.attributes(within)
+        self.run(
+            Op(KIND_OPS[self.kind(one)], one.path, None, self.wanted(one), attributes.get(one.path))
+            for one in self.made
+            if self.kind(one) != "d"
+        )
+        self.run(
+            Op("meta", one.path, None, self.wanted(one), attributes.get(one.path))
+            for one in within
+            if self.kind(one) == "f" and one.path in attributes
+        )
+        self.run(
+            Op("meta", one.path, None, self.wanted(one), attributes.get(one.path))
+            for one in reversed(self.made)
+            if self.kind(one) == "d"
+        )
         try:
-            sent = {one.path for one in leaders}
-            staged = (item for item in self.target.tree.staged() if item[0] in sent)
+            sent = {one.path for one in self.leaders}
+            staged = (item for item in self.target.tree.staged(self.place[:-1]) if item[0] in sent)
             self.staged = {path: Entry.parse(record, more) for path, record, more in staged}
         except ValueError as error:
             raise Failure("protocol", f"the stage of {self.target.path} holds what cannot be there: {error}") from error
-        good = self.verify(leaders)
-        self.clear([one for one in leaders if one.path in self.inside and one.path not in good])
-        self.good = [one for one in leaders if one.path in good]
+        good = self.verify(self.leaders)
+        self.clear([one for one in self.leaders if one.path in self.inside and one.path not in good])
+        self.good = [one for one in self.leaders if one.path in good]
 
     def commit(self, *, one_way: bool) -> None:
         """Puts everything that was gathered in its place."""
@@ -184,7 +248,6 @@ class Propagation:
         self.set_metadata()
         if one_way:
             self.set_times()
-        self.target.tree.finish()
 
     def kind(self, decision: Decision) -> str:
         entry = self.seen(decision, self.source)
@@ -220,47 +283,21 @@ class Propagation:
 
     # Stage.
 
-    def stage(self, stage: str, leaders: list[Decision], inside: set[bytes]) -> None:
-        files = [one for one in leaders if self.kind(one) == "f"]
-        made = [one for one in leaders if one.path in inside and self.kind(one) != "f"]
-        attributes = self.attributes([one for one in leaders if one.path in inside])
-        self.run(Op("mkdir", path, None, DIRECTORY, None, b"", b"", True) for path in self.ways(made))
-        self.run(
-            Op("mkdir", one.path, None, writable(self.wanted(one)), None, b"", b"", True)
-            for one in made
-            if self.kind(one) == "d"
-        )
-        self.bring(stage, [one for one in files if not self.same_look(one)], anew=False)
-        self.bring(stage, [one for one in files if self.same_look(one)], anew=True)
-        self.run(
-            Op(KIND_OPS[self.kind(one)], one.path, None, self.wanted(one), attributes.get(one.path), b"", b"", True)
-            for one in made
-            if self.kind(one) != "d"
-        )
-        self.run(
-            Op("meta", one.path, None, self.wanted(one), attributes.get(one.path), b"", b"", True)
-            for one in leaders
-            if one.path in inside and self.kind(one) == "f" and one.path in attributes
-        )
-        self.run(
-            Op("meta", one.path, None, self.wanted(one), attributes.get(one.path), b"", b"", True)
-            for one in reversed(made)
-            if self.kind(one) == "d"
-        )
-
-    def ways(self, made: list[Decision]) -> list[bytes]:
+    def ways(self) -> list[bytes]:
         """The directories that are there already, as far as the stage needs them around what is made in it."""
-        found = set()
-        for one in made:
+        found = {b""} if self.place else set()
+        for one in self.made:
             path = one.path if one.path in self.tops else b""
             while path := parent(path):
                 found.add(path)
         return sorted(found)
 
     def run(self, ops: Iterable[Op]) -> None:
-        for result in self.target.tree.commit(ops):
+        """Operations on what is staged of the piece."""
+        placed = (op._replace(path=(self.place + op.path).rstrip(b"/"), stage=True) for op in ops)
+        for result in self.target.tree.commit(placed):
             if result.problem:
-                self.done.problems[result.path] = result.problem
+                self.done.problems[result.path[len(self.place) :]] = result.problem
 
     def same_look(self, decision: Decision) -> bool:
         """Whether rsync would take the target's file for the source's, by size and time."""
@@ -287,14 +324,9 @@ class Propagation:
                 found.update(side.tree.attributes(paths[side.name]))
         return found
 
-    def bring(self, stage: str, files: list[Decision], *, anew: bool) -> None:
+    def bring(self, carry: Carry, files: list[Decision]) -> None:
         """Contents of the source into the stage, in the way of the servers that they go between."""
-        carry = self.source.server.carry or self.target.server.carry
         if not files:
-            return
-        self.progress("copying", 0, 0)
-        if carry is None:
-            self.bring_by_rsync(stage, [one.path for one in files], anew=anew)
             return
         coming = [Coming(one.path, self.planned(one), self.wanted(one), self.expected(one)) for one in files]
         carried = carry(self.source.tree, self.target.tree, coming, self.settings.preserve, self.progress)
@@ -306,40 +338,53 @@ class Propagation:
         assert isinstance(entry, Entry)
         return entry
 
-    def bring_by_rsync(self, stage: str, paths: list[bytes], *, anew: bool) -> None:
+    def start(self, files: list[Decision], *, anew: bool) -> None:
+        """Lets rsync bring the contents of the source into the stage."""
+        if not files:
+            return
         owners = self.settings.owners[self.target.name]
-        with tempfile.NamedTemporaryFile(prefix="serversync-") as names:
-            names.write(rsync.list_of(paths))
-            names.flush()
-            directory = f"{self.target.directory.rstrip('/')}/{stage}"
-            source, target = f"{self.source.directory.rstrip('/')}/{self.source.own}", f"{directory}/{self.target.own}"
-            argv = rsync.command(
-                self.source.server.address(source),
-                self.target.server.address(target),
-                files_from=None if self.source.own else names.name,
-                basis="/".join([".."] * (stage.count("/") + 1)),
-                preserve=self.settings.preserve,
-                privileged=self.target.server.privileged,
-                users=owners.users,
-                groups=owners.groups,
-                remote_shell=self.source.server.remote_shell or self.target.server.remote_shell,
-                bandwidth_limit=self.settings.bandwidth_limit,
-                compress=self.settings.compress,
-                anew=anew,
-                watched=self.settings.watched,
-            )
-            seen = [0, 0]
+        self.names = names = tempfile.NamedTemporaryFile(prefix="serversync-")  # noqa: SIM115
+        names.write(rsync.list_of(one.path for one in files))
+        names.flush()
+        place = f"{self.target.stage}/{os.fsdecode(self.place)}".rstrip("/")
+        directory = f"{self.target.directory.rstrip('/')}/{place}"
+        source, target = f"{self.source.directory.rstrip('/')}/{self.source.own}", f"{directory}/{self.target.own}"
+        argv = rsync.command(
+            self.source.server.address(source),
+            self.target.server.address(target),
+            files_from=None if self.source.own else names.name,
+            basis="/".join([".."] * (place.count("/") + 1)),
+            preserve=self.settings.preserve,
+            privileged=self.target.server.privileged,
+            users=owners.users,
+            groups=owners.groups,
+            remote_shell=self.source.server.remote_shell or self.target.server.remote_shell,
+            bandwidth_limit=self.settings.bandwidth_limit,
+            compress=self.settings.compress,
+            anew=anew,
+            watched=self.settings.watched,
+        )
+        seen = [0, 0]
 
-            def count(_change: rsync.Change) -> None:
-                seen[0] += 1
-                self.progress("copying", *seen)
+        def count(_change: rsync.Change) -> None:
+            seen[0] += 1
+            self.progress("copying", *seen)
 
-            def measure(come: int) -> None:
-                seen[1] = come
-                self.progress("copying", *seen)
+        def measure(come: int) -> None:
+            seen[1] = come
+            self.progress("copying", *seen)
 
-            limited = self.settings.bandwidth_limit is not None
-            outcome = rsync.execute(argv, count, measure, limited=limited)
+        self.progress("copying", 0, 0)
+        limited = self.settings.bandwidth_limit is not None
+        self.running = rsync.Running(argv, count, measure, limited=limited)
+
+    def wait(self) -> None:
+        """For rsync, if it runs."""
+        if self.running is None:
+            return
+        outcome = self.running.wait()
+        self.abandon()
+        self.running = None
         self.done.sent += outcome.sent
         failure = rsync.failure(outcome, self.source.path)
         if failure and outcome.code not in PARTIAL:
@@ -360,7 +405,7 @@ class Propagation:
             assert isinstance(planned, Entry)
             if not isinstance(current, Entry) or not unmoved(planned, current):
                 self.done.problems[one.path] = ("moved", "was changed on the source during the run")
-            elif (planned.kind == "f" or one.path in self.inside) and not self.arrived(planned, arrived):
+            elif (planned.kind == "f" or one.path in self.inside) and not self.whole(planned, arrived):
                 why = self.incomplete
                 said = (why.code, why.message) if why else ("not_staged", "did not arrive whole")
                 self.done.problems.setdefault(one.path, said)
@@ -368,7 +413,7 @@ class Propagation:
                 good.add(one.path)
         return good
 
-    def arrived(self, planned: Entry, arrived: Entry | None) -> bool:
+    def whole(self, planned: Entry, arrived: Entry | None) -> bool:
         step = self.settings.granularity
         if arrived is None or arrived.kind != planned.kind:
             return False
@@ -378,11 +423,7 @@ class Propagation:
 
     def clear(self, bad: list[Decision]) -> None:
         """What must not become visible with the new directory around it."""
-        self.run(
-            Op("drop", one.path, None, None, None, b"", b"", True)
-            for one in reversed(bad)
-            if one.path in self.staged and self.kind(one) != "d"
-        )
+        self.run(Op("drop", one.path) for one in reversed(bad) if one.path in self.staged and self.kind(one) != "d")
 
     # Commit.
 
@@ -415,7 +456,7 @@ class Propagation:
 
     def putting(self, one: Decision, tree: bool, attributes: Mapping[bytes, dict[str, bytes]]) -> Op:
         do = "tree" if tree else KIND_OPS[self.kind(one)]
-        arriving = one.path if do in ("tree", "put") else b""
+        arriving = self.place + one.path if do in ("tree", "put") else b""
         return Op(do, one.path, self.replaced(one), self.wanted(one), attributes.get(one.path), arriving, b"", False)
 
     def carry_out(self, steps: list[tuple[Decision, Op]], within: dict[bytes, list[Decision]]) -> list[Decision]:
@@ -542,6 +583,39 @@ class Propagation:
             for (one, op), result in zip(batch, list(self.target.tree.commit(op for _one, op in batch))):
                 self.keep(one, op, result)
             self.progress("committing", len(self.done.entries), 0)
+
+
+class Piece:
+    """A part of a plan on its way to the replicas that it changes."""
+
+    def __init__(self, decisions: list[Decision], propagations: dict[str, Propagation]) -> None:
+        """propagations: by the replica that they change."""
+        self.decisions = decisions
+        self.propagations = propagations
+
+    @property
+    def done(self) -> dict[str, Done]:
+        return {side: self.propagations[side].done if side in self.propagations else Done() for side in SIDES}
+
+    def begin(self, groups: Mapping[str, Groups]) -> None:
+        """groups: hard links by replica."""
+        for target, one in self.propagations.items():
+            one.begin(self.decisions, groups.get(OTHER[target], {}), groups.get(target, {}))
+
+    def arrived(self) -> None:
+        for one in self.propagations.values():
+            one.arrived()
+
+    def commit(self, *, one_way: bool) -> None:
+        # Both gather before either commits: what is put on one side would else look moved to the other.
+        for one in self.propagations.values():
+            one.gather()
+        for one in self.propagations.values():
+            one.commit(one_way=one_way)
+
+    def abandon(self) -> None:
+        for one in self.propagations.values():
+            one.abandon()
 
 
 KIND_OPS = {"f": "put", "l": "symlink", "p": "special", "s": "special", "b": "special", "c": "special", "d": "mkdir"}

@@ -403,10 +403,10 @@ class PartnerTree:
         with understood(self.connection):
             return plain(reply["stage"])
 
-    def staged(self) -> Iterator[Item]:
+    def staged(self, place: bytes) -> Iterator[Item]:
         # The target had less when it was scanned.
         self.room = MOST_PATHS
-        return self.in_order(self.items("staged", b""), None)
+        return self.in_order(self.items("staged", pack_paths([place])), None)
 
     def commit(self, ops: Iterable[Op]) -> Iterator[Result]:
         for some in batches(ops):

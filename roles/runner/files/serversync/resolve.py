@@ -15,8 +15,7 @@ from serversync.entry import Entry, Row
 from serversync.failure import Failure
 from serversync.job import Element, Job, select
 from serversync.layout import Layout
-from serversync.propagate import SIDES
-from serversync.reconcile import Plan
+from serversync.reconcile import SIDES, Plan
 from serversync.run import locked, new_run
 from serversync.servers import Servers
 from serversync.synchronize import Synchronization, element_name

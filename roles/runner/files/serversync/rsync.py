@@ -123,8 +123,9 @@ def command(
         argv.append("--super")
     argv += [f"--bwlimit={bandwidth_limit // 1024 or 1}K"] if bandwidth_limit else []
     argv += ["--compress"] if compress else []
-    argv += ["--timeout=600", f"--out-format={FORMAT}", "--stats", "--no-human-readable"]
-    argv += ["--info=progress2"] if watched else []
+    argv += ["--timeout=600", "--stats", "--no-human-readable"]
+    # A line for each path costs both sides time that nobody has asked for.
+    argv += [f"--out-format={FORMAT}", "--info=progress2"] if watched else []
     argv += ["-e", remote_shell] if remote_shell else []
     return [*argv, "--", source, stage]
 
@@ -244,21 +245,70 @@ def stop() -> None:
         process.terminate()
 
 
-def execute(
-    argv: list[str],
-    on_change: Callable[[Change], None] | None = None,
-    on_bytes: Callable[[int], None] | None = None,
-    *,
-    limited: bool = False,
-) -> Outcome:
-    """Runs rsync to its end, however that is; it is ended with the caller. on_bytes: how many have come, if watched;
-    limited: it has a limit that it shares with the others of the job."""
-    with TURN.wait() if limited else nullcontext():
-        return run(argv, on_change, on_bytes)
+class Running:
+    """One rsync, which works on its own from here on; ``wait`` for it, or ``stop`` it.
+
+    on_change, on_bytes: are told of paths, and how many bytes have come, if it is watched, by another thread; limited:
+    it has a limit that it shares with the others of the job.
+    """
+
+    def __init__(
+        self,
+        argv: list[str],
+        on_change: Callable[[Change], None] | None = None,
+        on_bytes: Callable[[int], None] | None = None,
+        *,
+        limited: bool = False,
+    ) -> None:
+        self.outcome = Outcome()
+        self.failure: Failure | None = None
+        self.process: subprocess.Popen[str] | None = None
+        self.stopped = False
+        self.lock = threading.Lock()
+        self.thread = threading.Thread(target=self._work, args=(argv, on_change, on_bytes, limited), daemon=True)
+        self.thread.start()
+
+    def _work(
+        self,
+        argv: list[str],
+        on_change: Callable[[Change], None] | None,
+        on_bytes: Callable[[int], None] | None,
+        limited: bool,
+    ) -> None:
+        try:
+            with TURN.wait() if limited else nullcontext():
+                with self.lock:
+                    if self.stopped:
+                        return
+                    self.process = begin(argv)
+                follow(self.process, self.outcome, on_change, on_bytes)
+        except Failure as failure:
+            self.failure = failure
+
+    def wait(self) -> Outcome:
+        """Its end, however that is; raises Failure where it could not begin."""
+        self.thread.join()
+        if self.failure:
+            raise self.failure
+        return self.outcome
+
+    def stop(self) -> None:
+        """May be called at any time, and again; one that waits for its turn does not begin any more."""
+        with self.lock:
+            self.stopped = True
+            process = self.process
+        if process is None:
+            return
+        if process.poll() is None:
+            process.terminate()
+            self.thread.join(10)
+            if process.poll() is None:
+                # It waits for the other side's last words.
+                process.kill()
+        self.thread.join()
 
 
-def run(argv: list[str], on_change: Callable[[Change], None] | None, on_bytes: Callable[[int], None] | None) -> Outcome:
-    outcome = Outcome()
+def begin(argv: list[str]) -> subprocess.Popen[str]:
     environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
     if shutil.which(argv[0], path=environment["PATH"]) is None:
         raise Failure("no_rsync", "rsync is not installed on this server; install the package rsync")
@@ -277,27 +327,28 @@ def run(argv: list[str], on_change: Callable[[Change], None] | None, on_bytes: C
         umask=0o022,
         close_fds=False,
     )
-    assert process.stdout is not None and process.stderr is not None
     TURN.running.add(process)
+    return process
+
+
+def follow(
+    process: subprocess.Popen[str],
+    outcome: Outcome,
+    on_change: Callable[[Change], None] | None,
+    on_bytes: Callable[[int], None] | None,
+) -> None:
+    """Reads what it says until its end."""
+    assert process.stdout is not None and process.stderr is not None
     drain = threading.Thread(target=read_problems, args=(process.stderr, outcome), daemon=True)
     drain.start()
     try:
         read_output(iter(process.stdout), outcome, on_change, on_bytes)
         outcome.code = process.wait()
     finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                # It waits for the other side's last words.
-                process.kill()
-                process.wait()
         TURN.running.discard(process)
         drain.join()
         process.stdout.close()
         process.stderr.close()
-    return outcome
 
 
 # errno at the end of rsync's messages; names stand before it, so that none is taken for it.

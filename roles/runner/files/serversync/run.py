@@ -25,11 +25,12 @@ from serversync.history import History, replace, worst
 from serversync.job import Element, Job, seconds, select
 from serversync.layout import Layout
 from serversync.log import Append, engine
+from serversync.pieces import moved_bytes
 from serversync.place import RUN_TIME
 from serversync.reconcile import Decision
 from serversync.replica import Partner, Server
 from serversync.servers import Connecting, Servers
-from serversync.synchronize import NAMED_PATHS, Progress, Report, moved_bytes, seen_text, silent
+from serversync.synchronize import NAMED_PATHS, Progress, Report, seen_text, silent
 
 Record = dict[str, Any]
 # Over one connection: each has a conversation and an rsync, and sshd allows ten sessions (MaxSessions).

@@ -375,8 +375,8 @@ class Desk:
     def verb_prepare(self, request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
         yield {"stage": self.tree(request).prepare(frozenset(request["preserve"]))}, b""
 
-    def verb_staged(self, request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
-        return stream(pack([item]) for item in self.tree(request).staged())
+    def verb_staged(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
+        return stream(pack([item]) for item in self.tree(request).staged(below(payload)[0]))
 
     def verb_commit(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
         results = self.tree(request).commit(decode_ops(payload))

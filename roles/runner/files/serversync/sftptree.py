@@ -449,9 +449,10 @@ class SftpTree:
             raise Failure("protocol", "a replica was asked to change before its stage was made")
         return self.commits
 
-    def staged(self) -> Iterator[Item]:
+    def staged(self, place: bytes) -> Iterator[Item]:
+        """Everything at the place in the stage, by its path there."""
         with self.explained():
-            for path, entry in walk(self.session, self.committing.stage):
+            for path, entry in walk(self.session, join(self.committing.stage, place)):
                 yield self.common(path), entry.record, b""
 
     def commit(self, ops: Iterable[Op]) -> Iterator[Result]:

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from serversync import ahead
 from serversync.archive import Archive, DamagedArchive, Intent, Update
-from serversync.archiving import LINES, Archiving, as_known, row_of
+from serversync.archiving import LINES, Archiving, Problems, as_known, row_of
 from serversync.detect import Summary
 from serversync.entry import HERE, THERE, Entry, Row
 from serversync.failure import Failure, Stopped
@@ -45,19 +45,33 @@ from serversync.held import good
 from serversync.job import Element, Job, amount, seconds, size
 from serversync.layout import Layout
 from serversync.locks import owner, told_of
+from serversync.pieces import moved_bytes, pieces
 from serversync.propagate import (
-    OTHER,
-    SIDES,
     Done,
     Groups,
+    Piece,
     Propagation,
     Settings,
     Side,
     beneath,
     failure_of,
-    parent,
 )
-from serversync.reconcile import Decision, Owners, Plan, Rules, Seen, Triple, Unknown, deep, half_of, moved, reconcile
+from serversync.reconcile import (
+    OTHER,
+    SIDES,
+    Decision,
+    Owners,
+    Plan,
+    Rules,
+    Seen,
+    Triple,
+    Unknown,
+    deep,
+    half_of,
+    moved,
+    parent,
+    reconcile,
+)
 from serversync.replica import Partner, Replica, Server, ThisServer, translations
 from serversync.sftptree import SftpTree
 from serversync.ssh import Conversation
@@ -73,6 +87,9 @@ NAMED_PATHS = 200
 PRESERVE = frozenset(("times", "permissions", "owner", "group", "links", "hardlinks", "acls", "xattrs", "sparse"))
 # Directories whose children are compared at a time: bounds memory, not the result.
 DIRECTORIES = 500
+# A piece of a plan: what is lost by a kill, held in memory on the way, and staged.
+ENTRIES = 16_000
+BYTES = 1 << 30
 # A round trip (s) that says wide-area network.
 FAR = 0.02
 Progress = Callable[[str, int, int], None]
@@ -452,7 +469,7 @@ class Synchronization:
         self.report.entries = max(scan.entries for scan in self.scans.values())
         self.progress("scanning", self.report.entries, 0)
         self.touched: set[bytes] = set()
-        self.adopted: dict[bytes, Row] = {}
+        self.adopted: dict[bytes, Row | None] = {}
         self.forget_disagreements(edited)
         self.unchanged = usable and all(scan.unchanged for scan in self.scans.values())
         if self.unchanged:
@@ -631,6 +648,7 @@ class Synchronization:
             expected, coming, source = read_intent(*journal)
             entry, other = SEEN[side](triple), SEEN[OTHER[side]](triple)
             if coming is None and deleted(expected, entry, other):
+                self.adopted[triple.path] = None
                 return triple._replace(row=None)
             if coming is None or not isinstance(entry, Entry) or not as_intended(expected, coming, entry):
                 continue
@@ -930,7 +948,6 @@ class Synchronization:
             return False
         self.carry_out(plan)
         self.prune()
-        self.tally(plan)
         if known is not None:
             report.plan = known
         again = any(one.again for one in self.propagated.values())
@@ -959,11 +976,11 @@ class Synchronization:
             )
         return replace(plan, decisions=decisions)
 
-    def tally(self, plan: Plan) -> None:
+    def tally(self, decisions: Iterable[Decision], propagated: Mapping[str, Done]) -> None:
         """What was done, by the decisions that asked for it."""
         report = self.report
-        done = {path for one in self.propagated.values() for path in one.entries}
-        for decision in plan.decisions:
+        done = {path for one in propagated.values() for path in one.entries}
+        for decision in decisions:
             if decision.path not in done:
                 continue
             if decision.what == "conflict":
@@ -976,8 +993,10 @@ class Synchronization:
                 report.created += 1
             else:
                 report.updated += 1
-        report.sent += sum(one.sent for one in self.propagated.values())
-        report.versions |= {path: it for one in self.propagated.values() for path, it in one.versions.items()}
+        for one in propagated.values():
+            report.sent += one.sent
+            report.versions |= one.versions
+            self.transient |= one.transient
 
     def archived_paths(self) -> int:
         """How many paths below the element's root the archive has."""
@@ -985,7 +1004,6 @@ class Synchronization:
 
     def carry_out(self, plan: Plan, *, whole: bool = True) -> None:
         """Does what the plan says, and archives what came of it; not ``whole``: the plan leaves other paths out."""
-        self.propagated = {side: Done() for side in SIDES}
         settings = Settings(
             self.preserved,
             self.owners,
@@ -997,26 +1015,40 @@ class Synchronization:
         moving = [one for one in plan.decisions if one.content]
         self.progress("to copy", len(moving), sum(map(moved_bytes, moving)))
         self.progress("to commit", sum(1 for one in plan.decisions if one.content or one.metadata or one.remove), 0)
-        # With direction both conflict copies are found as new files by the next look, and reach the other side.
-        asides = {one.aside for one in plan.decisions if one.aside} if self.direction == "both" else set()
+        # Conflict copies are there only once the path that they are of has been put aside. With direction both they are
+        # found as new files by the next look, and reach the other side.
+        asides = {one.aside: one.path for one in plan.decisions if one.aside}
         copies = {one.path for one in plan.decisions if beneath(one.path, asides)} if asides else set()
-        archiving = Archiving(self.archive, self.sides, self.markers(), self.scans, self.adopted, self.touched, copies)
-        # Both gather before either commits: what is put on one side would else look moved to the other.
-        propagations = []
-        for target in self.targets:
-            source = OTHER[target]
-            one = Propagation(self.sides[source], self.sides[target], settings, archiving.intend, self.progress)
-            self.propagated[target] = one.done
-            one.gather(plan.decisions, self.groups.get(source, {}), self.groups.get(target, {}))
-            propagations.append(one)
-        for one in propagations:
-            one.commit(one_way=self.direction != "both")
-        # A source had on its disk what was read of it: ``settle``.
+        archiving = Archiving(self.archive, self.sides, self.markers(), self.scans, self.adopted, self.touched)
+        if self.intents:
+            archiving.adopt()
+        both = self.direction == "both"
+        decisions = [one for one in plan.decisions if one.path not in copies] if both else plan.decisions
+        ties = [*self.ties(asides, copies)] if copies or any(self.groups.values()) else []
+        # Names that fall together have to be freed before they are taken.
+        parts = [decisions] if self.folding else pieces(decisions, ties, ENTRIES, BYTES)
+        problems: Problems = {}
+        coming: Piece | None = None
+        before: Piece | None = None
+        try:
+            for number, part in enumerate(parts):
+                before, coming = coming, Piece(part, self.propagations(settings, archiving, number))
+                if before is not None:
+                    before.arrived()
+                coming.begin(self.groups)
+                if before is not None:
+                    problems |= self.conclude(before, archiving)
+            if coming is not None:
+                coming.arrived()
+                problems |= self.conclude(coming, archiving)
+        finally:
+            for piece in (before, coming):
+                if piece is not None:
+                    piece.abandon()
         for side in self.targets:
-            self.sides[side].tree.sync()
-        problems = archiving.remember(plan.decisions, self.propagated)
-        self.report.problems |= problems
-        self.transient |= {code for done in self.propagated.values() for code in done.transient}
+            if self.sides[side].stage:
+                self.sides[side].tree.finish()
+                self.sides[side].stage = ""
         unseen = self.unseen()
         # Contents that differ and were not brought over are looked for again.
         finished = whole and len(unseen) <= UNSEEN and not (self.due_to_verify() and problems)
@@ -1038,6 +1070,37 @@ class Synchronization:
             return now
         before = self.archive.unseen
         return {path for path in now if beneath(path, before)} | {path for path in before if beneath(path, now)}
+
+    def propagations(self, settings: Settings, archiving: Archiving, number: int) -> dict[str, Propagation]:
+        return {
+            target: Propagation(
+                self.sides[OTHER[target]], self.sides[target], settings, archiving.intend, self.progress, number
+            )
+            for target in self.targets
+        }
+
+    def conclude(self, piece: Piece, archiving: Archiving) -> Problems:
+        """Everything that has come is put in its place, on the disks, and into the archive; what could not be."""
+        piece.commit(one_way=self.direction != "both")
+        # A source had on its disk what was read of it: ``settle``.
+        for side in self.targets:
+            self.sides[side].tree.sync()
+        problems = archiving.remember(piece.decisions, piece.done)
+        self.report.problems |= problems
+        self.tally(piece.decisions, piece.done)
+        return problems
+
+    def ties(self, asides: Mapping[bytes, bytes], copies: Collection[bytes]) -> Iterator[Collection[bytes]]:
+        """What has to be in one piece: the names of a file; what is put aside, and what is left of it beside it."""
+        for groups in self.groups.values():
+            yield from set(groups.values())
+        beside: dict[bytes, list[bytes]] = {}
+        for path in copies:
+            top = path
+            while top not in asides:
+                top = parent(top)
+            beside.setdefault(asides[top], [asides[top]]).append(path)
+        yield from beside.values()
 
     def markers(self) -> dict[str, dict[str, Any]]:
         """What each target's marker says beside the generations."""
@@ -1071,14 +1134,6 @@ def listed(one: Decision, known: Mapping[str, Any]) -> bool:
     # What was held back is listed as such, and was to be deleted.
     held_back = known["by"] == "guard" and one.remove is not None
     return same and (held_back or (known.get("content"), known.get("remove")) == (one.content, one.remove))
-
-
-def moved_bytes(decision: Decision) -> int:
-    """Of the file whose contents are to be put on the other replica."""
-    if decision.content is None:
-        return 0
-    source = decision.here if decision.content == HERE else decision.there
-    return source.size if isinstance(source, Entry) and source.kind == "f" else 0
 
 
 def unsettled(plan: Plan) -> bool:

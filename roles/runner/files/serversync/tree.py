@@ -131,12 +131,14 @@ class Tree:
                 os.close(reserved)
 
     def own(self, path: bytes) -> bytes:
-        """A path as it is here."""
-        return self.only if self.only is not None and path == self.name else path
+        """A path as it is here, at whatever place in the stage."""
+        above, slash, name = path.rpartition(b"/")
+        return above + slash + self.only if self.only is not None and name == self.name else path
 
     def common(self, path: bytes) -> bytes:
         """A path of here as the runner knows it."""
-        return self.name if self.only is not None and path == self.only else path
+        above, slash, name = path.rpartition(b"/")
+        return above + slash + self.name if self.only is not None and name == self.only else path
 
     # Update detection.
 
@@ -227,13 +229,17 @@ class Tree:
         self.commits = Commit(self.root, self.element, self.run, preserve)
         return self.commits.prepare()
 
-    def staged(self) -> Iterator[Item]:
-        """Everything in the stage, as a scan of it sees it."""
-        stage = self.detecting(self.committing.stage, None, None)
-        stage.scan(b"")
-        for _directory, children in stage.listing(sorted(stage.digests()), seen=True):
-            for path, record, more in children:
-                yield self.common(path), record, more
+    def staged(self, place: bytes) -> Iterator[Item]:
+        """Everything at the place in the stage, by its path there, as a scan sees it."""
+        held = make(self.committing.stage, place) if place else os.dup(self.committing.stage)
+        try:
+            stage = self.detecting(held, None, None)
+            stage.scan(b"")
+            for _directory, children in stage.listing(sorted(stage.digests()), seen=True):
+                for path, record, more in children:
+                    yield self.common(path), record, more
+        finally:
+            os.close(held)
 
     @property
     def committing(self) -> Commit:
