@@ -9,9 +9,11 @@ import fcntl
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from serversync.layout import Layout
 from serversync.tree import Tree
 
 from tests.loopback import Pair, Server, tree
+from tests.processes import family, kill
 
 
 class Local:
@@ -280,3 +283,51 @@ def test_what_a_killed_run_had_archived_is_not_brought_again(local: Local, monke
     assert killed(local, Archive, "intend", 3)
     record = local.run()
     assert (record["state"], record["elements"][0]["created"]) == ("equal", 12)
+
+
+@pytest.mark.parametrize("salvaged", [False, True], ids=["rsync kept it", "every rsync died"])
+@pytest.mark.parametrize("direction", ["to_partner", "from_partner"])
+def test_a_large_file_goes_on_where_it_was(pair: Pair, tmp_path: Path, direction: str, salvaged: bool) -> None:
+    assert pair.there.process is not None
+    pair.partner_path.mkdir()
+    source, target = pair.path, pair.partner_path
+    if direction == "from_partner":
+        source, target = target, source
+    size = 8_000_000
+    (source / "line").mkdir()
+    (source / "line" / "image").write_bytes(os.urandom(size))
+    # What crosses is told by rsync itself.
+    log, programs = tmp_path / "log", tmp_path / "bin"
+    programs.mkdir()
+    (programs / "rsync").write_text(f'#!/bin/sh\nexec {shutil.which("rsync")} --log-file={log} "$@"\n')
+    (programs / "rsync").chmod(0o755)
+    pair.here.extra["PATH"] = f"{programs}:{os.environ['PATH']}"
+    settings = {"direction": direction, "exclude": [], "delete": "never", "bandwidth_limit": "2M"}
+    pair.declare(settings=settings)
+    process = subprocess.Popen(
+        pair.here.command("run", "nightly"),
+        env=pair.here.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        while not any(path.stat().st_size > size // 2 for path in target.glob(".serversync/*/stage/*/*/line/.image.*")):
+            assert process.poll() is None, "the run ended before its file was on its way"
+        if salvaged:
+            for one in family([process.pid, pair.there.process.pid]):
+                if one.kind == "rsync":
+                    kill(one)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    pair.declare(settings={**settings, "bandwidth_limit": None})
+    log.unlink()
+    while (record := pair.here.run("nightly", code=None))["state"] == "skipped" or "running" in str(record["error"]):
+        continue
+    assert record["state"] == "equal"
+    assert (target / "line" / "image").read_bytes() == (source / "line" / "image").read_bytes()
+    crossed = [int(number) for number in re.findall(r"(?:sent|received) (\d+) bytes", log.read_text())]
+    assert 0 < max(crossed) < size * 3 // 4
+    assert [path.name for path in target.glob(".serversync/*/partial")] == []

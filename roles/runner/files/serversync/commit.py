@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from itertools import count
 from typing import NamedTuple
 
@@ -97,6 +99,11 @@ class Refused(Exception):
 
 # Time stamps that a file system rounds are at most this far from what was set, in ns.
 COARSEST = 2_000_000_000
+# Of a file of as many bytes a part is worth keeping, in the directory of the element's own that rsync is told, too.
+LARGE = 1 << 20
+PARTIAL = b"partial"
+# What rsync calls a file until it is whole.
+TEMPORARY = re.compile(r"^\.(.+)\.[A-Za-z0-9]{6}$", re.DOTALL)
 MOVED = "has changed since it was looked at"
 
 
@@ -154,12 +161,12 @@ class Commit:
 
     def _prepare(self) -> None:
         run = os.fsencode(self.run)
-        home = self._keep_open(make(self.root, self.home))
+        self.base = home = self._keep_open(make(self.root, self.home))
         self.stages = stages = self._keep_open(make(home, b"stage"))
         trash = self._keep_open(make(home, b"trash"))
         for number, name in enumerate(names_in(stages)):
             renames.move(stages, name, trash, b"%b.%d" % (run, number))
-        problems = renames.remove_all(trash)
+        problems = renames.remove_all(trash, keep=partial(self._salvage, home))
         if problems:
             raise problems[0]
         versions = self._keep_open(make(home, b"versions"))
@@ -176,6 +183,22 @@ class Commit:
         self._versions = Directories(versions, making=True)
         for cache in (self._live, self._staged, self._versions):
             self._held.callback(cache.close)
+
+    def _salvage(self, home: int, directory: int, name: str) -> bool:
+        """Keeps a large file that a dead run was staging, whole or not, for rsync to go on from: it compares sums."""
+        info = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if not stat.S_ISREG(info.st_mode) or info.st_size < LARGE or info.st_nlink > 1:
+            return False
+        held = make(home, PARTIAL)
+        try:
+            kept = TEMPORARY.sub(r"\1", name)
+            with suppress(FileNotFoundError):
+                if os.stat(kept, dir_fd=held, follow_symlinks=False).st_size >= info.st_size:
+                    return False
+            os.rename(name, kept, src_dir_fd=directory, dst_dir_fd=held)
+        finally:
+            os.close(held)
+        return True
 
     def _own_doors(self, owner: int, *directories: int) -> None:
         """Another owner could exchange what is staged; the one of what was just made is this process's own here."""
@@ -197,10 +220,11 @@ class Commit:
             linux.syncfs(held)
 
     def finish(self) -> None:
-        """Removes the stage and closes."""
+        """Removes the stage and closes; everything has come, so that parts of files are of no use any more."""
         with self._held:
             for name in (os.fsencode(self.run), os.fsencode(self.run) + b"~made"):
                 renames.remove(self.stages, name)
+            renames.remove(self.base, PARTIAL)
 
     def close(self) -> None:
         """Lets go of the directories; the stage stays, as after a kill. May be called at any time, and again."""

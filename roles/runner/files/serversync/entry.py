@@ -95,17 +95,21 @@ class Entry(NamedTuple):
 
     @property
     def record(self) -> bytes:
-        return b"%b %d %b %b %d %o %d %d %d %b" % (
-            self.kind.encode("ascii"),
-            self.inode,
-            seconds(self.ctime),
-            seconds(self.mtime),
-            self.size,
-            self.mode,
-            self.uid,
-            self.gid,
-            self.nlink,
-            self.link,
+        # Written out, as it is made for every path that moves, several times.
+        kind, inode, ctime, mtime, size, mode, uid, gid, nlink, link, _rdev, _xattrs, _digest = self
+        return b"%b %d %d.%09d0 %d.%09d0 %d %o %d %d %d %b" % (
+            kind.encode("ascii"),
+            inode,
+            ctime // 1_000_000_000,
+            ctime % 1_000_000_000,
+            mtime // 1_000_000_000,
+            mtime % 1_000_000_000,
+            size,
+            mode,
+            uid,
+            gid,
+            nlink,
+            link,
         )
 
     @property

@@ -42,6 +42,11 @@ class Side:
     # The stage's path below that directory, once there is one.
     stage: str = ""
 
+    @property
+    def partial(self) -> str:
+        """Where parts of files wait for the next run: .serversync/ELEMENT/partial."""
+        return f"{self.stage.rsplit('/', 2)[0]}/partial"
+
 
 @dataclass
 class Settings:
@@ -362,6 +367,7 @@ class Propagation:
             bandwidth_limit=self.settings.bandwidth_limit,
             compress=self.settings.compress,
             anew=anew,
+            partial=self.target.server.inside(f"{self.target.directory.rstrip('/')}/{self.target.partial}"),
             watched=self.settings.watched,
         )
         seen = [0, 0]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import count
 
@@ -224,10 +224,11 @@ def alike(original: int, copy: int, info: os.stat_result) -> None:
     apply(copy, entry, attributes, ALL)
 
 
-def remove_all(directory: int) -> list[OSError]:
+def remove_all(directory: int, keep: Callable[[int, str], bool] | None = None) -> list[OSError]:
     """Empties the directory, which nobody else uses; returns why something could not be removed.
 
     A directory in it is emptied after it has been moved up: neither depth nor the length of paths matters.
+    keep: whether what is no directory was taken away instead, by its directory and its name there.
     """
     problems: list[OSError] = []
     waiting = names_in(directory)
@@ -240,7 +241,7 @@ def remove_all(directory: int) -> list[OSError]:
                 os.unlink(name, dir_fd=directory)
                 continue
             with opened(directory, name) as outer:
-                for inner in open_up(outer, problems):
+                for inner in open_up(outer, problems, keep):
                     lifted = next(free)
                     lift(outer, inner, directory, lifted)
                     waiting.append(lifted)
@@ -264,7 +265,7 @@ def remove(directory: int, name: bytes) -> None:
         os.rmdir(name, dir_fd=directory)
 
 
-def open_up(outer: int, problems: list[OSError]) -> list[str]:
+def open_up(outer: int, problems: list[OSError], keep: Callable[[int, str], bool] | None) -> list[str]:
     """Removes what is no directory in the directory; the names of those that are."""
     inner = []
     with os.scandir(outer) as entries:
@@ -273,7 +274,8 @@ def open_up(outer: int, problems: list[OSError]) -> list[str]:
                 inner.append(entry.name)
                 continue
             try:
-                os.unlink(entry.name, dir_fd=outer)
+                if keep is None or not keep(outer, entry.name):
+                    os.unlink(entry.name, dir_fd=outer)
             except OSError as error:
                 problems.append(error)
     return inner

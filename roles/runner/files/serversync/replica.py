@@ -114,6 +114,9 @@ class Server(Protocol):
     def address(self, path: str) -> str:
         """The path as rsync names it."""
 
+    def inside(self, path: str) -> str:
+        """The path as rsync there takes it in its options."""
+
 
 class ThisServer:
     """The server that the job runs on."""
@@ -146,6 +149,9 @@ class ThisServer:
         return tree.numbers(users, groups)
 
     def address(self, path: str) -> str:
+        return path
+
+    def inside(self, path: str) -> str:
         return path
 
 
@@ -205,9 +211,18 @@ class Partner:
 
     def address(self, path: str) -> str:
         """rsync on the partner takes * ? [ in the path that it is given for a pattern, and a backslash as quoting."""
-        if path not in self.addresses:
-            self.look(path)
-        return f"{self.connection.host}::" + re.sub(r"([*?\[\\])", r"\\\1", self.addresses[path])
+        return f"{self.connection.host}::" + re.sub(r"([*?\[\\])", r"\\\1", self.known(path))
+
+    def inside(self, path: str) -> str:
+        """There the root of the pairing is all that there is."""
+        return "/" + self.known(path).partition("/")[2].lstrip("/")
+
+    def known(self, path: str) -> str:
+        for above, address in self.addresses.items():
+            if path == above or path.startswith(above.rstrip("/") + "/"):
+                return address + path[len(above) :]
+        self.look(path)
+        return self.addresses[path]
 
 
 # What is used of a partner's facts: name -> types; of numbers the least one.

@@ -92,6 +92,7 @@ def command(
     bandwidth_limit: int | None = None,
     compress: bool = False,
     anew: bool = False,
+    partial: str | None = None,
     watched: bool = False,
 ) -> list[str]:
     """The argv that brings files into a stage.
@@ -100,7 +101,8 @@ def command(
     below the source, None where that is the file; basis: the live tree, as seen from the stage; privileged: the
     target's process may change owners without being root; users, groups: numbers of the source -> numbers of the
     target; remote_shell: rsync's -e, split by rsync on blanks; bandwidth_limit: bytes per second; anew: also files of
-    the basis' size and time, whose contents differ; watched: it tells how far it is.
+    the basis' size and time, whose contents differ; partial: the target's directory for what an end in the middle of a
+    file leaves, from which the next rsync goes on; watched: it tells how far it is.
     """
     argv = ["rsync", "--secluded-args"]
     argv += ["--from0", f"--files-from={files_from}", "--no-implied-dirs"] if files_from else []
@@ -123,6 +125,7 @@ def command(
         argv.append("--super")
     argv += [f"--bwlimit={bandwidth_limit // 1024 or 1}K"] if bandwidth_limit else []
     argv += ["--compress"] if compress else []
+    argv += [f"--partial-dir={partial}"] if partial else []
     argv += ["--timeout=600", "--stats", "--no-human-readable"]
     # A line for each path costs both sides time that nobody has asked for.
     argv += [f"--out-format={FORMAT}", "--info=progress2"] if watched else []

@@ -195,6 +195,9 @@ class SftpServer:
     def address(self, path: str) -> str:
         return path
 
+    def inside(self, path: str) -> str:
+        return path
+
 
 # Contents.
 
