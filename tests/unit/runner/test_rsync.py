@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -142,25 +140,24 @@ def test_a_record_stays_bounded() -> None:
 
 
 def test_one_limit_is_for_all_rsyncs_of_a_job(tmp_path: Path) -> None:
-    argv = ["touch", str(tmp_path / "limited")]
-    thread = threading.Thread(target=rsync.execute, args=(argv,), kwargs={"limited": True})
     with rsync.TURN.lock:
-        thread.start()
-        rsync.execute(["touch", str(tmp_path / "free")])
+        limited = rsync.Running(["touch", str(tmp_path / "limited")], limited=True)
+        rsync.Running(["touch", str(tmp_path / "free")]).wait()
         assert [path.name for path in tmp_path.iterdir()] == ["free"]
-    thread.join()
+    limited.wait()
     assert (tmp_path / "limited").exists()
 
 
-def test_what_waits_for_its_turn_is_stopped_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    @contextmanager
-    def stopped_meanwhile() -> Iterator[None]:
-        rsync.stop()
-        yield
-
-    monkeypatch.setattr(rsync.TURN, "lock", stopped_meanwhile())
+@pytest.mark.parametrize("everything", [False, True])
+def test_what_waits_for_its_turn_is_stopped_as_well(tmp_path: Path, everything: bool) -> None:
+    with rsync.TURN.lock:
+        limited = rsync.Running(["touch", str(tmp_path / "limited")], limited=True)
+        if everything:
+            rsync.stop()
+        else:
+            limited.stop()
     with pytest.raises(Failure, match="before rsync had its turn"):
-        rsync.execute(["touch", str(tmp_path / "limited")], limited=True)
+        limited.wait()
     assert not list(tmp_path.iterdir())
 
 
@@ -172,7 +169,7 @@ def test_it_dies_with_the_runner() -> None:
     argv = [sys.executable, "-c", outliving]
     # What is inherited, as the lock is, has to be open in the runner, too.
     runner = subprocess.Popen(
-        [sys.executable, "-c", f"from serversync import rsync; rsync.execute({argv!r})"],
+        [sys.executable, "-c", f"from serversync import rsync; rsync.Running({argv!r}).wait()"],
         env={**os.environ, "PYTHONPATH": str(Path(rsync.__file__).parents[1])},
         pass_fds=[writing],
     )
@@ -182,3 +179,14 @@ def test_it_dies_with_the_runner() -> None:
     runner.wait()
     with open(reading, "rb") as stream:
         assert stream.read() == b""
+
+
+def test_one_that_runs_is_stopped_alone(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        os.mkfifo(tmp_path / name)
+    one, other = (rsync.Running(["cat", str(tmp_path / name)]) for name in ("one", "other"))
+    # Opened once they read.
+    with (tmp_path / "one").open("w"), (tmp_path / "other").open("w"):
+        one.stop()
+        assert one.wait().code == -signal.SIGTERM
+    assert other.wait().code == 0

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import IO
 
@@ -229,14 +229,6 @@ class Turn:
         self.running: set[subprocess.Popen[str]] = set()
         self.stops = 0
 
-    @contextmanager
-    def wait(self) -> Iterator[None]:
-        stops = self.stops
-        with self.lock:
-            if self.stops != stops:
-                raise Failure("killed", "the run was stopped before rsync had its turn", transient=True)
-            yield
-
 
 TURN = Turn()
 
@@ -267,6 +259,7 @@ class Running:
         self.failure: Failure | None = None
         self.process: subprocess.Popen[str] | None = None
         self.stopped = False
+        self.stops = TURN.stops
         self.lock = threading.Lock()
         self.thread = threading.Thread(target=self._work, args=(argv, on_change, on_bytes, limited), daemon=True)
         self.thread.start()
@@ -279,10 +272,10 @@ class Running:
         limited: bool,
     ) -> None:
         try:
-            with TURN.wait() if limited else nullcontext():
+            with TURN.lock if limited else nullcontext():
                 with self.lock:
-                    if self.stopped:
-                        return
+                    if self.stopped or self.stops != TURN.stops:
+                        raise Failure("killed", "the run was stopped before rsync had its turn", transient=True)
                     self.process = begin(argv)
                 follow(self.process, self.outcome, on_change, on_bytes)
         except Failure as failure:
