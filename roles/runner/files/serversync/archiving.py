@@ -21,7 +21,7 @@ from serversync.reconcile import OTHER, SIDES, Decision, Seen, half_of, parent
 # An entry whose ctime is this near to the scan (ns) may have changed once more without a trace.
 RACY = 10_000_000
 NOWHERE: Mapping[str, Collection[bytes]] = {side: () for side in SIDES}
-NOTHING: Mapping[str, Collection[int]] = {side: () for side in SIDES}
+NOTHING: Mapping[str, Mapping[int, Entry | None]] = {side: {} for side in SIDES}
 Problems = dict[bytes, tuple[str, str]]
 
 

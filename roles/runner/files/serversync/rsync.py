@@ -256,7 +256,7 @@ class Running:
         limited: bool = False,
     ) -> None:
         self.outcome = Outcome()
-        self.failure: Failure | None = None
+        self.failure: Exception | None = None
         self.process: subprocess.Popen[str] | None = None
         self.stopped = False
         self.stops = TURN.stops
@@ -278,8 +278,8 @@ class Running:
                         raise Failure("killed", "the run was stopped before rsync had its turn", transient=True)
                     self.process = begin(argv)
                 follow(self.process, self.outcome, on_change, on_bytes)
-        except Failure as failure:
-            self.failure = failure
+        except Exception as error:  # raised where it is waited for
+            self.failure = error
 
     def wait(self) -> Outcome:
         """Its end, however that is; raises Failure where it could not begin."""

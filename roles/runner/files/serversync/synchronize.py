@@ -169,6 +169,8 @@ class Synchronization:
         self.there: ahead.There | None = None
         self.report = Report()
         self.held_back: list[bytes] = []
+        # Something came out other than planned, and has to be looked at once more.
+        self.again = False
         # Problems that a later attempt may not have.
         self.transient: set[str] = set()
 
@@ -950,8 +952,7 @@ class Synchronization:
         self.prune()
         if known is not None:
             report.plan = known
-        again = any(one.again for one in self.propagated.values())
-        return again or (self.direction == "both" and any(one.aside for one in plan.decisions))
+        return self.again or (self.direction == "both" and any(one.aside for one in plan.decisions))
 
     def prune(self) -> None:
         """Versions that are too old, or too many; the run's own stay."""
@@ -997,6 +998,7 @@ class Synchronization:
             report.sent += one.sent
             report.versions |= one.versions
             self.transient |= one.transient
+            self.again |= bool(one.again)
 
     def archived_paths(self) -> int:
         """How many paths below the element's root the archive has."""
