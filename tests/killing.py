@@ -46,7 +46,7 @@ def arm(step: int, log: Path) -> list[str]:
 
     for name in SYSTEM:
         setattr(os, name, counted(name, getattr(os, name)))
-    for owner, names in ((archive.Archive, ("intend", "begin", "commit")), (rsync, ("execute",))):
+    for owner, names in ((archive.Archive, ("intend", "begin", "commit")), (rsync, ("Running",))):
         for name in names:
             setattr(owner, name, counted(name, getattr(owner, name)))
     for name in ("rename", "syncfs"):

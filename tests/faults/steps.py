@@ -15,6 +15,7 @@ import os
 import shutil
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -108,6 +109,8 @@ class World:
                 sys.argv = ["serversync", "run", "job"]
                 code = command("user")
                 self.log.write_text(" ".join(steps))
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(code)
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

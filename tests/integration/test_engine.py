@@ -540,3 +540,24 @@ def test_a_name_deleted_there_stays_so_when_another_name_of_the_file_gets_a_new_
         pair.here.run("nightly")
         assert (pair.path / "name").stat().st_mode & 0o7777 == 0o600
         assert not (pair.partner_path / "name").exists()
+
+
+def test_what_was_only_touched_is_known_from_then_on(both: Pair) -> None:
+    """A backup that links every file, for one, moves every ctime."""
+    for root in (both.path, both.partner_path):
+        for name in ("plc.s7", "other"):
+            os.link(root / name, root / "backup")
+            (root / "backup").unlink()
+    [path] = both.here.home.glob(".local/state/serversync/archives/nightly/*.sqlite")
+    for _run in range(2):
+        record = both.here.run("nightly")
+        assert (record["state"], record["elements"][0]["state_before"]) == ("equal", "equal")
+        with Archive(path) as archive:
+            for root, side in ((both.path, "here"), (both.partner_path, "there")):
+                row = archive.row(b"other")
+                assert row is not None
+                found = getattr(row, side)
+                assert Entry.parse(found).ctime == (root / "other").stat().st_ctime_ns
+    (both.path / "plc.s7").write_text("newer")
+    both.here.run("nightly")
+    assert (both.partner_path / "plc.s7").read_text() == "newer"

@@ -9,7 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from serversync.entry import HERE, THERE, Entry, Row, pack
-from serversync.reconcile import Decision, Owners, Plan, Rules, Seen, Triple, Unknown, deep, moved, reconcile
+from serversync.reconcile import (
+    Decision,
+    Owners,
+    Plan,
+    Rules,
+    Seen,
+    Touched,
+    Triple,
+    Unknown,
+    deep,
+    moved,
+    reconcile,
+)
 
 from tests.faults.reconcile_cases import RULES, history, mirrored, mirrored_triple, plain_rules
 
@@ -1028,6 +1040,78 @@ def test_moved_does_not_miss_attributes_and_does_not_mind_digests() -> None:
     assert list(moved(here, here, archived_rows)) == []
     other = [here[0], (b"b", plain, device._replace(xattrs=b"3" * 8).more), (b"c", plain, device.more)]
     assert [one.path for one in moved(here, other, archived_rows)] == [b"b", b"c"]
+
+
+AGREED = file(1, 100)._replace(xattrs=b"2" * 8)
+
+
+@pytest.mark.parametrize("side", [HERE, THERE])
+@pytest.mark.parametrize(
+    ("now", "known", "taken"),
+    [
+        pytest.param({"ctime": 900}, {}, True, id="touched"),
+        pytest.param({}, {}, True, id="only-the-other"),
+        pytest.param({"ctime": 900}, {"digest": b"1" * 16}, True, id="read-before"),
+        pytest.param({"ctime": 1000}, {}, False, id="may-change-again-without-a-trace"),
+        pytest.param({"ctime": 900, "mtime": 7}, {}, False, id="mtime"),
+        pytest.param({"ctime": 900, "size": 7}, {}, False, id="size"),
+        pytest.param({"ctime": 900, "inode": 17}, {}, False, id="inode"),
+        pytest.param({"ctime": 900, "mode": 0o600}, {}, False, id="mode"),
+        pytest.param({"ctime": 900, "uid": 7}, {}, False, id="owner"),
+        pytest.param({"ctime": 900, "gid": 7}, {}, False, id="group"),
+        pytest.param({"ctime": 900, "nlink": 2}, {}, False, id="another-name"),
+        pytest.param({"ctime": 900, "nlink": 2}, {"nlink": 2}, False, id="names"),
+        pytest.param({"ctime": 900, "xattrs": b""}, {}, False, id="attributes-gone"),
+        pytest.param({"ctime": 900, "xattrs": b"3" * 8}, {}, False, id="attributes"),
+        pytest.param({"ctime": 900, "rdev": 3}, {}, False, id="device"),
+        pytest.param({"ctime": 900, "kind": "p"}, {}, False, id="kind"),
+        pytest.param({"ctime": 900, "kind": "d", "nlink": 2}, {"kind": "d", "nlink": 2}, True, id="directory"),
+        pytest.param({"ctime": 900, "kind": "l", "link": b"a b"}, {"kind": "l", "link": b"a b"}, True, id="link"),
+        pytest.param({"ctime": 900, "kind": "l", "link": b"a"}, {"kind": "l", "link": b"a b"}, False, id="link-text"),
+    ],
+)
+def test_what_was_only_touched_needs_no_decision(
+    side: str, now: dict[str, Any], known: dict[str, Any], taken: bool
+) -> None:
+    before, other = AGREED._replace(**known), AGREED._replace(**{**known, "digest": b""}, inode=70)
+    after = before._replace(**{"digest": b"", **now})
+    # The other side is touched, too.
+    mine, theirs = (after, other._replace(ctime=901)) if side == HERE else (other._replace(ctime=901), after)
+    old = row(b"a", before, other) if side == HERE else row(b"a", other, before)
+    touched = Touched((1000, 1000))
+    items = [[(b"a", one.record, one.more)] for one in (mine, theirs)]
+    found = list(moved(*items, [old], touched))
+    assert [bool(found), bool(touched.rows)] == [not taken, taken]
+    if taken and before != after:
+        assert touched.rows == [row(b"a", mine, theirs)]
+    for standing in ("kept", "left", "unresolved"):
+        assert list(moved(*items, [old._replace(status=standing)], Touched((1000, 1000))))
+    assert list(moved(*items, [old._replace(racy="h")], Touched((1000, 1000))))
+    assert list(moved(items[0], [], [old], Touched((1000, 1000))))
+
+
+@given(st.data(), st.sampled_from(["to_partner", "from_partner", "both"]))
+def test_what_is_taken_as_touched_would_have_been_decided_as_agreed(data: st.DataObject, direction: str) -> None:
+    entries = st.builds(
+        file(1)._replace,
+        kind=st.sampled_from(["f", "d"]),
+        ctime=st.integers(1, 3),
+        mtime=st.integers(1, 2),
+        size=st.integers(1, 2),
+        mode=st.sampled_from([0o644, 0o600]),
+        inode=st.integers(1, 2),
+    )
+    here, there, known = (data.draw(entries) for _one in range(3))
+    known_there = known._replace(inode=data.draw(st.integers(1, 2)), ctime=data.draw(st.integers(1, 3)))
+    old = row(b"a", known, known_there)
+    touched = Touched((1 << 62, 1 << 62))
+    mine, other = ([(b"a", one.record, one.more)] for one in (here, there))
+    list(moved(mine, other, [old], touched))
+    if touched.rows:
+        plan = reconcile([Triple(b"a", here, there, old)], plain_rules(direction=direction))
+        assert not plan.needs
+        for one in plan.decisions:
+            assert (one.content, one.metadata, one.remove, one.status) == (None, None, None, "agreed")
 
 
 def test_moved_tells_what_could_not_be_seen_from_what_is_absent() -> None:

@@ -64,9 +64,12 @@ class Archiving:
             batch.append(Intent(decision.path, side, expected[0], after[0], expected[1], after[1]))
         self.archive.intend(batch)
 
-    def adopt(self) -> None:
-        """What a killed run had put in its place is archived before its journal goes with the first piece's."""
-        rows = [row for row in self.adopted.values() if row is not None]
+    def adopt(self, touched: Iterable[Row]) -> None:
+        """What a killed run had put in its place is archived before its journal goes with the first piece's.
+
+        touched: rows of what needs no decision, and is only known by another ctime from now on.
+        """
+        rows = [*touched, *(row for row in self.adopted.values() if row is not None)]
         self.update(rows, [path for path, row in self.adopted.items() if row is None], NOWHERE, NOTHING)
 
     def remember(self, decisions: Iterable[Decision], propagated: Mapping[str, Done]) -> Problems:

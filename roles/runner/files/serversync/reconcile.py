@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from itertools import chain, repeat
 from typing import Any, NamedTuple, Union
 
-from serversync.entry import HERE, THERE, Entry, Row, unpack
+from serversync.entry import HERE, THERE, Entry, Row, nanoseconds, unpack
 
 SIDES = (HERE, THERE)
 OTHER = {HERE: THERE, THERE: HERE}
@@ -144,11 +144,14 @@ NO_ROW: Any = (None, "", None, b"", None, b"", b"", "", "")
 UNSEEN = Unknown("could not be read")
 
 
-def moved(here: Iterable[Item], there: Iterable[Item], rows: Iterable[Row]) -> Iterator[Triple]:
+def moved(
+    here: Iterable[Item], there: Iterable[Item], rows: Iterable[Row], touched: Touched | None = None
+) -> Iterator[Triple]:
     """Every path that is not exactly as archived, or not agreed, or of which a half is racy.
 
     All three sorted by path as bytes, none twice. here, there: (path, record, more); an empty record: the path could
-    not be seen. Raises ValueError on a record that is none.
+    not be seen. touched: takes what needs no decision, which then has no triple. Raises ValueError on a record that is
+    none.
     """
     here_items: Iterator[Any] = chain(here, repeat(NO_ITEM))
     there_items: Iterator[Any] = chain(there, repeat(NO_ITEM))
@@ -173,7 +176,8 @@ def moved(here: Iterable[Item], there: Iterable[Item], rows: Iterable[Row]) -> I
             found = mine if mine[0] == path else None
             found_there = other if other[0] == path else None
             old = Row(*row) if row[0] == path else None
-            if old is None or old.status != "agreed" or old.racy or not as_archived(found, found_there, old):
+            still = old is not None and old.status == "agreed" and not old.racy and as_archived(found, found_there, old)
+            if not still and not (touched and old and found and found_there and touched.take(found, found_there, old)):
                 yield Triple(path, seen(found), seen(found_there), old)
             if found and found_there and old:
                 break
@@ -185,14 +189,54 @@ def moved(here: Iterable[Item], there: Iterable[Item], rows: Iterable[Row]) -> I
                 row = next(all_rows, NO_ROW)
 
 
+class Touched:
+    """Rows of paths of which nothing but ctime moved, as when a backup links every file: most need no decision.
+
+    moments: per side (here, there), from when on (ns) an entry may change once more without its ctime telling.
+    """
+
+    def __init__(self, moments: tuple[int, int]) -> None:
+        self.moments = moments
+        self.rows: list[Row] = []
+
+    def take(self, here: Item, there: Item, row: Row) -> bool:
+        """Keeps the row with the entries as they are now, if there is nothing to decide."""
+        if row.status != "agreed" or row.racy or row.here is None or row.there is None:
+            return False
+        halves = []
+        sides = ((here, row.here, row.here_more), (there, row.there, row.there_more))
+        for (_path, record, more), known, known_more in sides:
+            if record == known:
+                halves.append((known, known_more))
+                continue
+            now, before = record.split(b" ", 9), known.split(b" ", 9)
+            # KIND INODE CTIME MTIME SIZE MODE UID GID NLINK LINK; other names of a file may have come or gone with it.
+            if len(now) != len(before) or now[:2] != before[:2] or now[3:] != before[3:] or not alone(now):
+                return False
+            if not same_more(more, known_more) or nanoseconds(now[2]) >= self.moments[len(halves)]:
+                return False
+            halves.append((record, more))
+        (mine, mine_more), (other, other_more) = halves
+        self.rows.append(row._replace(here=mine, here_more=mine_more, there=other, there_more=other_more))
+        return True
+
+
+def alone(record: list[bytes]) -> bool:
+    return record[0] == b"d" or record[8] == b"1"
+
+
 def as_archived(here: Item | None, there: Item | None, row: Row) -> bool:
     for item, record, more in ((here, row.here, row.here_more), (there, row.there, row.there_more)):
         if (item[1] if item else None) != record:
             return False
-        # A listing has no digests of contents; the archive has those that were asked for.
-        if item and item[2] != more and item[2].rpartition(b" ")[0] != nothing_more(more.rpartition(b" ")[0]):
+        if item and not same_more(item[2], more):
             return False
     return True
+
+
+def same_more(now: bytes, archived: bytes) -> bool:
+    """A listing has no digests of contents; the archive has those that were asked for."""
+    return now == archived or now.rpartition(b" ")[0] == nothing_more(archived.rpartition(b" ")[0])
 
 
 def nothing_more(more: bytes) -> bytes:

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from serversync import ahead
 from serversync.archive import Archive, DamagedArchive, Intent, Update
-from serversync.archiving import LINES, Archiving, Problems, as_known, row_of
+from serversync.archiving import LINES, RACY, Archiving, Problems, as_known, row_of
 from serversync.detect import Summary
 from serversync.entry import HERE, THERE, Entry, Row
 from serversync.failure import Failure, Stopped
@@ -64,6 +64,7 @@ from serversync.reconcile import (
     Plan,
     Rules,
     Seen,
+    Touched,
     Triple,
     Unknown,
     deep,
@@ -471,6 +472,7 @@ class Synchronization:
         self.report.entries = max(scan.entries for scan in self.scans.values())
         self.progress("scanning", self.report.entries, 0)
         self.touched: set[bytes] = set()
+        self.touched_only = Touched((0, 0))
         self.adopted: dict[bytes, Row | None] = {}
         self.forget_disagreements(edited)
         self.unchanged = usable and all(scan.unchanged for scan in self.scans.values())
@@ -555,6 +557,7 @@ class Synchronization:
             self.check_path(path or b"-")
         self.touched.update(everything)
         self.settle({side for side in SIDES if (stale[side] or again) and self.scans[side].entries})
+        self.touched_only = Touched((self.scans[HERE].moment - RACY, self.scans[THERE].moment - RACY))
         rest = iter(everything)
         while directories := list(islice(rest, DIRECTORIES)):
             listings = self.at_once(
@@ -623,7 +626,9 @@ class Synchronization:
         reopened: frozenset[str],
     ) -> Iterator[Triple]:
         emitted = set()
-        for triple in moved(lines[HERE], lines[THERE], rows):
+        # A setting may ask for every path, whatever has become of it.
+        asked = self.edited or self.verify or self.added or self.folding or self.decided or self.intents
+        for triple in moved(lines[HERE], lines[THERE], rows, None if asked else self.touched_only):
             emitted.add(triple.path)
             self.check_path(triple.path)
             if isinstance(triple.there, Entry):
@@ -1022,8 +1027,8 @@ class Synchronization:
         asides = {one.aside: one.path for one in plan.decisions if one.aside}
         copies = {one.path for one in plan.decisions if beneath(one.path, asides)} if asides else set()
         archiving = Archiving(self.archive, self.sides, self.markers(), self.scans, self.adopted, self.touched)
-        if self.intents:
-            archiving.adopt()
+        if self.intents or self.touched_only.rows:
+            archiving.adopt(self.touched_only.rows)
         both = self.direction == "both"
         decisions = [one for one in plan.decisions if one.path not in copies] if both else plan.decisions
         ties = [*self.ties(asides, copies)] if copies or any(self.groups.values()) else []
