@@ -250,10 +250,11 @@ def apply(
         text = document_text(declared.job) if declared.job else ""
         wanted = wanted_files(place, declared.job, text, server.gid)
         ways.append(Way(declared, found, wanted, plan(place, found, wanted, server.uid)))
-    way = ways[0].plan
     if many:
         reload = server.systemd and os.path.exists(server.place.pending)
         way = merge([one.plan for one in ways], server.place.systemctl, reload)
+    else:
+        way = ways[0].plan
 
     check_calendars(module, ways)
     jobs = [declared.job for declared in declarations if declared.job]

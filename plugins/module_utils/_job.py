@@ -1184,8 +1184,13 @@ def _resolve_partner(job: dict[str, Any], given: Mapping[str, Any], problems: li
     job["account"] = None
 
 
-def field_of(name: str) -> Field:
-    return next(part for part in JOB.parts if part.name == name)
+def field_of(path: str) -> Field:
+    """A field of the grammar by its path, as errors name it: account.user, elements[].path."""
+    field = JOB
+    for name in path.replace("[]", "").split("."):
+        parts = field.element.parts if field.element else field.parts
+        field = next(part for part in parts if part.name == name)
+    return field
 
 
 _WAYS = ("every", "at", "calendar")

@@ -81,11 +81,11 @@ class JobModule(AnsibleModule):  # type: ignore[misc]
     params: dict[str, Any]
 
     def __init__(self, grammar: Field = JOB, **results: Any) -> None:
-        """`results`: what the module returns beside the usual when it fails."""
+        """`results`: what the module also returns when it fails, and as what."""
         self.given: dict[str, Any] | None = None
         self.declared: dict[str, Any] = {}
         self._grammar = grammar
-        self._results = {"changed": False, "diff": [], "commands": [], **results}
+        self._results = {"changed": False, **results}
         self._accepted = False
         super().__init__(argument_spec=argument_spec(grammar), supports_check_mode=True)
         self._accepted = True
@@ -123,12 +123,14 @@ class JobModule(AnsibleModule):  # type: ignore[misc]
 
     def fail_store(self, error: StoreError, plan: Plan | None = None, done: int = 0) -> NoReturn:
         """`done`: how many steps of the plan were taken before it failed."""
+        results: dict[str, Any] = {}
         steps = plan.steps[:done] if plan else []
+        if plan and steps:
+            commands = [list(step.argv) for step in steps if step.do == "run"]
+            results = {"changed": True, "diff": plan.diff, "commands": commands}
         self.fail_json(
             str(error),
-            changed=bool(steps),
-            diff=plan.diff if plan and steps else [],
-            commands=[list(step.argv) for step in steps if step.do == "run"],
+            **results,
             failure={"code": error.code, "path": error.path, "details": [error.details] if error.details else []},
         )
 

@@ -50,6 +50,7 @@ class Layout(NamedTuple):
     stamps: str
     state: str
     home: str
+    launcher: str
 
     @property
     def document(self) -> str:
@@ -113,7 +114,8 @@ def layout(scope: str, name: str, environ: Mapping[str, str]) -> Layout:
     home = environ.get("HOME") or os.path.expanduser("~")
     if scope == "system":
         units, stamps = "/etc/systemd/system", "/var/lib/systemd/timers"
-        return Layout(scope, name, "/etc/serversync", units, stamps, "/var/lib/serversync", "/usr/lib/serversync")
+        home, launcher = "/usr/lib/serversync", "/usr/bin/serversync"
+        return Layout(scope, name, "/etc/serversync", units, stamps, "/var/lib/serversync", home, launcher)
 
     def xdg(variable: str, default: str) -> str:
         value = environ.get(variable, "")
@@ -129,6 +131,7 @@ def layout(scope: str, name: str, environ: Mapping[str, str]) -> Layout:
         os.path.join(xdg("XDG_DATA_HOME", ".local/share"), "systemd", "timers"),
         os.path.join(xdg("XDG_STATE_HOME", ".local/state"), "serversync"),
         os.path.join(xdg("XDG_DATA_HOME", ".local/share"), "serversync"),
+        os.path.join(home, ".local", "bin", "serversync"),
     )
 
 

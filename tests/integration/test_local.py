@@ -90,7 +90,13 @@ def test_one_bad_element_does_not_hold_back_the_others_and_alone_is_tried_again(
     assert [entry["state_after"] for entry in record["elements"]] == ["failed", "equal"]
     only = json.loads(server.serversync("run", "two", "--element", str(tmp_path / "a"), "--json").stdout)
     assert [entry["path"] for entry in only["elements"]] == [str(tmp_path / "a")]
-    done = server.serversync("run", "two", "--element", "/other", code=2)
+    both = ["--element", str(tmp_path / "a"), "--element", str(tmp_path / "missing")]
+    done = server.serversync("run", "two", *both, "--json", code=1)
+    assert [entry["path"] for entry in json.loads(done.stdout)["elements"]] == [
+        str(tmp_path / "missing"),
+        str(tmp_path / "a"),
+    ]
+    done = server.serversync("run", "two", "--element", str(tmp_path / "a"), "--element", "/other", code=2)
     assert "job two has no element '/other'" in done.stderr
 
 

@@ -77,7 +77,8 @@ def parser() -> Parser:
     restore.add_argument("path", metavar="PATH", help="below the element, or whole")
     restore.add_argument("--run", metavar="RUN", dest="of", help="what this run displaced; default: the last")
     for command in of_element:
-        command.add_argument("--element", metavar="PATH", help="only this element, by its path")
+        text = "only this element, by its path; may be given several times"
+        command.add_argument("--element", metavar="PATH", action="append", help=text)
     add("status", "the jobs of this server with their last and next run", "any")
     add("show", "one run with every attempt, element and error", "one").add_argument(
         "run", metavar="RUN", nargs="?", help="the run's name; default: the last"
@@ -161,7 +162,7 @@ def perform(
     layout: Layout,
     document: Job,
     trigger: str,
-    only: str | None,
+    only: Sequence[str] | None,
     approve: str | None,
     say: Callable[[str], None],
     watch: Callable[[str], Callable[[str, int, int], None]] | None = None,
@@ -327,7 +328,7 @@ def command_unit(layout: Layout, arguments: argparse.Namespace) -> int:
     name = job.check_name(arguments.job)
     request = unit.request_of(name) if layout.privileged else None
 
-    def perform_it(trigger: str, only: str | None, approve: str | None) -> dict[str, Any]:
+    def perform_it(trigger: str, only: Sequence[str] | None, approve: str | None) -> dict[str, Any]:
         return perform(layout, job.load(layout, name, remember=True), trigger, only, approve, log)
 
     try:

@@ -9,7 +9,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -76,12 +76,13 @@ class Job:
         return bool(self.document["settings"]["direction"] == "to_partner")
 
 
-def select(job: Job, only: str | None) -> list[Element]:
-    """The elements of a run, all or the one that ``--element`` names by its path."""
-    chosen = [element for element in job.elements if only in (None, element.path)]
-    if not chosen:
-        paths = ", ".join(element.path for element in job.elements)
-        raise InvalidDocument("unknown_element", f"job {job.name} has no element {only!r} (elements: {paths})")
+def select(job: Job, only: Sequence[str] | None) -> list[Element]:
+    """The elements of a run, all or those that ``--element`` names by their paths."""
+    chosen = [element for element in job.elements if only is None or element.path in only]
+    for path in only or ():
+        if path not in [element.path for element in chosen]:
+            paths = ", ".join(element.path for element in job.elements)
+            raise InvalidDocument("unknown_element", f"job {job.name} has no element {path!r} (elements: {paths})")
     return chosen
 
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -23,7 +23,7 @@ from serversync.synchronize import Synchronization, element_name
 Result = dict[str, Any]
 
 
-def conflicts(layout: Layout, job: Job, only: str | None) -> Result:
+def conflicts(layout: Layout, job: Job, only: Sequence[str] | None) -> Result:
     """Per element the paths that stand unresolved, each with both versions in words."""
     elements = []
     for element in select(job, only):
@@ -68,7 +68,7 @@ def entry_in_words(record: bytes | None, more: bytes) -> str:
     return f"{KINDS[entry.kind]}{size}, {when}, mode {entry.mode:o}, {entry.uid}:{entry.gid}"
 
 
-def find(job: Job, path: str, only: str | None) -> tuple[Element, bytes]:
+def find(job: Job, path: str, only: Sequence[str] | None) -> tuple[Element, bytes]:
     """The element that a path is of, and the path below it. It is given as one of either server, or below the element.
 
     Failure where more than one element may be meant.
@@ -93,7 +93,7 @@ def not_a_log(element: Element) -> None:
         raise Failure("log", message)
 
 
-def resolve(layout: Layout, job: Job, path: str, use: str, only: str | None) -> Result:
+def resolve(layout: Layout, job: Job, path: str, use: str, only: Sequence[str] | None) -> Result:
     """Decides one unresolved path now; ``use``: this_server, partner, or both. Failure where it has moved since."""
     element, below = find(job, path, only)
     with held(layout, job), Servers(layout, job) as servers:
@@ -138,7 +138,7 @@ def held(layout: Layout, job: Job) -> Iterator[None]:
         yield
 
 
-def versions(layout: Layout, job: Job, path: str | None, only: str | None) -> Result:
+def versions(layout: Layout, job: Job, path: str | None, only: Sequence[str] | None) -> Result:
     """Per element what its runs overwrote or deleted, on both servers."""
     chosen = (
         [find(job, path, only)] if path else [(element, b"") for element in select(job, only) if element.kind != "log"]
@@ -156,7 +156,7 @@ def versions(layout: Layout, job: Job, path: str | None, only: str | None) -> Re
     return {"job": job.name, "elements": elements}
 
 
-def restore(layout: Layout, job: Job, path: str, run: str | None, only: str | None) -> Result:
+def restore(layout: Layout, job: Job, path: str, run: str | None, only: Sequence[str] | None) -> Result:
     """Brings back what a run displaced, the last one unless ``run`` names it; what is there now goes into versions."""
     element, below = find(job, path, only)
     with (

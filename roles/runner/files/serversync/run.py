@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime, timezone
@@ -74,7 +74,7 @@ def locked(layout: Layout, job: Job) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def plan(layout: Layout, job: Job, only: str | None = None) -> dict[str, Any]:
+def plan(layout: Layout, job: Job, only: Sequence[str] | None = None) -> dict[str, Any]:
     """What a run would do now: per element the decisions, or the failure. Nothing is written on either server.
 
     ``plan`` is its id, for ``run --approve``: the same decisions on the same entries have the same.
@@ -176,7 +176,7 @@ class Run:
         job: Job,
         *,
         trigger: str,
-        only: str | None,
+        only: Sequence[str] | None,
         approve: str | None,
         first: Connecting | None = None,
         log: Callable[[str], None],

@@ -1368,6 +1368,10 @@ def test_the_normal_form_is_a_fixed_point(declaration):
     assert _job.parse_document(_job.document_text(job)) == (job, [])
     assert _job.declare(declaration, job) == (job, [])
     assert _job.declare({"name": job["name"]}, job) == (job, [])
+    # what sync_job_info returns, given back
+    fields = {name: value for name, value in job.items() if name != "version"}
+    for omitted in ("keep", "reset"):
+        assert _job.declare(dict(fields, omitted=omitted), job) == (job, [])
     VALIDATOR.validate(job)
 
 

@@ -346,3 +346,105 @@ def test_directories_are_made_closed_where_the_document_is(tmp_path):
     config = tmp_path / "config"
     assert modes[config / "serversync" / "jobs"] == modes[config / "serversync"] == 0o700
     assert modes[config / "systemd" / "user"] == 0o755
+
+
+# --- several jobs at once --------------------------------------------------------------------------------------
+
+
+def elsewhere(name):
+    return _store.layout("system", name, {"HOME": "/root"})
+
+
+def way_of(name, there, made):
+    place = elsewhere(name)
+    wanted = _store.wanted_files(place, made, _job.document_text(made) if made else "", GID)
+    files = {path: there.get(path, _store.FileState()) for path in wanted}
+    units = ON if there else OFF
+    return _store.plan(place, found(files, units, stamp=bool(there), wanted=bool(there)), wanted, 0)
+
+
+def applied(name, made):
+    wanted = _store.wanted_files(elsewhere(name), made, _job.document_text(made), GID)
+    return {path: _store.FileState((file.text or "").encode(), file.mode, 0, file.gid) for path, file in wanted.items()}
+
+
+def test_several_jobs_are_one_way_with_one_reload():
+    nightly = {"schedule": {"at": "02:30"}}
+    a, b, c = (job(name=name, **nightly) for name in "abc")
+    later = job(name="b", schedule={"at": "03:00"})
+    plans = [way_of("a", {}, a), way_of("b", applied("b", b), later), way_of("c", applied("c", c), None)]
+    merged = _store.merge(plans, ["systemctl"], False)
+    assert merged.diff == [entry for one in plans for entry in one.diff]
+    assert merged.files == [step for one in plans for step in one.files]
+    assert steps(merged) == [
+        "systemctl stop serversync@b.timer",
+        "systemctl disable --now serversync@c.timer",
+        "remove " + elsewhere("b").stamp,
+        "remove " + elsewhere("c").wanted,
+        "remove " + elsewhere("c").stamp,
+        *(step.do + " " + step.path for step in merged.files),
+        "systemctl enable --no-reload serversync@a.timer",
+        "systemctl daemon-reload",
+        "systemctl start serversync@a.timer serversync@b.timer",
+    ]
+
+
+def test_several_jobs_and_nothing_to_do():
+    nightly = job(name="a", schedule={"at": "02:30"})
+    plan = way_of("a", applied("a", nightly), nightly)
+    assert _store.merge([plan, plan], ["systemctl"], False) == _store.Plan([], [], [], [])
+    assert _store.merge([], ["systemctl"], False) == _store.Plan([], [], [], [])
+
+
+def test_a_reload_that_is_due_is_done_and_told():
+    merged = _store.merge([], ["systemctl", "--user"], True)
+    assert steps(merged) == ["systemctl --user daemon-reload"]
+    assert merged.diff == [
+        {
+            "before": "reloaded: false\n",
+            "after": "reloaded: true\n",
+            "before_header": "systemd",
+            "after_header": "systemd",
+        }
+    ]
+    assert merged.changed
+
+
+def test_the_units_of_all_jobs_by_one_call(tmp_path):
+    place = _store.layout("user", "", {"HOME": str(tmp_path)})
+    calls = []
+
+    def run(argv):
+        calls.append(list(argv))
+        return (
+            0,
+            (
+                "serversync@a.timer   loaded active   waiting Schedule of a job\n"
+                "serversync@a.service loaded inactive dead    Synchronization job a: loaded active\n"
+                "serversync@b.service loaded failed   failed  Synchronization job b\n"
+                "serversync@c.service loaded activating start Synchronization job c\n"
+            ),
+            "",
+        )
+
+    units = _store.read_fleet(place, run)
+    wanted = place._replace(name="a").wanted
+    os.makedirs(os.path.dirname(wanted))
+    os.symlink("/nowhere", wanted)
+    assert units(place._replace(name="a")) == ON
+    assert units(place._replace(name="b")) == _store.Units(failed=True)
+    assert units(place._replace(name="c")) == _store.Units(running=True)
+    assert units(place._replace(name="d")) == OFF
+    assert len(calls) == 1
+    with pytest.raises(_store.StoreError, match=r"list-units .*: failed with exit code 1: no bus; repair that"):
+        _store.read_fleet(place, lambda _argv: (1, "", "no bus"))
+
+
+def test_the_jobs_that_are_declared(tmp_path):
+    place = _store.layout("user", "", {"HOME": str(tmp_path)})
+    assert _store.declared_names(place) == []
+    directory = tmp_path / ".config" / "serversync" / "jobs"
+    directory.mkdir(parents=True)
+    for name in ("b.json", "a.json", ".reload", "A.json", "x.json.bak", ".a.json"):
+        (directory / name).touch()
+    assert _store.declared_names(place) == ["a", "b"]

@@ -1,0 +1,148 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to this collection: it may change in any release.
+"""What the runner has published of a job, and when its timer elapses. It only reads."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from typing import Any, Mapping, Sequence
+
+from ._store import Layout, Run, StoreError, command_error, read_file
+from ._units import timer_name
+
+#: What a run counts that is on a replica afterwards and was not before.
+_COUNTERS = ("created", "updated", "attributes", "deleted", "lines")
+#: What of a plan a run would do; the rest stays as it is.
+_ACTIONS = ("new", "update", "metadata", "append", "delete", "conflict")
+_SIGNS = {
+    "new": "+",
+    "append": "+",
+    "update": "~",
+    "metadata": "~",
+    "delete": "-",
+    "conflict": "!",
+    "unresolved": "!",
+    "kept": "=",
+    "left": "=",
+}
+#: What a run, or an element, came to; a job is as its worst element.
+_SEVERITY = ("equal", "equal_with_warnings", "skipped", "different", "failed")
+_ARROWS = {"to_partner": "->", "from_partner": "<-", "both": "<->"}
+#: Lines of an element in a diff; a first copy may have a million.
+_LINES = 1000
+
+
+def printable(value: Any) -> Any:
+    """A copy that every terminal and every JSON can take: bytes of names that are not UTF-8 are escaped."""
+    if isinstance(value, dict):
+        return {key: printable(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [printable(one) for one in value]
+    if isinstance(value, str) and not value.isascii():
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    return value
+
+
+def published(place: Layout) -> list[dict[str, Any]]:
+    """The last runs of a job, the newest first; none before its first one."""
+    data = read_file(place.published).data
+    if data is None:
+        return []
+    try:
+        return [dict(run) for run in json.loads(data.decode("utf-8"))["runs"]]
+    except (ValueError, KeyError, TypeError):
+        text = "is damaged; the next run of the job writes it anew"
+        raise StoreError("damaged_record", place.published, text) from None
+
+
+def last_of_elements(runs: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """What each element's last run has on record, by its path; one that was skipped counts as it was found before."""
+    return {
+        entry["path"]: entry
+        for run in reversed(runs)
+        if run["state"] != "running"
+        for entry in run["elements"]
+        if entry["state_after"] != "skipped"
+    }
+
+
+def state(runs: Sequence[Mapping[str, Any]], paths: Sequence[str]) -> str | None:
+    """As `serversync status` has it: of the last run, or the worst of each element's last. None: one never ran."""
+    if not runs:
+        return None
+    if runs[0]["state"] in ("running", "skipped"):
+        return str(runs[0]["state"])
+    last = last_of_elements(runs)
+    states = [last[path]["state_after"] for path in paths if path in last]
+    worst = max([*states, runs[0]["state"]], key=_SEVERITY.index)
+    return None if len(states) < len(paths) and worst in ("equal", "equal_with_warnings") else str(worst)
+
+
+def conflicts(runs: Sequence[Mapping[str, Any]], paths: Sequence[str]) -> int:
+    """How many paths stand unresolved."""
+    last = last_of_elements(runs)
+    return sum(int(last[path]["standing"].get("unresolved", 0)) for path in paths if path in last)
+
+
+def has_changed(record: Mapping[str, Any]) -> bool:
+    """Whether a run has changed anything on either replica."""
+    return any(entry.get(counter) for entry in record["elements"] for counter in _COUNTERS)
+
+
+def next_runs(place: Layout, run: Run) -> dict[str, str]:
+    """When each job's timer elapses next, in UTC, by one call for all of them; without those that are running now."""
+    argv = [*place.systemctl, "list-timers", "--all", "--output=json", "serversync@*.timer"]
+    code, out, err = run(argv)
+    if code:
+        raise command_error(argv, code, out, err)
+    prefix, _job, suffix = timer_name(" ").partition(" ")
+    try:
+        timers = [(timer["unit"], timer["next"]) for timer in json.loads(out)]
+    except (ValueError, KeyError, TypeError):
+        text = "prints no JSON; systemd 246 or later does"
+        raise StoreError("systemd_too_old", " ".join(argv), text) from None
+    return {
+        unit[len(prefix) : -len(suffix)]: datetime.fromtimestamp(elapse // 1000000, timezone.utc).isoformat()
+        for unit, elapse in timers
+        if elapse
+    }
+
+
+# --- a plan ----------------------------------------------------------------------------------------------------
+
+
+def would_change(element: Mapping[str, Any], approved: bool) -> bool:
+    """Whether a run would change anything of an element; one that a guard stops does not."""
+    stopped = bool(element["guards"]) and not approved
+    return not stopped and any(one["what"] in _ACTIONS for one in element["decisions"])
+
+
+def counts(element: Mapping[str, Any]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for one in element["decisions"]:
+        found[one["what"]] = found.get(one["what"], 0) + 1
+    return found
+
+
+def _line(text: str) -> str:
+    """Text in one line, without what could steer a terminal."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
+
+
+def plan_diff(plan: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What a run would do, an entry an element: a line a path, as `serversync plan` shows it."""
+    entries = []
+    for element in plan["elements"]:
+        arrow = _ARROWS[element["direction"]]
+        lines = ["%s %s %s:%s" % (element["path"], arrow, plan["partner"], element["partner_path"])]
+        shown = element["decisions"][:_LINES]
+        lines += ["%s %s  (%s)" % (_SIGNS.get(one["what"], "?"), one["path"] or ".", one["reason"]) for one in shown]
+        if len(element["decisions"]) > len(shown):
+            lines.append("... and %d more" % (len(element["decisions"]) - len(shown)))
+        lines += ["stops before its first change: %s" % guard for guard in element["guards"]]
+        lines += element["warnings"]
+        if len(lines) > 1:
+            entries.append({"prepared": "".join(_line(printable(line)) + "\n" for line in lines)})
+    return entries

@@ -1,0 +1,409 @@
+#!/usr/bin/python
+# SPDX-FileCopyrightText: serversync.core contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: sync_job_run
+short_description: Run a synchronization job now
+version_added: 0.2.0
+author:
+  - serversync.core contributors (@serversync-core)
+description:
+  - Runs a job that M(serversync.core.sync_job) has declared on this server, waits for its end, and returns the record
+    of the run. The task fails when the run failed, and when it was skipped because another run of the job was on.
+  - With O(scope=system) the run takes place in the job's own service, with its account and its sandbox, as one by
+    schedule does; with O(scope=user) in a process of the task.
+  - In check mode it shows what a run would do now, from a look at both replicas.
+extends_documentation_fragment:
+  - serversync.core._attributes
+attributes:
+  check_mode:
+    support: full
+    details:
+      - It connects to the partner and reads both replicas, as C(serversync plan) does, and keeps the plan on this
+        server so that it can be approved.
+      - Where the runner is not deployed or the job is not declared yet, it warns instead of failing.
+  diff_mode:
+    support: partial
+    details:
+      - In check mode only. What a run did is in RV(run), with names only for what is out of the ordinary.
+  idempotent:
+    support: partial
+    details:
+      - It runs the job every time. A run right after another one finds nothing to change.
+options:
+  name:
+    description:
+      - The name of the job.
+    type: str
+    required: true
+  scope:
+    description:
+      - Whose job it is, as for M(serversync.core.sync_job). With V(system) the task needs C(become=true).
+      - Omitted means V(system).
+    type: str
+    choices: [system, user]
+  elements:
+    description:
+      - The elements that are synchronized, by their paths on this server.
+      - Omitted means all.
+    type: list
+    elements: str
+  approve:
+    description:
+      - The id of a plan, as RV(plan.id) or C(serversync plan) tells it. What it lists may be deleted and overwritten
+        even where a guard would stop the run.
+    type: str
+  wait:
+    description:
+      - Whether the task waits for the end of the run. With V(false) it comes back as soon as the run has begun, and
+        nobody but the record tells how it ended.
+      - Omitted means V(true).
+    type: bool
+  timeout:
+    description:
+      - How long the run may take, from V(1s) to V(30d). One that takes longer is stopped, and the task fails; the next
+        run goes on from there. It does not go with O(wait=false).
+      - Omitted means without end.
+    type: str
+notes:
+  - Of a run that takes hours use C(async) and C(poll), so that no connection has to stay up so long.
+seealso:
+  - module: serversync.core.sync_job
+  - module: serversync.core.sync_job_info
+"""
+
+EXAMPLES = r"""
+- name: Run a job and wait
+  serversync.core.sync_job_run:
+    name: line1-programs
+  become: true
+
+- name: Run a job that takes hours, looking after it every minute
+  serversync.core.sync_job_run:
+    name: line1-archive
+    timeout: 6h
+  async: 22000
+  poll: 60
+  become: true
+
+- name: Only one of its elements, and fail also where something is left for a person to decide
+  serversync.core.sync_job_run:
+    name: line1-recipes
+    elements: /srv/line1/recipes
+  register: done
+  failed_when: done is failed or done.run.state == 'different'
+  become: true
+
+- name: Start a run and go on
+  serversync.core.sync_job_run:
+    name: line1-programs
+    wait: false
+  register: started
+  become: true
+
+- name: See what a run would do
+  serversync.core.sync_job_run:
+    name: line1-archive
+  check_mode: true
+  diff: true
+  register: looked
+  become: true
+
+- name: Let it do just that, though it deletes more than the job allows
+  serversync.core.sync_job_run:
+    name: line1-archive
+    approve: "{{ looked.plan.id }}"
+  become: true
+"""
+
+RETURN = r"""
+run:
+  description:
+    - The record of the run, as C(serversync show --json) has it, also when it failed. RV(run.run) is its id.
+    - With O(wait=false) as it was when the run had begun. V(null) in check mode, and when there was no run.
+  returned: always
+  type: dict
+  contains:
+    run:
+      description: The id of the run.
+      type: str
+    state:
+      description: V(equal), V(equal_with_warnings), V(different), V(failed), V(skipped) or V(running).
+      type: str
+    started:
+      description: When it began, in UTC.
+      type: str
+    ended:
+      description: When it ended, in UTC.
+      type: str
+    attempts:
+      description: Every attempt with its errors.
+      type: list
+      elements: dict
+    elements:
+      description: Every element with its states, what was done in figures, warnings and the error.
+      type: list
+      elements: dict
+    error:
+      description: Why the run failed, or V(null).
+      type: dict
+    plan:
+      description: The id of the plan that is to be approved, where a guard has stopped the run.
+      type: str
+  sample:
+    run: 20261126-013007-4f1c
+    job: line1-programs
+    state: equal
+    started: "2026-11-26T01:30:07.120+00:00"
+    ended: "2026-11-26T01:30:09.480+00:00"
+    elements:
+      - {path: /srv/line1/programs, state_before: different, state_after: equal, created: 2, updated: 1, deleted: 0}
+    error: null
+plan:
+  description:
+    - What a run would do, in check mode. V(null) otherwise.
+  returned: always
+  type: dict
+  contains:
+    id:
+      description: The id of the plan, for O(approve).
+      type: str
+    elements:
+      description:
+        - Every element with C(path), C(partner_path), C(direction), the C(guards) that would stop it, its C(warnings),
+          and in C(counts) how many paths there are of each kind.
+      type: list
+      elements: dict
+  sample:
+    id: 5b2f0c9d1e7a
+    elements:
+      - path: /srv/line1/programs
+        partner_path: /srv/line1/programs
+        direction: to_partner
+        counts: {new: 2, update: 1}
+        guards: []
+        warnings: []
+diff:
+  description:
+    - In check mode what a run would do, with one entry for every element where that is anything and one line for every
+      path, of which the first thousand are told. Otherwise empty.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    prepared:
+      description: The lines.
+      type: str
+  sample:
+    - prepared: "/srv/line1/programs -> hq:/srv/line1/programs\n+ main.st  (new here)\n"
+failure:
+  description:
+    - Why the task failed, for programs. V(null) when it did not.
+  returned: always
+  type: dict
+  contains:
+    code:
+      description:
+        - The kind of failure. Of a run it is that of its record, such as V(connection); V(running) when another run was
+          on, V(timeout) when it took too long.
+      type: str
+    path:
+      description: The option, element or command that the failure is about.
+      type: str
+    details:
+      description: Everything that went wrong.
+      type: list
+      elements: dict
+  sample:
+    code: timeout
+    path: line1-programs
+    details: []
+"""
+
+import json
+import os
+from typing import Any, Mapping, NoReturn, Sequence
+
+from ansible_collections.serversync.core.plugins.module_utils._detached import begin
+from ansible_collections.serversync.core.plugins.module_utils._job import Field, Problem, duration, field_of
+from ansible_collections.serversync.core.plugins.module_utils._module import JobModule
+from ansible_collections.serversync.core.plugins.module_utils._records import (
+    counts,
+    has_changed,
+    plan_diff,
+    printable,
+    published,
+    would_change,
+)
+from ansible_collections.serversync.core.plugins.module_utils._schedule import DAY, seconds_of
+from ansible_collections.serversync.core.plugins.module_utils._store import (
+    Layout,
+    StoreError,
+    layout,
+)
+from ansible_collections.serversync.core.plugins.module_utils._units import service_name
+
+GRAMMAR = Field(
+    "sync_job_run",
+    "mapping",
+    "A run of a job.",
+    parts=(
+        field_of("name"),
+        field_of("scope"),
+        Field("elements", "list", "Which elements.", element=field_of("elements[].path")),
+        Field("approve", "text", "The id of a plan."),
+        Field("wait", "flag", "Whether the task waits for the end.", default=True),
+        duration("timeout", "How long the run may take.", None, 1, 30 * DAY, optional=True),
+    ),
+)
+#: What timeout(1) exits with when it has ended the command.
+TIMED_OUT = 124
+
+
+class Runner:
+    """The commands of the runner that concern one job."""
+
+    def __init__(self, module: JobModule, place: Layout) -> None:
+        self.module = module
+        self.place = place
+        self.elements = [word for path in module.declared.get("elements") or [] for word in ("--element", path)]
+
+    def argv(self, command: str, *more: str) -> list[str]:
+        return [self.place.launcher, command, self.place.name, "--json", *self.elements, *more]
+
+    def fail(self, code: str, text: str, run: Mapping[str, Any] | None = None, details: Sequence[Any] = ()) -> NoReturn:
+        self.module.fail_json(
+            "%s: %s" % (self.place.name, text),
+            changed=bool(run) and has_changed(run or {}),
+            run=run,
+            failure={"code": code, "path": self.place.name, "details": list(details)},
+        )
+
+    def answer(self, code: int, out: str, err: str) -> dict[str, Any]:
+        """What a command has printed: its result; where it failed before there was one, the task fails, too."""
+        try:
+            answer = json.loads(out)
+        except ValueError:
+            said = (err or out).strip().splitlines() or ["no output"]
+            self.fail("command_failed", "serversync failed with exit code %d: %s" % (code, printable(said[-1])))
+        failure = answer.get("failure")
+        if failure:
+            text = "%s: %s" % (failure["field"], failure["message"]) if failure["field"] else failure["message"]
+            self.fail(failure["code"], printable(text), None, [printable(failure)])
+        return dict(answer)
+
+    def plan(self) -> dict[str, Any]:
+        plan = self.answer(*self.module.run(self.argv("plan")))
+        errors = [(element["path"], element["error"]) for element in plan["elements"] if element["error"]]
+        if errors:
+            path, error = errors[0]
+            text = "a run would fail: %s: %s" % (path, error["message"])
+            self.fail(error["code"], printable(text), None, printable([one for _path, one in errors]))
+        return plan
+
+    def run(self, approve: str | None, timeout: str | None) -> dict[str, Any]:
+        argv = self.argv("run", *(["--approve", approve] if approve else []))
+        if timeout is None:
+            return self.answer(*self.module.run(argv))
+        # in the foreground: the runner itself ends what it has started
+        limit = ["timeout", "--foreground", "--kill-after=60", str(seconds_of(timeout))]
+        code, out, err = self.module.run([*limit, *argv])
+        if code != TIMED_OUT:
+            return self.answer(code, out, err)
+        if self.place.scope == "system":
+            # what was ended is the command that waited
+            self.module.run(["systemctl", "stop", service_name(self.place.name)])
+        text = "the run was not over after %s and was stopped; the next one goes on from there" % timeout
+        last = next(iter(published(self.place)), None)
+        self.fail("timeout", text, printable(last))
+
+    def start(self, approve: str | None) -> dict[str, Any]:
+        """Begins a run and comes back with its record, which says that it is running or, if it was quick, more."""
+        before = {run["run"] for run in published(self.place)}
+
+        def begun() -> dict[str, Any] | None:
+            return next((run for run in published(self.place) if run["run"] not in before), None)
+
+        argv = self.argv("run", *(["--approve", approve] if approve else []))
+        record, code, out, err = begin(argv, begun)
+        return record if record is not None else self.answer(code, out, err)
+
+
+def look(module: JobModule, runner: Runner) -> NoReturn:
+    """Check mode."""
+    plan = runner.plan()
+    names = ("path", "partner_path", "direction", "guards", "warnings")
+    elements = [dict({name: element[name] for name in names}, counts=counts(element)) for element in plan["elements"]]
+    approved = bool(module.declared.get("approve"))
+    module.exit_json(
+        changed=any(would_change(element, approved) for element in plan["elements"]),
+        run=None,
+        plan={"id": plan["plan"], "elements": printable(elements)},
+        diff=plan_diff(plan),
+        failure=None,
+    )
+
+
+def tell(module: JobModule, runner: Runner, record: dict[str, Any]) -> NoReturn:
+    """How a run went."""
+    record = printable(record)
+    error = record["error"] or {}
+    if record["state"] in ("failed", "skipped"):
+        errors = [record["error"], *(element["error"] for element in record["elements"])]
+        what = "the run failed" if record["state"] == "failed" else "the run was skipped"
+        message = error.get("message", "no reason is on record")
+        field = "%s: " % error["field"] if error.get("field") else ""
+        details = [one for number, one in enumerate(errors) if one and one not in errors[:number]]
+        runner.fail(error.get("code", "unknown"), "%s: %s%s" % (what, field, message), record, details)
+    for element in record["elements"]:
+        for guard in element["guards"]:
+            text = "%s: stopped before its first change: %s; look at it in check mode, and approve the plan"
+            module.warn(text % (element["path"], guard))
+        unresolved = element["standing"].get("unresolved")
+        if unresolved:
+            text = "%s: %d paths are unresolved; see: serversync conflicts %s"
+            module.warn(text % (element["path"], unresolved, runner.place.name))
+    begun = record["state"] == "running"
+    module.exit_json(changed=begun or has_changed(record), run=record, plan=None, diff=[], failure=None)
+
+
+def main() -> None:
+    module = JobModule(GRAMMAR, run=None, plan=None, diff=[])
+    given = module.declared
+    scope = given.get("scope") or "system"
+    if scope == "system" and os.geteuid() != 0:
+        text = "system needs root; set become: true, or scope: user for a job of your own"
+        module.fail([Problem("not_root", "scope", text)])
+    waits = given.get("wait") is not False
+    if given.get("timeout") and not waits:
+        module.fail([Problem("conflict", "timeout", "does not go with wait: false; leave one of them out")])
+    place = layout(scope, given["name"], os.environ)
+    runner = Runner(module, place)
+    try:
+        for path, code, lacking in (
+            (
+                place.launcher,
+                "runner_missing",
+                "the runner is not deployed on this server; apply the role serversync.core.runner",
+            ),
+            (place.document, "unknown_job", "there is no such job on this server; declare it with sync_job"),
+        ):
+            if not os.path.exists(path):
+                if not module.check_mode:
+                    runner.fail(code, "%s (%s is missing)" % (lacking, path))
+                module.warn("%s: %s (%s is missing); without check mode this task fails" % (place.name, lacking, path))
+                module.exit_json(changed=True, run=None, plan=None, diff=[], failure=None)
+        if module.check_mode:
+            look(module, runner)
+        approve = given.get("approve")
+        tell(module, runner, runner.run(approve, given.get("timeout")) if waits else runner.start(approve))
+    except StoreError as error:
+        module.fail_store(error)
+
+
+if __name__ == "__main__":
+    main()

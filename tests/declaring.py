@@ -1,0 +1,259 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A server for the modules: a home with a runner deployed, and a systemd that keeps its state in files.
+
+The modules run on it as they really do, each in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = """
+import contextlib, json, runpy, sys
+from ansible.module_utils import basic
+arguments = json.load(sys.stdin)
+try:
+    from ansible.module_utils.testing import patch_module_args
+    context = patch_module_args(arguments)
+except ImportError:  # ansible-core 2.18
+    basic._ANSIBLE_ARGS = json.dumps({"ANSIBLE_MODULE_ARGS": arguments}).encode()
+    context = contextlib.nullcontext()
+with context:
+    runpy.run_module("ansible_collections.serversync.core.plugins.modules.MODULE", run_name="__main__")
+"""
+
+# A user's systemd manager, as far as a job needs one: what it has loaded, what runs, and every call.
+SYSTEMCTL = """\
+#!%(python)s -IS
+import json, os, sys
+root, units, stamps = %(root)r, %(units)r, %(stamps)r
+memory = json.load(open(root + "/memory.json"))
+words = sys.argv[1:]
+with open(root + "/calls", "a") as calls:
+    calls.write(json.dumps(["systemctl"] + words) + "\\n")
+def fail(text):
+    sys.stderr.write(text + "\\n")
+    sys.exit(1)
+def files(unit):
+    found = {}
+    for path in (units + "/" + unit, units + "/" + unit + ".d/job.conf"):
+        if os.path.isfile(path):
+            found[path] = open(path).read()
+    return found
+if os.environ.get("LC_ALL") != "C":
+    fail("not in the C locale")
+if words.pop(0) != "--user":
+    fail("the system's manager has no business in these tests")
+if os.path.exists(root + "/broken-" + words[0]):
+    fail("Failed to " + words[0] + " unit: Connection timed out")
+verb, names = words[0], [word for word in words[1:] if not word.startswith("--")]
+wants = units + "/timers.target.wants/"
+if verb == "show":
+    blocks = []
+    for unit in names:
+        loaded = memory["loaded"].get(unit)
+        on = unit.endswith(".timer") and os.path.lexists(wants + unit)
+        blocks.append("Id=%%s\\nLoadState=%%s\\nActiveState=%%s\\nUnitFileState=%%s\\nNeedDaemonReload=%%s\\n" %% (
+            unit, "loaded" if files(unit) else "not-found", memory["active"].get(unit, "inactive"),
+            "enabled" if on else "disabled" if files(unit) else "",
+            "yes" if loaded is not None and loaded != files(unit) else "no"))
+    print("\\n".join(blocks), end="")
+elif verb == "list-units":
+    known = sorted(set(memory["active"]) | set(memory["loaded"]))
+    for unit in known:
+        print("%%s loaded %%s dead A job" %% (unit, memory["active"].get(unit, "inactive")))
+elif verb == "list-timers":
+    rows = [{"unit": unit, "next": 1790000000000000} for unit in sorted(memory["active"]) if unit.endswith(".timer")]
+    print(json.dumps(rows + [{"unit": "serversync@running.timer", "next": None}]))
+elif verb == "daemon-reload":
+    names = [name[:-2] if name.endswith(".d") else name for name in os.listdir(units)]
+    memory["loaded"] = {name: files(name) for name in names if "@" in name}
+elif verb == "enable":
+    for unit in names:
+        if not files(unit):
+            fail("Unit file %%s does not exist." %% unit)
+        os.makedirs(wants, exist_ok=True)
+        os.symlink(units + "/" + unit, wants + unit)
+elif verb == "start":
+    for unit in names:
+        if memory["loaded"].get(unit) != files(unit) or not files(unit):
+            fail("the unit file on disk is not the one loaded")
+        stamp = stamps + "/stamp-" + unit
+        if os.path.exists(stamp):
+            fail("a run would be made up for")
+        os.makedirs(stamps, exist_ok=True)
+        open(stamp, "w").close()
+        memory["active"][unit] = "active"
+elif verb in ("stop", "disable"):
+    for unit in names:
+        if verb == "disable":
+            if not files(unit):
+                fail("Unit file %%s does not exist." %% unit)
+            if os.path.lexists(wants + unit):
+                os.unlink(wants + unit)
+        if verb == "stop" or "--now" in words:
+            state = memory["active"].pop(unit, None)
+            if unit.endswith(".service") and state:
+                memory["active"][unit] = "failed"
+elif verb == "reset-failed":
+    for name in names:
+        unit = name.replace("[", "").replace("]", "")
+        if memory["active"].get(unit) != "failed" and unit == name:
+            fail("Unit %%s not loaded." %% unit)
+        memory["active"].pop(unit, None)
+else:
+    fail("unknown verb " + verb)
+json.dump(memory, open(root + "/memory.json", "w"))
+"""
+
+ANALYZE = """\
+#!%(python)s -IS
+import json, sys
+with open(%(root)r + "/calls", "a") as calls:
+    calls.write(json.dumps(["systemd-analyze"] + sys.argv[1:2]) + "\\n")
+for word in sys.argv[2:]:
+    if sys.argv[1] == "calendar":
+        if "nonsense" in word:
+            sys.stderr.write("Failed to parse calendar specification '%%s': Invalid argument\\n" %% word)
+            sys.exit(1)
+        print("    Next elapse: " + ("never" if "2001" in word else "Mon 2031-11-23 01:30:00 UTC"))
+    else:
+        lines = open(word).read().splitlines()
+        sys.stderr.write("/lib/systemd/system/other.service:1: not ours\\n")
+        sys.stderr.write(word + ":6: Unknown key 'FixedRandomDelay' in section [Timer], ignoring.\\n")
+        if "RandomizedDelaySec=777s" in lines:
+            sys.stderr.write(word + ":7: Failed to parse RandomizedDelaySec= value, ignoring: 777s\\n")
+"""
+
+# What each module returns on every path.
+RESULTS = {
+    "sync_job": {"job", "diff", "commands"},
+    "sync_jobs": {"jobs", "changes", "diff", "commands"},
+    "sync_job_info": {"jobs", "status"},
+    "sync_job_run": {"run", "plan", "diff"},
+}
+MUTATING = ("daemon-reload", "enable", "disable", "start", "stop", "reset-failed")
+
+
+class Server:
+    """A home directory with a runner deployed, and systemd where asked for."""
+
+    def __init__(self, path: Path, systemd: bool = True) -> None:
+        self.program = PROGRAM
+        self.name = "sync_job"
+        self.options = {"name": "demo", "scope": "user"}
+        self.root = path / "systemd-of-the-test"
+        self.home = path / "home"
+        self.config = self.home / "config"
+        self.units = self.config / "systemd" / "user"
+        self.stamps = self.home / "data" / "systemd" / "timers"
+        self.document = self.config / "serversync" / "jobs" / "demo.json"
+        self.timer = self.units / "serversync@demo.timer"
+        self.drop_in = self.units / "serversync@demo.service.d" / "job.conf"
+        self.stamp = self.stamps / "stamp-serversync@demo.timer"
+        self.published = self.home / "state" / "serversync" / "public" / "demo.json"
+        self.here = self.home / "here"
+        for directory in (self.root / "bin", self.units, self.here, self.config / "serversync", path / "tmp"):
+            directory.mkdir(parents=True)
+        (self.config / "serversync" / "runner.json").write_text("{}")
+        (self.root / "memory.json").write_text('{"loaded": {}, "active": {}}')
+        (self.root / "calls").touch()
+        names = {
+            "python": sys.executable,
+            "root": str(self.root),
+            "units": str(self.units),
+            "stamps": str(self.stamps),
+        }
+        for name, text in (("systemctl", SYSTEMCTL), ("systemd-analyze", ANALYZE)):
+            program = self.root / "bin" / name
+            program.write_text(text % names)
+            program.chmod(0o755)
+        if systemd:
+            (self.root / "systemd").mkdir()
+            (self.root / "systemd" / "private").touch()
+        self.tmp = path / "tmp"
+        self.environment = {
+            "PATH": "%s:%s" % (self.root / "bin", os.environ["PATH"]),
+            "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
+            "HOME": str(self.home),
+            "XDG_CONFIG_HOME": str(self.config),
+            "XDG_DATA_HOME": str(self.home / "data"),
+            "XDG_STATE_HOME": str(self.home / "state"),
+            "XDG_RUNTIME_DIR": str(self.root),
+        }
+
+    def start(self, check: bool, parameters: dict) -> subprocess.CompletedProcess:
+        arguments = dict(self.options, **parameters)
+        arguments.update(
+            _ansible_check_mode=check, _ansible_diff=True, _ansible_remote_tmp=str(self.tmp), _ansible_no_log=False
+        )
+        return subprocess.run(
+            [sys.executable, "-c", self.program.replace("modules.MODULE", "modules." + self.name)],
+            input=json.dumps(arguments),
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def module(self, check: bool, parameters: dict) -> dict:
+        done = self.start(check, parameters)
+        assert not done.stderr, done.stderr
+        result = json.loads(done.stdout)
+        assert "exception" not in result or result["exception"].startswith("(traceback unavailable)"), result
+        assert {"changed", "failure"} | RESULTS[self.name] <= set(result)
+        assert done.returncode == (1 if result.get("failed") else 0)
+        assert list(self.tmp.iterdir()) == []
+        if "warnings" in result:  # text, or from ansible-core 2.19 on an event
+            texts = [one if isinstance(one, str) else one["event"]["msg"] for one in result["warnings"]]
+            result["warnings"] = texts
+        return result
+
+    def killed(self, **parameters) -> int:
+        """Runs the module, which is to be killed on the way; its exit code."""
+        code = self.start(False, parameters).returncode
+        for path in self.tmp.iterdir():
+            shutil.rmtree(path)
+        return code
+
+    def turn(self, module: str, **options: object) -> Server:
+        """From now on this module is run, with these options beside those of a call."""
+        self.name, self.options = module, {"scope": "user", **options}
+        return self
+
+    def check(self, **parameters) -> dict:
+        return self.module(True, parameters)
+
+    def apply(self, **parameters) -> dict:
+        return self.module(False, parameters)
+
+    def calls(self, start: int = 0) -> list:
+        return [json.loads(line) for line in (self.root / "calls").read_text().splitlines()[start:]]
+
+    def memory(self) -> dict:
+        return json.loads((self.root / "memory.json").read_text())
+
+    def tell(self, **active: str) -> None:
+        memory = self.memory()
+        memory["active"].update({"serversync@demo." + unit: state for unit, state in active.items()})
+        (self.root / "memory.json").write_text(json.dumps(memory))
+
+    def snapshot(self) -> dict:
+        """Everything below the home: type, mode, content, identity, time of the last write."""
+        found = {}
+        for path in sorted(self.home.rglob("*")):
+            info = path.lstat()
+            content = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
+            found[str(path.relative_to(self.home))] = (info.st_mode, info.st_ino, info.st_mtime_ns, content)
+        return found
+
+    def state(self) -> tuple:
+        """What people see: the files' texts and modes, and the timer."""
+        files = {name: (mode, content) for name, (mode, _ino, _time, content) in self.snapshot().items()}
+        return files, self.memory()["active"]
