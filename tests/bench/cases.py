@@ -11,6 +11,7 @@ import random
 import resource
 import shlex
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -22,7 +23,9 @@ from typing import Any
 
 from tests.bench import trees
 from tests.bench.measure import OURS, Bar, Contender, Fact, Work, Wrong, environment, measure, peak, say
+from tests.declaring import Server as Declaring
 from tests.loopback import PACKAGE, Pair, loopback, make_key
+from tests.loopback import ROOT as REPOSITORY
 from tests.proxy import Proxy
 
 CORES = len(os.sched_getaffinity(0))
@@ -666,6 +669,112 @@ def p21(bench: Bench) -> None:
     still(bench, title, [contender], [Bar("rsync", 1)], prepare=bump)
 
 
+# -- declarations ------------------------------------------------------------------------------------------------------
+
+
+def fleet(server: Declaring, count: int) -> list[dict[str, Any]]:
+    """Jobs as a fleet has them: alike, each with its own name, times and paths."""
+    return [
+        {
+            "name": f"line{number}-programs",
+            "comment": f"Programs of line {number}",
+            "partner": {"host": "hq"},
+            "schedule": {"at": f"{number % 24:02}:30", "days": ["mon", "fri"], "timezone": "Europe/Berlin"},
+            "settings": {"exclude": ["*.tmp"], "delete": "synced"},
+            "elements": [{"path": f"{server.here}/line{number}"}],
+        }
+        for number in range(count)
+    ]
+
+
+def declaring(path: Path) -> Declaring:
+    """A server for the modules, which find this collection by its name."""
+    server = Declaring(path).turn("sync_jobs")
+    collections = server.root / "collections"
+    (collections / "ansible_collections" / "serversync").mkdir(parents=True)
+    (collections / "ansible_collections" / "serversync" / "core").symlink_to(REPOSITORY)
+    server.environment["PYTHONPATH"] = f"{collections}{os.pathsep}{server.environment['PYTHONPATH']}"
+    return server
+
+
+def playbook(server: Declaring, tasks: list[dict[str, Any]]) -> Callable[[], None]:
+    """Runs the tasks as people do; they must not change anything, so that every round finds the same."""
+    book = server.root / f"{len(list(server.root.glob('*.yml')))}.yml"
+    book.write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "tasks": tasks}]))
+    environment = {
+        **server.environment,
+        "ANSIBLE_COLLECTIONS_PATH": str(server.root / "collections"),
+        "ANSIBLE_HOME": str(server.home / ".ansible"),
+    }
+    del environment["PYTHONPATH"]
+    argv = [str(Path(sys.executable).with_name("ansible-playbook")), "--inventory", "localhost,"]
+    argv += ["--connection", "local", "--extra-vars", f"ansible_python_interpreter={sys.executable}", str(book)]
+
+    def run() -> None:
+        done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode or " changed=0 " not in done.stdout:
+            raise Wrong(f"the playbook changed something or failed: {done.stdout[-500:]}{done.stderr[-500:]}")
+
+    return run
+
+
+def p10(bench: Bench) -> None:
+    """The whole process of the module counts, from its start to its result; systemctl is stood in for."""
+    count = bench.files(1000)
+    times: dict[str, list[float]] = {"check mode": [], "first": [], "unchanged": [], "unchanged, check mode": []}
+    for number in range(bench.rounds + 1):
+        server = declaring(bench.directory / f"declaring-{number}")
+        jobs = fleet(server, count)
+        for name, changed in (("check mode", True), ("first", True), ("unchanged", False)):
+            begun = time.perf_counter()
+            result = server.check(jobs=jobs) if "check" in name else server.apply(jobs=jobs)
+            if number:
+                times[name].append(time.perf_counter() - begun)
+            if result.get("failed") or result["changed"] is not changed or len(result["jobs"]) != count:
+                raise Wrong(f"{name}: {result.get('msg')}")
+        begun = time.perf_counter()
+        server.check(jobs=jobs)
+        if number:
+            times["unchanged, check mode"].append(time.perf_counter() - begun)
+        if len(list(server.document.parent.glob("*.json"))) != count:
+            raise Wrong("not every job is there")
+        shutil.rmtree(server.home)
+    for name, taken in times.items():
+        bench.fact(f"{count} jobs, {name}", statistics.median(taken), "s", 6 if name == "first" else 1.5)
+    server = declaring(bench.directory / "loop")
+    few = fleet(server, 20)
+    server.apply(jobs=few)
+    names = {"dest": "{{ item.dest }}", "src": "{{ item.dest }}", "mode": "preserve", "remote_src": True}
+    files = [path for path in server.home.rglob("*line*") if path.suffix in (".json", ".timer", ".d")]
+    files = [path / "job.conf" if path.is_dir() else path for path in files if not path.is_symlink()]
+    files = [path for path in files if path.parent != server.stamps]
+    if len(files) != 3 * len(few):
+        raise Wrong(f"the files of {len(few)} jobs are not those: {files}")
+    loop = playbook(server, [{"ansible.builtin.copy": names, "loop": [{"dest": str(path)} for path in files]}])
+    begun = time.perf_counter()
+    loop()
+    each = (time.perf_counter() - begun) / len(few)
+    share = statistics.median(times["first"]) / count / each
+    bench.fact("a job of these as a share of one by a loop that copies its files (20 jobs)", share, "x", 0.01)
+
+
+def p11(bench: Bench) -> None:
+    for count in (1, bench.files(1000)):
+        server = declaring(bench.directory / f"declaring-{count}")
+        jobs = fleet(server, count)
+        server.apply(jobs=jobs)
+        loop = [0] * max(1, int(50 * bench.scale))
+        ours = playbook(server, [{"serversync.core.sync_job": {**jobs[0], "scope": "user"}, "loop": loop}])
+        file = {"path": str(server.here), "state": "directory"}
+        peer = playbook(server, [{"ansible.builtin.file": file, "loop": loop}])
+        contenders = [
+            Contender(OURS, ours, "sync_job, unchanged, in a loop of 50"),
+            Contender("ansible.builtin.file", peer, "ansible.builtin.file, unchanged, in a loop of 50"),
+        ]
+        title = f"one task unchanged, 50 times, with {count} job{'s' if count > 1 else ''} on the server"
+        bench.measure(Work(title, contenders, [Bar("ansible.builtin.file", 1.3)], each=False))
+
+
 @dataclass
 class Case:
     """``minutes``: about how long it takes at seven rounds on two cores, until it has been measured here."""
@@ -689,6 +798,8 @@ CASES = {
     "P8": Case(p8, "both directions", 9),
     "P8M": Case(p8_million, "both directions, a million files", 40, by_name_only=True),
     "P9": Case(p9, "a long way", 40, by_name_only=True),
+    "P10": Case(p10, "a thousand jobs declared in one call", 3),
+    "P11": Case(p11, "one job declared again", 12),
     "P12": Case(p12, "reconciliation alone", 3),
     "P12M": Case(p12_ten_million, "reconciliation alone, ten million paths", 10, by_name_only=True),
     "P13": Case(p13, "ACLs, xattrs and hard links", 4),
