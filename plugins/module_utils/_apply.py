@@ -162,15 +162,22 @@ def check_calendars(module: JobModule, ways: Sequence[Way]) -> None:
 
 def verify_timers(module: JobModule, ways: Sequence[Way]) -> None:
     """Lets systemd read the timers as it will; other units that they name are none of its business here."""
-    texts = {way.declared.place.timer: way.timer for way in ways if way.timer}
-    if not texts or not module.get_bin_path("systemd-analyze"):
+    # those of alike jobs differ in the name only, and of each kind one is read
+    kinds: dict[str, tuple[str, str]] = {}
+    for way in ways:
+        if way.timer:
+            place = way.declared.place
+            kinds.setdefault(way.timer.replace(place.name, ""), (place.timer, way.timer))
+    if not kinds or not module.get_bin_path("systemd-analyze"):
         return
     directory = tempfile.mkdtemp(dir=module.tmpdir)
-    paths = {os.path.join(directory, os.path.basename(timer)): timer for timer in texts}
+    paths = {}
     try:
-        for path, timer in paths.items():
+        for timer, text in kinds.values():
+            path = os.path.join(directory, os.path.basename(timer))
+            paths[path] = timer
             with open(path, "w", encoding="utf-8") as stream:
-                stream.write(texts[timer] or "")
+                stream.write(text)
         _code, out, err = module.run(["systemd-analyze", "verify", *paths])
     finally:
         shutil.rmtree(directory)

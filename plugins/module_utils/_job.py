@@ -15,7 +15,6 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
-import copy
 import difflib
 import hashlib
 import ipaddress
@@ -98,6 +97,13 @@ _INVALID: Any = object()
 Check = Callable[[Any], Any]
 
 
+def _own(value: Any) -> Any:
+    """A copy of data such as a job is; copy.deepcopy() takes four times as long, which a thousand jobs feel."""
+    if isinstance(value, dict):
+        return {key: _own(one) for key, one in value.items()}
+    return [_own(one) for one in value] if isinstance(value, list) else value
+
+
 class Field:
     """One field of the grammar.
 
@@ -149,7 +155,7 @@ class Field:
     def default(self) -> Any:
         if self.kind == "mapping" and not self.optional:
             return self.defaults()
-        return copy.deepcopy(self._default)
+        return _own(self._default)
 
     def defaults(self) -> dict[str, Any]:
         """A mapping with the defaults of its parts."""
@@ -1349,10 +1355,10 @@ def resolve(given: Mapping[str, Any], current: Mapping[str, Any] | None = None) 
     """
     problems: list[Problem] = []
     current = None if given.get("omitted") == "reset" else current
-    base = copy.deepcopy(dict(current)) if current else _OMITTED
+    base = dict(current) if current else _OMITTED
     job: dict[str, Any] = {"version": VERSION}
     job.update(_merge(JOB, base, given))
-    job = copy.deepcopy(job)
+    job = _own(job)
     _resolve_partner(job, given, problems)
     _resolve_schedule(job, given, current, problems)
     _resolve_settings(job, given, problems)

@@ -110,3 +110,27 @@ def test_every_module_says_what_it_can(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_module_returns_what_it_documents(name):
     assert set(yaml.safe_load(MODULES[name].RETURN)) == RESULTS[name] | {"failure"}
+
+
+def is_template(value):
+    return "{{" in yaml.safe_dump(value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_examples_are_valid(name):
+    """As far as they are no templates; those of sync_job are rendered, by a test of its own."""
+    grammars = {"serversync.core." + one: grammar(one) for one in NAMES}
+    used = set()
+    for task in yaml.safe_load(MODULES[name].EXAMPLES):
+        for module in set(task) & set(grammars):
+            used.add(module)
+            options = task[module] or {}
+            assert set(options) <= {part.name for part in grammars[module].parts}, task["name"]
+            given = {option: value for option, value in options.items() if not is_template(value)}
+            problems = _job.read(given, grammars[module])[1]
+            assert [str(one) for one in problems if one.path not in options or one.path in given] in (
+                [],
+                ["jobs: is missing; list the jobs, or write [] for none"],
+                ["name: is missing; give the job a name"],
+            ), task["name"]
+    assert "serversync.core." + name in used
