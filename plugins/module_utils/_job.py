@@ -82,7 +82,7 @@ class Problem(NamedTuple):
         return "%s: %s" % (self.path, self.text)
 
 
-class _Wrong(Exception):
+class Wrong(Exception):
     """Raised by a check: what was wrong and what to do, and the code."""
 
     def __init__(self, text: str, code: str = "invalid_value") -> None:
@@ -110,7 +110,7 @@ class Field:
     kind      text, time, duration, size, amount, flag, number, mapping or list;
               an amount is a share, or a count or size
     default   its value in a new job; None with a mapping that is `optional`: there is none
-    check     canonical value from a value of the right kind; raises _Wrong
+    check     canonical value from a value of the right kind; raises Wrong
     schema    what JSON Schema can say of the normal form beyond the kind
     optional  the normal form may hold null
     required  always to be given; the remedy when it is not
@@ -180,7 +180,7 @@ def _nearest(word: str, words: Iterable[str]) -> str:
 def _no_control(text: str) -> None:
     match = _CONTROL.search(text)
     if match:
-        raise _Wrong("%s contains the control character U+%04X; remove it" % (show(text), ord(match.group())))
+        raise Wrong("%s contains the control character U+%04X; remove it" % (show(text), ord(match.group())))
 
 
 # --- checks of single values -----------------------------------------------------------------------------------
@@ -188,9 +188,9 @@ def _no_control(text: str) -> None:
 
 def _check_name(text: str) -> str:
     if len(text) > 64:
-        raise _Wrong("%s has %d characters; use at most 64" % (show(text), len(text)))
+        raise Wrong("%s has %d characters; use at most 64" % (show(text), len(text)))
     if not re.search(NAME_PATTERN, text):
-        raise _Wrong(
+        raise Wrong(
             "%s is not a job name; use a-z, 0-9, '_', '.' and '-', and begin with a letter or a digit" % show(text)
         )
     return text
@@ -200,36 +200,36 @@ def _check_comment(text: str) -> str:
     text = text.strip()
     _no_control(text)
     if len(text) > 1000:
-        raise _Wrong("has %d characters; use at most 1000" % len(text))
+        raise Wrong("has %d characters; use at most 1000" % len(text))
     return text
 
 
 def _check_host(text: str) -> str:
     remedy = "write a host name, an IPv4 address, an IPv6 address without brackets, or the name of a pairing"
     if "@" in text:
-        raise _Wrong("%s contains '@'; write the host here and the user in account.user" % show(text))
+        raise Wrong("%s contains '@'; write the host here and the user in account.user" % show(text))
     address, percent, zone = text.partition("%")
     if ":" in address:
         try:
             ipaddress.IPv6Address(address)
         except ValueError:
-            raise _Wrong("%s is not a host; %s, and the port in partner.port" % (show(text), remedy)) from None
+            raise Wrong("%s is not a host; %s, and the port in partner.port" % (show(text), remedy)) from None
         if percent and not re.fullmatch(r"[A-Za-z0-9_.-]+", zone):
-            raise _Wrong("%s has no valid interface after '%%'; %s" % (show(text), remedy))
+            raise Wrong("%s has no valid interface after '%%'; %s" % (show(text), remedy))
         return text
     if not _HOST_NAME.fullmatch(text) or len(text) > 253:
-        raise _Wrong("%s is not a host; %s" % (show(text), remedy))
+        raise Wrong("%s is not a host; %s" % (show(text), remedy))
     if re.fullmatch(r"[0-9.]+", text):
         try:
             ipaddress.IPv4Address(text)
         except ValueError:
-            raise _Wrong("%s is not an IPv4 address; %s" % (show(text), remedy)) from None
+            raise Wrong("%s is not an IPv4 address; %s" % (show(text), remedy)) from None
     return text
 
 
 def _check_user(text: str) -> str:
     if not _USER.fullmatch(text):
-        raise _Wrong(
+        raise Wrong(
             "%s is not a user name; use letters, digits, '_', '.', '+' and '-', and no dash at the beginning"
             % show(text)
         )
@@ -239,28 +239,28 @@ def _check_user(text: str) -> str:
 def _check_path(text: str) -> str:
     _no_control(text)
     if not text.startswith("/"):
-        raise _Wrong("%s is not absolute; write the whole path from /" % show(text))
+        raise Wrong("%s is not absolute; write the whole path from /" % show(text))
     parts = [part for part in text.split("/") if part not in ("", ".")]
     if ".." in parts:
-        raise _Wrong("%s contains '..'; write the path that it leads to" % show(text))
+        raise Wrong("%s contains '..'; write the path that it leads to" % show(text))
     if not parts:
-        raise _Wrong("'/' is the whole file system; name a directory or a file in it")
+        raise Wrong("'/' is the whole file system; name a directory or a file in it")
     return "/" + "/".join(parts)
 
 
 def _check_element_path(text: str) -> str:
     path = _check_path(text)
     if ".serversync" in path.split("/"):
-        raise _Wrong("%s is inside '.serversync', where the runner keeps its own files; name another path" % show(path))
+        raise Wrong("%s is inside '.serversync', where the runner keeps its own files; name another path" % show(path))
     for root in _KERNEL_ROOTS:
         if _inside(path, root):
-            raise _Wrong("%s is under %s, which holds no files to keep; name another path" % (show(path), root))
+            raise Wrong("%s is under %s, which holds no files to keep; name another path" % (show(path), root))
     return path
 
 
 def _check_key_file(text: str) -> str:
     if "PRIVATE KEY" in text:
-        raise _Wrong("is a private key itself; write the path of the file that holds it", "private_key")
+        raise Wrong("is a private key itself; write the path of the file that holds it", "private_key")
     return _check_path(text)
 
 
@@ -269,12 +269,12 @@ def _check_duration(low: int, high: int) -> Check:
         try:
             seconds = _schedule.seconds_of(text)
         except ValueError:
-            raise _Wrong(
+            raise Wrong(
                 "%s is not a duration; write a number and a unit, e.g. 90s, 15m, 2h or 7d" % show(text)
             ) from None
         if not low <= seconds <= high:
             limits = (_schedule.duration_of(low), _schedule.duration_of(high))
-            raise _Wrong("%s is out of range; use %s to %s" % (show(text), *limits), "out_of_range")
+            raise Wrong("%s is out of range; use %s to %s" % (show(text), *limits), "out_of_range")
         return _schedule.duration_of(seconds)
 
     return check
@@ -285,7 +285,7 @@ def _check_every(text: str) -> str:
     period = _schedule.seconds_of(every)
     if not _schedule.divides(period):
         nearest = _schedule.duration_of(_schedule.nearest_period(period))
-        raise _Wrong(
+        raise Wrong(
             "%s divides neither an hour nor a day; use %s, the nearest that does, or at" % (show(text), nearest)
         )
     return every
@@ -295,16 +295,14 @@ def _check_time(text: str) -> str:
     try:
         return _schedule.time_of(text)
     except ValueError:
-        raise _Wrong(
-            '%s is not a time of day; write HH:MM between 00:00 and 23:59, e.g. "02:30"' % show(text)
-        ) from None
+        raise Wrong('%s is not a time of day; write HH:MM between 00:00 and 23:59, e.g. "02:30"' % show(text)) from None
 
 
 def _check_day(text: str) -> str:
     try:
         return _schedule.day_of(text)
     except ValueError:
-        raise _Wrong("%s is not a day; use %s" % (show(text), _one_of(_schedule.DAYS))) from None
+        raise Wrong("%s is not a day; use %s" % (show(text), _one_of(_schedule.DAYS))) from None
 
 
 def _check_days(days: list[str]) -> list[str]:
@@ -315,15 +313,13 @@ def _check_days(days: list[str]) -> list[str]:
 def _check_calendar(text: str) -> str:
     text = " ".join(text.split())
     if not re.search(_schedule.CALENDAR_PATTERN, text):
-        raise _Wrong(
-            '%s is not a calendar expression; see "man systemd.time", e.g. "Mon..Fri *-*-* 02:30"' % show(text)
-        )
+        raise Wrong('%s is not a calendar expression; see "man systemd.time", e.g. "Mon..Fri *-*-* 02:30"' % show(text))
     return text
 
 
 def _check_timezone(text: str) -> str:
     if not re.search(_schedule.TIMEZONE_PATTERN, text):
-        raise _Wrong("%s is not a time zone; write its name, e.g. Europe/Berlin or UTC" % show(text))
+        raise Wrong("%s is not a time zone; write its name, e.g. Europe/Berlin or UTC" % show(text))
     return text
 
 
@@ -331,20 +327,20 @@ def _check_email(text: str) -> str:
     text = text.strip()
     _no_control(text)
     if not re.search(_EMAIL_PATTERN, text) or len(text) > _EMAIL_LONGEST:
-        raise _Wrong("%s is not an e-mail address; write it as name@example.com" % show(text))
+        raise Wrong("%s is not an e-mail address; write it as name@example.com" % show(text))
     return text
 
 
 def _check_pattern(text: str) -> str:
     _no_control(text)
     if not text.strip():
-        raise _Wrong("is empty; write a pattern or remove the entry")
+        raise Wrong("is empty; write a pattern or remove the entry")
     if text.startswith("#"):
-        raise _Wrong("%s is a comment; remove it, or write \\# for a name that begins with '#'" % show(text))
+        raise Wrong("%s is a comment; remove it, or write \\# for a name that begins with '#'" % show(text))
     if not text[text.startswith("!") :].strip("/ "):
-        raise _Wrong("%s matches no file; write * for all, or remove the entry" % show(text))
+        raise Wrong("%s matches no file; write * for all, or remove the entry" % show(text))
     if (len(text) - len(text.rstrip("\\"))) % 2:
-        raise _Wrong("%s ends with a backslash that makes nothing literal; remove or double it" % show(text))
+        raise Wrong("%s ends with a backslash that makes nothing literal; remove or double it" % show(text))
     return text
 
 
@@ -352,7 +348,7 @@ def _check_patterns(patterns: list[str]) -> list[str]:
     """The last pattern that matches decides, so of equal ones the last one counts, and a leading exception does not."""
     if patterns and patterns[0].startswith("!"):
         text = "begins with %s, an exception from nothing; put it after the pattern that it is an exception from"
-        raise _Wrong(text % show(patterns[0]))
+        raise Wrong(text % show(patterns[0]))
     last = list(dict.fromkeys(reversed(patterns)))[::-1]
     return list(itertools.dropwhile(lambda pattern: pattern.startswith("!"), last))
 
@@ -378,7 +374,7 @@ def _size(text: str, low: str, high: str, instead: str) -> str | None:
     count = int(match.group(1)) * _SIZE_UNITS[match.group(2).upper()]
     limits = [int(one[:-1]) * _SIZE_UNITS[one[-1]] for one in (low, high)]
     if not limits[0] <= count <= limits[1]:
-        raise _Wrong("%s is out of range; use %s to %s%s" % (show(text), low, high, instead), "out_of_range")
+        raise Wrong("%s is out of range; use %s to %s%s" % (show(text), low, high, instead), "out_of_range")
     return _size_of(count)
 
 
@@ -389,21 +385,21 @@ def _share(text: str, instead: str) -> str | None:
         return None
     percent = int(match.group(1))
     if not 1 <= percent <= 100:
-        raise _Wrong("%s is out of range; use 1%% to 100%%%s" % (show(text), instead), "out_of_range")
+        raise Wrong("%s is out of range; use 1%% to 100%%%s" % (show(text), instead), "out_of_range")
     return "%d%%" % percent
 
 
 def _check_bandwidth(text: str) -> str:
     size = _size(text, "1K", "1T", ", or null for no limit")
     if size is None:
-        raise _Wrong("%s is not a size; write a whole number and a unit, e.g. 500K, 20M or 1G" % show(text))
+        raise Wrong("%s is not a size; write a whole number and a unit, e.g. 500K, 20M or 1G" % show(text))
     return size
 
 
 def _check_room(text: str) -> str:
     room = _share(text, ", or a size such as 50G") or _size(text, "1M", "1024T", ", or a share such as 20%")
     if room is None:
-        raise _Wrong(
+        raise Wrong(
             "%s is neither a share nor a size; write a whole number and %%, M, G or T, e.g. 20%% or 50G" % show(text)
         )
     return room
@@ -414,9 +410,9 @@ def _check_amount(text: str) -> str:
     if share is not None:
         return share
     if not re.fullmatch(r"\s*[0-9]{1,18}\s*", text):
-        raise _Wrong("%s is neither a share nor a number of paths; write e.g. 25%% or 100" % show(text))
+        raise Wrong("%s is neither a share nor a number of paths; write e.g. 25%% or 100" % show(text))
     if int(text) > _MOST_PATHS:
-        raise _Wrong(
+        raise Wrong(
             "%s is out of range; use 0 to %d, or a share such as 25%%" % (show(text), _MOST_PATHS), "out_of_range"
         )
     return "%d" % int(text)
@@ -429,27 +425,27 @@ def _in_order(words: Sequence[str]) -> Check:
 
 def _check_host_key(text: str) -> str:
     if "PRIVATE KEY" in text:
-        raise _Wrong("is a private key; give the public key and take the private one as known to others", "private_key")
+        raise Wrong("is a private key; give the public key and take the private one as known to others", "private_key")
     remedy = "write TYPE BASE64 as in /etc/ssh/ssh_host_ed25519_key.pub of the partner"
     words = text.split()
     if not words:
-        raise _Wrong("is empty; " + remedy)
+        raise Wrong("is empty; " + remedy)
     if words[0] not in KEY_TYPES:
         if len(words) > 1 and words[1] in KEY_TYPES:
-            raise _Wrong("has %s before the key type; leave it out" % show(words[0]))
-        raise _Wrong("%s is not a key type; use one of %s" % (show(words[0]), _one_of(KEY_TYPES)))
+            raise Wrong("has %s before the key type; leave it out" % show(words[0]))
+        raise Wrong("%s is not a key type; use one of %s" % (show(words[0]), _one_of(KEY_TYPES)))
     if len(words) < 2:
-        raise _Wrong("has no key after %s; %s" % (words[0], remedy))
+        raise Wrong("has no key after %s; %s" % (words[0], remedy))
     try:
         blob = base64.b64decode(words[1].encode("utf-8"), validate=True)
         strings = _key_strings(blob)
     except (binascii.Error, ValueError):
-        raise _Wrong("%s is cut off or damaged; %s" % (show(words[1]), remedy)) from None
+        raise Wrong("%s is cut off or damaged; %s" % (show(words[1]), remedy)) from None
     inner = strings[0].decode("ascii", "replace")
     if inner != words[0]:
-        raise _Wrong("says %s, but the key itself is of type %s; %s" % (words[0], show(inner), remedy))
+        raise Wrong("says %s, but the key itself is of type %s; %s" % (words[0], show(inner), remedy))
     if len(strings) != KEY_TYPES[inner] or (inner == "ssh-ed25519" and len(strings[1]) != 32):
-        raise _Wrong("%s is cut off or damaged; %s" % (show(words[1]), remedy))
+        raise Wrong("%s is cut off or damaged; %s" % (show(words[1]), remedy))
     return "%s %s" % (inner, base64.b64encode(blob).decode("ascii"))
 
 
@@ -957,27 +953,27 @@ def _read_text(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
-        raise _Wrong("%s is %s, not text; quote it" % (show(value), _kind_of(value)), "wrong_type")
+        raise Wrong("%s is %s, not text; quote it" % (show(value), _kind_of(value)), "wrong_type")
     if any("\ud800" <= char <= "\udfff" for char in value):
-        raise _Wrong("%s is not valid UTF-8; only names in UTF-8 can be declared" % show(value))
+        raise Wrong("%s is not valid UTF-8; only names in UTF-8 can be declared" % show(value))
     return value
 
 
 def _read_time(value: Any) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        raise _Wrong('%s is a number, not a time of day; quote times, e.g. "12:30"' % show(value), "wrong_type")
+        raise Wrong('%s is a number, not a time of day; quote times, e.g. "12:30"' % show(value), "wrong_type")
     return _read_text(value)
 
 
 def _read_duration(value: Any) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and value != 0:
-        raise _Wrong("%s has no unit; write e.g. 90s, 15m, 2h or 7d" % show(value), "wrong_type")
+        raise Wrong("%s has no unit; write e.g. 90s, 15m, 2h or 7d" % show(value), "wrong_type")
     return _read_text(value)
 
 
 def _read_size(value: Any) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        raise _Wrong("%s has no unit; write e.g. 500K, 20M or 1G" % show(value), "wrong_type")
+        raise Wrong("%s has no unit; write e.g. 500K, 20M or 1G" % show(value), "wrong_type")
     return _read_text(value)
 
 
@@ -986,7 +982,7 @@ def _read_amount(value: Any) -> str:
         value = int(value)
     if isinstance(value, (bool, float)):
         what = "a boolean" if isinstance(value, bool) else "not a whole number"
-        raise _Wrong("%s is %s; write a share, e.g. 25%%" % (show(value), what), "wrong_type")
+        raise Wrong("%s is %s; write a share, e.g. 25%%" % (show(value), what), "wrong_type")
     return _read_text(value)
 
 
@@ -995,7 +991,7 @@ def _read_flag(value: Any) -> bool:
         return bool(value)
     if isinstance(value, str) and value.strip().lower() in _TRUE + _FALSE:
         return value.strip().lower() in _TRUE
-    raise _Wrong("%s is not a boolean; use true or false" % show(value), "wrong_type")
+    raise Wrong("%s is not a boolean; use true or false" % show(value), "wrong_type")
 
 
 def _read_number(value: Any, limits: tuple[int, int]) -> int:
@@ -1003,9 +999,9 @@ def _read_number(value: Any, limits: tuple[int, int]) -> int:
     if digits or (isinstance(value, float) and value.is_integer()):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise _Wrong("%s is not a whole number; use %d to %d" % (show(value), *limits), "wrong_type")
+        raise Wrong("%s is not a whole number; use %d to %d" % (show(value), *limits), "wrong_type")
     if not limits[0] <= value <= limits[1]:
-        raise _Wrong("%d is out of range; use %d to %d" % (value, *limits), "out_of_range")
+        raise Wrong("%d is out of range; use %d to %d" % (value, *limits), "out_of_range")
     return value
 
 
@@ -1051,7 +1047,7 @@ def _read_list(field: Field, value: Any, path: str, problems: list[Problem]) -> 
         return _INVALID
     try:
         entries = field.check(entries) if field.check else entries
-    except _Wrong as wrong:
+    except Wrong as wrong:
         problems.append(Problem(wrong.code, path, wrong.text))
         return _INVALID
     # twice the same says no more than once
@@ -1118,14 +1114,14 @@ def _read(field: Field, value: Any, path: str, problems: list[Problem]) -> Any:
             return _read_number(value, field.limits or (0, 0))
         if field.choices and isinstance(value, bool):
             # YAML takes yes, no, on and off for booleans too
-            raise _Wrong("%s is not one of %s" % (show(value), _one_of(field.choices)), "not_a_choice")
+            raise Wrong("%s is not one of %s" % (show(value), _one_of(field.choices)), "not_a_choice")
         text = _READERS.get(field.kind, _read_text)(value)
         if field.choices and text not in field.choices:
             close = _nearest(text, field.choices)
             hint = "; did you mean %s?" % close if close else ""
-            raise _Wrong("%s is not one of %s%s" % (show(text), _one_of(field.choices), hint), "not_a_choice")
+            raise Wrong("%s is not one of %s%s" % (show(text), _one_of(field.choices), hint), "not_a_choice")
         return field.check(text) if field.check else text
-    except _Wrong as wrong:
+    except Wrong as wrong:
         problems.append(Problem(wrong.code, path, wrong.text))
         return _INVALID
 

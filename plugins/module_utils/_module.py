@@ -12,7 +12,7 @@ from typing import Any, Iterable, Mapping, NoReturn, Sequence
 from ansible.module_utils.basic import AnsibleModule
 
 from ._job import JOB, Field, Problem, argument_spec, read
-from ._store import Layout, Plan, Step, StoreError, Wanted, command_error, make_directory
+from ._store import Layout, Plan, Step, StoreError, Wanted, command_error, make_directory, start_error
 
 _HIDDEN = "(a private key, hidden)"
 #: Files that are put on the disk at a time: one after another each would wait for a turn of the journal.
@@ -135,15 +135,19 @@ class JobModule(AnsibleModule):  # type: ignore[misc]
         )
 
     def run(self, argv: Sequence[str]) -> tuple[int, str, str]:
-        """A program of systemd; values of the job reach it as they are."""
-        program = self.get_bin_path(argv[0])
+        """A program of systemd, or by its path the runner; values of the job reach it as they are."""
+        program = argv[0] if os.path.isabs(argv[0]) else self.get_bin_path(argv[0])
         if program is None:
             raise StoreError("missing_program", argv[0], "is not installed; install the package systemd")
-        code, out, err = self.run_command(
-            [program, *argv[1:]],
-            expand_user_and_vars=False,
-            environ_update={"LC_ALL": "C", "LANGUAGE": "C"},
-        )
+        try:
+            code, out, err = self.run_command(
+                [program, *argv[1:]],
+                expand_user_and_vars=False,
+                environ_update={"LC_ALL": "C", "LANGUAGE": "C"},
+                handle_exceptions=False,
+            )
+        except OSError as error:
+            raise start_error(argv, error) from error
         return code, out, err
 
     def carry_out(self, plan: Plan, place: Layout, uid: int, gid: int | None) -> None:

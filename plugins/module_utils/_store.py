@@ -251,6 +251,12 @@ def command_error(argv: Sequence[str], code: int, out: str, err: str) -> StoreEr
     return StoreError("command_failed", " ".join(argv), text, command=list(argv), rc=code, stderr=err.strip())
 
 
+def start_error(argv: Sequence[str], error: OSError) -> StoreError:
+    """Of what could not even be started; a program that is named by its path is the runner's."""
+    remedy = "apply the role serversync.core.runner again" if os.path.isabs(argv[0]) else "repair that"
+    return StoreError("command_failed", argv[0], "cannot be started (%s); %s" % (error.strerror, remedy))
+
+
 class Found(NamedTuple):
     """Everything of a job that is on a server."""
 

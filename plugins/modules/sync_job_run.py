@@ -226,10 +226,18 @@ failure:
 
 import json
 import os
-from typing import Any, Mapping, NoReturn, Sequence
+import re
+from typing import Any, Callable, Mapping, NoReturn, Sequence
 
 from ansible_collections.serversync.core.plugins.module_utils._detached import begin
-from ansible_collections.serversync.core.plugins.module_utils._job import Field, Problem, duration, field_of
+from ansible_collections.serversync.core.plugins.module_utils._job import (
+    Field,
+    Problem,
+    Wrong,
+    duration,
+    field_of,
+    show,
+)
 from ansible_collections.serversync.core.plugins.module_utils._module import JobModule
 from ansible_collections.serversync.core.plugins.module_utils._records import (
     counts,
@@ -244,8 +252,20 @@ from ansible_collections.serversync.core.plugins.module_utils._store import (
     Layout,
     StoreError,
     layout,
+    start_error,
 )
 from ansible_collections.serversync.core.plugins.module_utils._units import service_name
+
+#: The id of a plan.
+PLAN = "[0-9a-f]{12}"
+
+
+def check_plan(text: str) -> str:
+    if not re.fullmatch(PLAN, text):
+        words = "%s is not the id of a plan; give plan.id as check mode returns it, or as 'serversync plan' prints it"
+        raise Wrong(words % show(text))
+    return text
+
 
 GRAMMAR = Field(
     "sync_job_run",
@@ -254,14 +274,21 @@ GRAMMAR = Field(
     parts=(
         field_of("name"),
         field_of("scope"),
-        Field("elements", "list", "Which elements.", element=field_of("elements[].path")),
-        Field("approve", "text", "The id of a plan."),
+        # an empty list that somebody has filtered does not mean all
+        Field("elements", "list", "Which elements.", element=field_of("elements[].path"), schema={"minItems": 1}),
+        Field("approve", "text", "The id of a plan.", check=check_plan),
         Field("wait", "flag", "Whether the task waits for the end.", default=True),
         duration("timeout", "How long the run may take.", None, 1, 30 * DAY, optional=True),
     ),
 )
-#: What timeout(1) exits with when it has ended the command.
-TIMED_OUT = 124
+#: What timeout(1) exits with when it has ended the command, or had to kill it.
+TIMED_OUT = (124, 128 + 9)
+
+
+def in_words(error: Mapping[str, Any]) -> str:
+    """An error of the runner: the field that it is about, and the message."""
+    message = str(error.get("message", "no reason is on record"))
+    return "%s: %s" % (error["field"], message) if error.get("field") else message
 
 
 class Runner:
@@ -292,18 +319,22 @@ class Runner:
             self.fail("command_failed", "serversync failed with exit code %d: %s" % (code, printable(said[-1])))
         failure = answer.get("failure")
         if failure:
-            text = "%s: %s" % (failure["field"], failure["message"]) if failure["field"] else failure["message"]
-            self.fail(failure["code"], printable(text), None, [printable(failure)])
+            self.fail(failure["code"], printable(in_words(failure)), None, [printable(failure)])
         return dict(answer)
 
     def plan(self) -> dict[str, Any]:
         plan = self.answer(*self.module.run(self.argv("plan")))
-        errors = [(element["path"], element["error"]) for element in plan["elements"] if element["error"]]
-        if errors:
-            path, error = errors[0]
-            text = "a run would fail: %s: %s" % (path, error["message"])
-            self.fail(error["code"], printable(text), None, printable([one for _path, one in errors]))
+        failed = [element for element in plan["elements"] if element["error"]]
+        if failed:
+            errors = [element["error"] for element in failed]
+            words = in_words(dict(errors[0], field=errors[0]["field"] or failed[0]["path"]))
+            self.fail(errors[0]["code"], printable("a run would fail: " + words), None, printable(errors))
         return plan
+
+    def since(self) -> Callable[[], dict[str, Any] | None]:
+        """What tells the record of the last run that was not there yet; None before there is one."""
+        before = {run["run"] for run in published(self.place)}
+        return lambda: next((run for run in published(self.place) if run["run"] not in before), None)
 
     def run(self, approve: str | None, timeout: str | None) -> dict[str, Any]:
         argv = self.argv("run", *(["--approve", approve] if approve else []))
@@ -311,25 +342,23 @@ class Runner:
             return self.answer(*self.module.run(argv))
         # in the foreground: the runner itself ends what it has started
         limit = ["timeout", "--foreground", "--kill-after=60", str(seconds_of(timeout))]
+        new = self.since()
         code, out, err = self.module.run([*limit, *argv])
-        if code != TIMED_OUT:
+        if code not in TIMED_OUT:
             return self.answer(code, out, err)
         if self.place.scope == "system":
             # what was ended is the command that waited
             self.module.run(["systemctl", "stop", service_name(self.place.name)])
         text = "the run was not over after %s and was stopped; the next one goes on from there" % timeout
-        last = next(iter(published(self.place)), None)
-        self.fail("timeout", text, printable(last))
+        self.fail("timeout", text, printable(new()))
 
     def start(self, approve: str | None) -> dict[str, Any]:
         """Begins a run and comes back with its record, which says that it is running or, if it was quick, more."""
-        before = {run["run"] for run in published(self.place)}
-
-        def begun() -> dict[str, Any] | None:
-            return next((run for run in published(self.place) if run["run"] not in before), None)
-
         argv = self.argv("run", *(["--approve", approve] if approve else []))
-        record, code, out, err = begin(argv, begun)
+        try:
+            record, code, out, err = begin(argv, self.since())
+        except OSError as error:
+            raise start_error(argv, error) from error
         return record if record is not None else self.answer(code, out, err)
 
 
@@ -355,10 +384,8 @@ def tell(module: JobModule, runner: Runner, record: dict[str, Any]) -> NoReturn:
     if record["state"] in ("failed", "skipped"):
         errors = [record["error"], *(element["error"] for element in record["elements"])]
         what = "the run failed" if record["state"] == "failed" else "the run was skipped"
-        message = error.get("message", "no reason is on record")
-        field = "%s: " % error["field"] if error.get("field") else ""
         details = [one for number, one in enumerate(errors) if one and one not in errors[:number]]
-        runner.fail(error.get("code", "unknown"), "%s: %s%s" % (what, field, message), record, details)
+        runner.fail(error.get("code", "unknown"), "%s: %s" % (what, in_words(error)), record, details)
     for element in record["elements"]:
         for guard in element["guards"]:
             text = "%s: stopped before its first change: %s; look at it in check mode, and approve the plan"
@@ -397,9 +424,12 @@ def main() -> None:
                     runner.fail(code, "%s (%s is missing)" % (lacking, path))
                 module.warn("%s: %s (%s is missing); without check mode this task fails" % (place.name, lacking, path))
                 module.exit_json(changed=True, run=None, plan=None, diff=[], failure=None)
+        approve = given.get("approve")
+        if approve and not os.path.exists(os.path.join(place.state, "plans", place.name, approve + ".json")):
+            text = "there is no plan %s of %s; make one: serversync plan %s"
+            runner.fail("unknown_plan", text % (show(approve), place.name, place.name))
         if module.check_mode:
             look(module, runner)
-        approve = given.get("approve")
         tell(module, runner, runner.run(approve, given.get("timeout")) if waits else runner.start(approve))
     except StoreError as error:
         module.fail_store(error)

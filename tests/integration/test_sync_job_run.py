@@ -172,9 +172,9 @@ def test_a_guard_and_its_approval(site: Site) -> None:
     assert site.look(approve=look["plan"]["id"])["changed"]
     done = site.go(approve=look["plan"]["id"])
     assert (done["changed"], done["run"]["elements"][0]["deleted"]) == (True, 15)
-    result = site.go(approve="nope")
-    assert result["msg"] == "demo: there is no plan 'nope' of demo; make one: serversync plan demo"
-    assert result["failure"]["code"] == "unknown_plan"
+    for result in (site.look(approve="0123456789ab"), site.go(approve="0123456789ab")):
+        assert result["msg"] == "demo: there is no plan '0123456789ab' of demo; make one: serversync plan demo"
+        assert (result["failure"]["code"], result["run"], result["plan"]) == ("unknown_plan", None, None)
 
 
 def test_only_some_elements(site: Site, tmp_path: Path) -> None:
@@ -207,8 +207,8 @@ def test_a_failed_run_fails_the_task_with_its_record(site: Site) -> None:
     assert result["msg"] == "demo: the run failed: %s%s" % (field, error["message"])
     assert result["failure"] == {"code": error["code"], "path": "demo", "details": [error]}
     look = site.look()
-    assert look["msg"].startswith("demo: a run would fail: %s: " % (site.here / "none"))
-    assert look["failure"]["code"] == error["code"]
+    assert look["msg"] == "demo: a run would fail: %s%s" % (field, error["message"])
+    assert look["failure"] == result["failure"]
 
 
 def test_a_run_that_failed_half_way_has_changed_something(site: Site) -> None:
@@ -239,6 +239,20 @@ def test_start_and_go_on(site: Site) -> None:
     assert (site.there / "f").read_text() == "1"
 
 
+def test_a_damaged_record_stops_no_run(site: Site) -> None:
+    (site.here / "f").write_text("1")
+    site.declare()
+    site.go()
+    server = site.server.turn("sync_job_run", name="demo")
+    for more in ({"timeout": "1h"}, {"wait": False}, {}):
+        server.published.write_text("{")
+        result = server.apply(**more)
+        assert result.get("msg") is None
+        assert result["run"]["job"] == "demo"
+        with (server.home / "state" / "serversync" / "locks" / "demo.lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+
+
 def test_a_start_that_fails_is_told(site: Site) -> None:
     site.declare()
     server = site.server.turn("sync_job_run", name="demo")
@@ -249,6 +263,18 @@ def test_a_start_that_fails_is_told(site: Site) -> None:
         result = server.apply(wait=wait)
         assert result["msg"] == "demo: serversync failed with exit code 1: no such library"
         assert result["failure"]["code"] == "command_failed"
+    site.launcher.write_text("#!/none/python\n")
+    for result in (server.apply(), server.apply(wait=False), server.check()):
+        assert result["msg"] == (
+            "%s: cannot be started (No such file or directory); apply the role serversync.core.runner again"
+            % site.launcher
+        )
+        assert result["failure"]["code"] == "command_failed"
+    site.launcher.chmod(0o644)
+    for result in (server.apply(), server.apply(wait=False), server.check()):
+        assert result["msg"] == (
+            "%s: cannot be started (Permission denied); apply the role serversync.core.runner again" % site.launcher
+        )
 
 
 # timeout(1), but the time is over as soon as the run has begun.
@@ -284,6 +310,19 @@ def test_a_run_that_takes_too_long_is_stopped(site: Site, tmp_path: Path) -> Non
     program.unlink()
     site.install()
     assert site.go(timeout="1h")["run"]["state"] == "equal"
+
+
+@pytest.mark.parametrize("code", [124, 137], ids=["ended", "killed"])
+def test_a_run_that_is_stopped_before_it_has_begun_has_no_record(site: Site, code: int) -> None:
+    (site.here / "f").write_text("1")
+    site.declare()
+    assert site.go()["changed"]
+    program = site.server.root / "bin" / "timeout"
+    program.write_text(f"#!/bin/sh\nexit {code}\n")
+    program.chmod(0o755)
+    result = site.go(timeout="90s")
+    assert result["msg"] == "demo: the run was not over after 90s and was stopped; the next one goes on from there"
+    assert (result["failure"]["code"], result["run"]) == ("timeout", None)
 
 
 def test_another_run_is_on(site: Site) -> None:
@@ -328,6 +367,21 @@ def test_what_is_not_there_yet(site: Site) -> None:
             "elements[0]: 'srv' is not absolute; write the whole path from /",
             "invalid_value",
             "elements[0]",
+        ),
+        ({"elements": []}, "elements: is empty; give at least one entry", "missing", "elements"),
+        (
+            {"approve": ""},
+            "approve: '' is not the id of a plan; give plan.id as check mode returns it, or as "
+            "'serversync plan' prints it",
+            "invalid_value",
+            "approve",
+        ),
+        (
+            {"approve": "--help"},
+            "approve: '--help' is not the id of a plan; give plan.id as check mode returns it, or as "
+            "'serversync plan' prints it",
+            "invalid_value",
+            "approve",
         ),
         (
             {"timeout": 90},
