@@ -48,7 +48,7 @@ options:
     choices: [system, user]
   elements:
     description:
-      - The elements that are synchronized, by their paths on this server.
+      - The elements that are synchronized, by their paths on this server; at least one.
       - Omitted means all.
     type: list
     elements: str
@@ -333,8 +333,18 @@ class Runner:
 
     def since(self) -> Callable[[], dict[str, Any] | None]:
         """What tells the record of the last run that was not there yet; None before there is one."""
-        before = {run["run"] for run in published(self.place)}
-        return lambda: next((run for run in published(self.place) if run["run"] not in before), None)
+
+        def records() -> list[dict[str, Any]]:
+            try:
+                return published(self.place)
+            except StoreError as error:
+                if error.code != "damaged_record":
+                    raise
+                # the run is what writes it anew
+                return []
+
+        before = {run["run"] for run in records()}
+        return lambda: next((run for run in records() if run["run"] not in before), None)
 
     def run(self, approve: str | None, timeout: str | None) -> dict[str, Any]:
         argv = self.argv("run", *(["--approve", approve] if approve else []))
