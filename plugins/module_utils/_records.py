@@ -96,7 +96,7 @@ def next_runs(place: Layout, run: Run) -> dict[str, str]:
     argv = [*place.systemctl, "list-timers", "--all", "--output=json", "serversync@*.timer"]
     code, out, err = run(argv)
     if code:
-        raise command_error(argv, code, out, err)
+        raise command_error(argv, code, out, err, "repair that and run the task again")
     prefix, _job, suffix = timer_name(" ").partition(" ")
     try:
         timers = [(timer["unit"], timer["next"]) for timer in json.loads(out)]

@@ -245,9 +245,11 @@ def read_fleet(place: Layout, run: Run) -> Callable[[Layout], Units]:
     return units
 
 
-def command_error(argv: Sequence[str], code: int, out: str, err: str) -> StoreError:
+def command_error(
+    argv: Sequence[str], code: int, out: str, err: str, remedy: str = "repair that and apply the job again"
+) -> StoreError:
     said = (err or out).strip() or "no output"
-    text = "failed with exit code %d: %s; repair that and apply the job again" % (code, said)
+    text = "failed with exit code %d: %s; %s" % (code, said, remedy)
     return StoreError("command_failed", " ".join(argv), text, command=list(argv), rc=code, stderr=err.strip())
 
 

@@ -251,6 +251,7 @@ from ansible_collections.serversync.core.plugins.module_utils._schedule import D
 from ansible_collections.serversync.core.plugins.module_utils._store import (
     Layout,
     StoreError,
+    command_error,
     layout,
     start_error,
 )
@@ -358,7 +359,11 @@ class Runner:
             return self.answer(code, out, err)
         if self.place.scope == "system":
             # what was ended is the command that waited
-            self.module.run(["systemctl", "stop", service_name(self.place.name)])
+            stop = ["systemctl", "stop", service_name(self.place.name)]
+            code, out, err = self.module.run(stop)
+            if code:
+                remedy = "the run may still be on, see: serversync status %s" % self.place.name
+                raise command_error(stop, code, out, err, remedy)
         text = "the run was not over after %s and was stopped; the next one goes on from there" % timeout
         self.fail("timeout", text, printable(new()))
 

@@ -12,8 +12,8 @@ version_added: 0.2.0
 author:
   - serversync.core contributors (@serversync-core)
 description:
-  - Does for a list of jobs what M(serversync.core.sync_job) does for one, in one call that takes about as long for a
-    hundred jobs as for one.
+  - Does for a list of jobs what M(serversync.core.sync_job) does for one, in one call. Where nothing changes, a hundred
+    jobs take about as long as one.
   - The list is the truth. An option that an entry omits has its default, and with O(purge=true) a job that is not in
     the list is removed.
   - Everything is checked and compared before the first change, and an error in one job leaves all of them as they

@@ -325,6 +325,43 @@ def test_a_run_that_is_stopped_before_it_has_begun_has_no_record(site: Site, cod
     assert (result["failure"]["code"], result["run"]) == ("timeout", None)
 
 
+# The system's scope, in the places of the user's.
+AS_SYSTEM = """
+import os
+from ansible_collections.serversync.core.plugins.module_utils import _store
+os.geteuid = lambda: 0
+places = _store.layout
+_store.layout = lambda scope, *more: places("user", *more)._replace(scope=scope)
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (0, "demo: the run was not over after 90s and was stopped; the next one goes on from there"),
+        (
+            1,
+            "systemctl stop serversync@demo.service: failed with exit code 1: Connection timed out; "
+            "the run may still be on, see: serversync status demo",
+        ),
+    ],
+)
+def test_what_takes_too_long_in_the_service_is_stopped_there(site: Site, code: int, message: str) -> None:
+    site.declare()
+    site.server.program = AS_SYSTEM + site.server.program
+    for name, text in (
+        ("timeout", "exit 124"),
+        ("systemctl", f'echo "$@" >>{site.server.root}/calls\necho Connection timed out >&2\nexit {code}'),
+    ):
+        program = site.server.root / "bin" / name
+        program.write_text(f"#!/bin/sh\n{text}\n")
+        program.chmod(0o755)
+    result = site.server.turn("sync_job_run", name="demo").apply(scope="system", timeout="90s")
+    assert result["msg"] == message
+    assert result["failure"]["code"] == ("command_failed" if code else "timeout")
+    assert (site.server.root / "calls").read_text() == "stop serversync@demo.service\n"
+
+
 def test_another_run_is_on(site: Site) -> None:
     (site.here / "f").write_text("1")
     site.declare()

@@ -185,7 +185,9 @@ def test_bad_input(server, parameters, message, code, path):
 def test_systemd_that_does_not_answer(server):
     server.turn("sync_jobs").apply(jobs=jobs(server))
     (server.root / "broken-list-timers").touch()
-    assert info(server)["failure"]["code"] == "command_failed"
+    result = info(server)
+    assert result["failure"]["code"] == "command_failed"
+    assert result["msg"].endswith(": Connection timed out; repair that and run the task again")
 
 
 STATES = st.sampled_from(["equal", "equal_with_warnings", "skipped", "different", "failed"])
