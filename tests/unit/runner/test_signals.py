@@ -7,11 +7,12 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import serversync
 
-from tests.loopback import PACKAGE
-
+PACKAGE = Path(serversync.__file__).parent.parent
 # A signal that another thread takes interrupts no wait of the main thread, just as one that comes right before it.
 TAKEN_ELSEWHERE = """
 import signal, sys, threading
