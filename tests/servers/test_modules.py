@@ -1,0 +1,141 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Many jobs in one call, reading them back, and running one as a task, where systemd carries it out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from testservers import Server
+
+PLAY = """
+- hosts: siteA
+  gather_facts: false
+  vars:
+    base:
+      partner: {host: hq}
+      schedule: {at: "03:15", jitter: 0s}
+      settings: {bandwidth_limit: BANDWIDTH}
+    lines:
+      - name: passing-one
+        elements: [{path: /srv/passing/one, partner_path: /srv/sites/siteA/passing/one}]
+      - name: passing-two
+        elements: [{path: /srv/passing/two, partner_path: /srv/sites/siteA/passing/two}]
+  tasks:
+TASKS
+"""
+DECLARE = """
+    - serversync.core.sync_jobs:
+        jobs: "{{ [base] | product(lines) | map('combine', recursive=True) | list }}"
+"""
+ROUND = """
+    - serversync.core.sync_job_info:
+      register: found
+    - serversync.core.sync_jobs:
+        jobs: "{{ found.jobs }}"
+        purge: true
+      register: again
+    - ansible.builtin.assert:
+        that:
+          - again is not changed
+          - "['passing-one', 'passing-two'] is subset(found.jobs | map(attribute='name') | list)"
+"""
+RUN = """
+    - serversync.core.sync_job_run:
+        name: passing-one
+      check_mode: true
+      register: looked
+    - serversync.core.sync_job_run:
+        name: passing-one
+      register: first
+    - serversync.core.sync_job_run:
+        name: passing-one
+      register: second
+    - serversync.core.sync_job_info:
+        names: passing-one
+      register: after
+    - ansible.builtin.assert:
+        that:
+          - looked is changed and looked.plan.elements[0].counts.new == 1 and looked.run is none
+          - first is changed and first.run.state == 'equal' and first.run.elements[0].created == 1
+          - second is not changed and second.run.run != first.run.run
+          - after.status[0].last_run.run == second.run.run and after.status[0].next_run is not none
+"""
+TOO_LONG = """
+    - serversync.core.sync_job_run:
+        name: passing-two
+        timeout: 3s
+      register: cut
+      ignore_errors: true
+    - ansible.builtin.assert:
+        that: cut is failed and cut.failure.code == 'timeout'
+"""
+REFUSED = """
+    - serversync.core.sync_job:
+        name: passing-three
+        partner: {host: hq}
+        elements: [{path: /srv/passing/one, partner_path: /srv/elsewhere}]
+    - serversync.core.sync_job_run:
+        name: passing-three
+      register: refused
+      ignore_errors: true
+    - ansible.builtin.assert:
+        that: refused is failed and refused.failure.code == 'outside_roots' and refused.run.state == 'failed'
+"""
+REMOVE = """
+    - serversync.core.sync_job:
+        name: "{{ item }}"
+        state: absent
+      loop: [passing-one, passing-two, passing-three]
+"""
+UNITS = ("systemctl", "list-units", "--all", "--plain", "--no-legend", "serversync@passing-*")
+
+
+def text(tasks: str, bandwidth: str = "null") -> str:
+    return PLAY.replace("BANDWIDTH", bandwidth).replace("TASKS", tasks)
+
+
+@pytest.fixture(scope="module")
+def trees(site: Server, hq: Server) -> Iterator[None]:
+    site.run("mkdir", "-p", "/srv/passing/one", "/srv/passing/two")
+    site.write("/srv/passing/one/main.st", "x := 1;\n")
+    site.run("truncate", "--size=64M", "/srv/passing/two/image")
+    yield
+    site.run("rm", "-r", "/srv/passing")
+    hq.run("rm", "-rf", "/srv/sites/siteA/passing")
+
+
+@pytest.fixture(autouse=True)
+def declared(trees: None, play: Any) -> Iterator[None]:
+    yield
+    play(text(REMOVE))
+
+
+def test_many_jobs_in_one_call(site: Server, play: Any) -> None:
+    play(text(DECLARE), "--check", "--diff")
+    assert site.run(*UNITS) == ""
+    assert "changed=1" in play(text(DECLARE))
+    assert site.run(*UNITS).count(".timer") == 2
+    assert "changed=0" in play(text(DECLARE))
+    play(text(ROUND))
+
+
+def test_a_run_is_a_task(site: Server, hq: Server, play: Any) -> None:
+    play(text(DECLARE + RUN))
+    assert hq.read("/srv/sites/siteA/passing/one/main.st") == "x := 1;\n"
+    # In the job's own unit, whose sandbox and account it has.
+    assert "Finished serversync@passing-one.service" in site.run(
+        "journalctl", "--output=cat", "--unit=serversync@passing-one.service"
+    )
+
+
+def test_a_run_that_takes_too_long_is_stopped(site: Server, play: Any) -> None:
+    play(text(DECLARE + TOO_LONG, bandwidth="1M"))
+    assert site.try_run("systemctl", "is-active", "serversync@passing-two.service").stdout.strip() != "active"
+    assert site.published("passing-two")["runs"][0]["error"]["code"] == "stopped"
+
+
+def test_a_failed_run_fails_the_task_with_its_record(play: Any) -> None:
+    play(text(REFUSED))
