@@ -190,3 +190,26 @@ def test_one_that_runs_is_stopped_alone(tmp_path: Path) -> None:
         one.stop()
         assert one.wait().code == -signal.SIGTERM
     assert other.wait().code == 0
+
+
+def test_one_that_nobody_can_listen_to_is_ended() -> None:
+    def refuse(_change: rsync.Change) -> None:
+        raise OSError("the terminal has gone")
+
+    with pytest.raises(OSError, match="the terminal has gone"):
+        rsync.Running(["yes", f"{rsync.MARK}>f+++++++++|1|name"], refuse).wait()
+
+
+def test_one_that_is_beginning_when_all_are_stopped_is_stopped_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "waits")
+    begin = rsync.begin
+
+    def late(argv: list[str]) -> subprocess.Popen[str]:
+        rsync.stop()
+        return begin(argv)
+
+    monkeypatch.setattr(rsync, "begin", late)
+    running = rsync.Running(["cat", str(tmp_path / "waits")])
+    assert running.wait().code == -signal.SIGTERM

@@ -277,6 +277,9 @@ class Running:
                     if self.stopped or self.stops != TURN.stops:
                         raise Failure("killed", "the run was stopped before rsync had its turn", transient=True)
                     self.process = begin(argv)
+                    if self.stops != TURN.stops:
+                        # All were ended while it was being begun, and could not be seen yet.
+                        self.process.terminate()
                 follow(self.process, self.outcome, on_change, on_bytes)
         except Exception as error:  # raised where it is waited for
             self.failure = error
@@ -340,6 +343,14 @@ def follow(
     try:
         read_output(iter(process.stdout), outcome, on_change, on_bytes)
         outcome.code = process.wait()
+    except BaseException:
+        # Nobody reads what it says any more, so it would wait for ever to be heard, and be waited for.
+        process.terminate()
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        raise
     finally:
         TURN.running.discard(process)
         drain.join()
