@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from serversync import linux, metadata
-from serversync.commit import Commit, Op, Result
+from serversync.commit import LARGE, Commit, Op, Result
 from serversync.entry import Entry
 from serversync.failure import Failure
 
@@ -647,6 +647,35 @@ def test_the_stage_inherits_no_acl(tmp_path: Path) -> None:
     assert os.listxattr(stage / "x") == []
     commit.close()
     os.close(root)
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["salvaged", "kept by rsync"])
+def test_a_part_of_a_file_is_its_contents_and_nothing_else(replica: Replica, at_once: bool) -> None:
+    """rsync goes on in the file itself, for whatever path of this name there is then."""
+    kept = replica.versions.parent / "partial"
+    kept.mkdir(mode=0o700, exist_ok=True)
+    part = kept / "image" if at_once else replica.stage / "image"
+    part.write_bytes(b"x" * LARGE)
+    part.chmod(0o4755)
+    if os.geteuid() == 0:
+        os.chown(part, 1, 1)
+    os.setxattr(part, "user.secret", b"x")
+    os.setxattr(part, "system.posix_acl_access", ACCESS)
+    replica.begin(NEXT)
+    info = (kept / "image").stat()
+    assert (stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid) == (0o600, os.geteuid(), os.getegid())
+    assert (info.st_size, os.listxattr(kept / "image")) == (LARGE, [])
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["salvaged", "kept by rsync"])
+def test_what_somebody_still_writes_to_is_no_part_to_go_on_from(replica: Replica, at_once: bool) -> None:
+    """The rsync of a run whose connection was lost writes its last words when it notices, minutes later."""
+    kept = replica.versions.parent / "partial"
+    kept.mkdir(mode=0o700, exist_ok=True)
+    with (kept / "image" if at_once else replica.stage / "image").open("wb") as orphan:
+        orphan.truncate(LARGE)
+        replica.begin(NEXT)
+        assert list(kept.iterdir()) == []
 
 
 def test_an_attribute_that_is_refused_is_told(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:

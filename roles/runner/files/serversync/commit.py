@@ -11,8 +11,10 @@ nor in versions. Metadata is set before a thing becomes visible.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
+import signal
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -169,6 +171,7 @@ class Commit:
         problems = renames.remove_all(trash, keep=partial(self._salvage, home))
         if problems:
             raise problems[0]
+        self._cleanse(home)
         versions = self._keep_open(make(home, b"versions"))
         # What is made here must not inherit an ACL that is meant for the tree.
         for directory in (home, stages, versions):
@@ -199,6 +202,17 @@ class Commit:
         finally:
             os.close(held)
         return True
+
+    def _cleanse(self, home: int) -> None:
+        """Parts are contents and nothing else: rsync goes on in the file itself, which keeps whatever else it has.
+
+        What cannot be made so goes, and so does what an rsync of a dead run has not let go of: it would write into what
+        is in the tree by then.
+        """
+        with suppress(FileNotFoundError), handle(home, PARTIAL, DIRECTORY) as parts_held:
+            for name in names_in(parts_held):
+                if not bare(parts_held, name):
+                    renames.remove(parts_held, name)
 
     def _own_doors(self, owner: int, *directories: int) -> None:
         """Another owner could exchange what is staged; the one of what was just made is this process's own here."""
@@ -731,6 +745,29 @@ class Commit:
                 raise Refused("moved", MOVED)
             self._note(out)
             return Result(op.path, entry=Entry.of(out, link))
+
+
+def bare(directory: int, name: bytes) -> bool:
+    """Makes a file one of this process's own without attributes; false where it cannot, or somebody writes to it."""
+    try:
+        with handle(directory, name, os.O_RDONLY | os.O_NONBLOCK) as held:
+            info = os.fstat(held)
+            if not stat.S_ISREG(info.st_mode) or info.st_nlink > 1:
+                return False
+            os.fchown(held, os.geteuid(), os.getegid())
+            os.fchmod(held, 0o600)
+            for attribute in os.listxattr(held):
+                if metadata.preserved(attribute, renames.ALL):
+                    os.removexattr(held, attribute)
+            # Granted only where nobody has it open to write. Who would break it is no reason for this process to end.
+            fcntl.fcntl(held, fcntl.F_SETSIG, signal.SIGURG)
+            fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:
+        if error.errno in (errno.EIO, errno.ESTALE):
+            raise
+        return False
+    return True
 
 
 def wanted(op: Op) -> Entry:
