@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +27,20 @@ from serversync.tree import Tree
 
 from tests.loopback import Pair, Server, tree
 from tests.processes import family, kill
+from tests.sftp import sftp_loopback
+
+
+def one_run(layout: Layout, name: str, approve: str | None = None) -> run.Record:
+    one = run.Run(
+        layout,
+        job.load(layout, name),
+        trigger="manual",
+        only=None,
+        approve=approve,
+        log=lambda _line: None,
+        wait=lambda _seconds: None,
+    )
+    return one.carry_out(lambda _record: None)
 
 
 class Local:
@@ -43,16 +58,7 @@ class Local:
         self.server.declare("job", [(self.path, self.partner_path), *more], settings={**settings, **options})
 
     def run(self, approve: str | None = None) -> run.Record:
-        one = run.Run(
-            self.layout,
-            job.load(self.layout, "job"),
-            trigger="manual",
-            only=None,
-            approve=approve,
-            log=lambda _line: None,
-            wait=lambda _seconds: None,
-        )
-        return one.carry_out(lambda _record: None)
+        return one_run(self.layout, "job", approve)
 
 
 @pytest.fixture
@@ -331,3 +337,37 @@ def test_a_large_file_goes_on_where_it_was(pair: Pair, tmp_path: Path, direction
     crossed = [int(number) for number in re.findall(r"(?:sent|received) (\d+) bytes", log.read_text())]
     assert 0 < max(crossed) < size * 3 // 4
     assert [path.name for path in target.glob(".serversync/*/partial")] == []
+
+
+def test_a_part_lends_its_mode_to_no_file(local: Local) -> None:
+    """Where none is preserved, a new file is as open as any."""
+    for name in ("a", "b"):
+        (local.path / name).mkdir()
+    (local.path / "a" / "image").write_bytes(bytes(2_000_000))
+    (local.path / "a" / "image").chmod(0o600)
+    local.declare(preserve=["times", "permissions"])
+    assert killed(local, Commit, "_install", 1)
+    shutil.rmtree(local.path / "a")
+    (local.path / "b" / "image").write_bytes(os.urandom(2_000_000))
+    local.declare(preserve=["times"])
+    assert local.run()["state"] == "equal"
+    assert stat.S_IMODE((local.partner_path / "b" / "image").stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("direction", ["to_partner", "from_partner"])
+def test_pieces_over_sftp_do_not_take_one_another_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direction: str
+) -> None:
+    monkeypatch.setattr(synchronize, "ENTRIES", 4)
+    with sftp_loopback(tmp_path) as pair:
+        source, target = (pair.path, pair.real) if direction == "to_partner" else (pair.real, pair.path)
+        for number in range(10):
+            directory = source / "large" / f"inner{number % 2}"
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / f"plc{number}").write_text(f"{number}")
+            (source / "large" / f"plc{number}").write_text(f"{number}")
+        pair.declare(settings={"direction": direction, "exclude": [], "delete": "synced"}, on_error={"retries": 0, "delay": "0s"})
+        layout = Layout.of("user", {"HOME": str(pair.here.home)})
+        record = one_run(layout, "nightly")
+        assert (record["state"], record["elements"][0]["problems"]) == ("equal", [])
+        assert sorted(tree(target)) == sorted(tree(source))

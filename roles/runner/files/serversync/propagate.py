@@ -367,7 +367,7 @@ class Propagation:
             bandwidth_limit=self.settings.bandwidth_limit,
             compress=self.settings.compress,
             anew=anew,
-            partial=self.target.server.inside(f"{self.target.directory.rstrip('/')}/{self.target.partial}"),
+            partial=self.partial(),
             watched=self.settings.watched,
         )
         seen = [0, 0]
@@ -383,6 +383,12 @@ class Propagation:
         self.progress("copying", 0, 0)
         limited = self.settings.bandwidth_limit is not None
         self.running = rsync.Running(argv, count, measure, limited=limited)
+
+    def partial(self) -> str | None:
+        """What a part has no mode of, because none is preserved, a whole file would not get either."""
+        if "permissions" not in self.settings.preserve:
+            return None
+        return self.target.server.inside(f"{self.target.directory.rstrip('/')}/{self.target.partial}")
 
     def wait(self) -> None:
         """For rsync, if it runs."""
@@ -602,6 +608,11 @@ class Piece:
     @property
     def done(self) -> dict[str, Done]:
         return {side: self.propagations[side].done if side in self.propagations else Done() for side in SIDES}
+
+    @property
+    def carried(self) -> bool:
+        """Whether it does not have its own place in the stage; then it comes only after the one before is in place."""
+        return any(one.carry is not None for one in self.propagations.values())
 
     def begin(self, groups: Mapping[str, Groups]) -> None:
         """groups: hard links by replica."""

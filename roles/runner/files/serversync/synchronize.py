@@ -1042,6 +1042,11 @@ class Synchronization:
                 before, coming = coming, Piece(part, self.propagations(settings, archiving, number))
                 if before is not None:
                     before.arrived()
+                if before is not None and coming.carried:
+                    # All are in the same stage: a new directory would take along what comes into it already.
+                    problems |= self.conclude(before, archiving)
+                    before = None
+                    self.leave_stages()
                 coming.begin(self.groups)
                 if before is not None:
                     problems |= self.conclude(before, archiving)
@@ -1052,10 +1057,7 @@ class Synchronization:
             for piece in (before, coming):
                 if piece is not None:
                     piece.abandon()
-        for side in self.targets:
-            if self.sides[side].stage:
-                self.sides[side].tree.finish()
-                self.sides[side].stage = ""
+        self.leave_stages()
         unseen = self.unseen()
         # Contents that differ and were not brought over are looked for again.
         finished = whole and len(unseen) <= UNSEEN and not (self.due_to_verify() and problems)
@@ -1085,6 +1087,12 @@ class Synchronization:
             )
             for target in self.targets
         }
+
+    def leave_stages(self) -> None:
+        for side in self.targets:
+            if self.sides[side].stage:
+                self.sides[side].tree.finish()
+                self.sides[side].stage = ""
 
     def conclude(self, piece: Piece, archiving: Archiving) -> Problems:
         """Everything that has come is put in its place, on the disks, and into the archive; what could not be."""
