@@ -1063,6 +1063,7 @@ AGREED = file(1, 100)._replace(xattrs=b"2" * 8)
         pytest.param({"ctime": 900, "nlink": 2}, {"nlink": 2}, False, id="names"),
         pytest.param({"ctime": 900, "xattrs": b""}, {}, False, id="attributes-gone"),
         pytest.param({"ctime": 900, "xattrs": b"3" * 8}, {}, False, id="attributes"),
+        pytest.param({"xattrs": b"3" * 8}, {}, False, id="attributes-in-the-same-moment"),
         pytest.param({"ctime": 900, "rdev": 3}, {}, False, id="device"),
         pytest.param({"ctime": 900, "kind": "p"}, {}, False, id="kind"),
         pytest.param({"ctime": 900, "kind": "d", "nlink": 2}, {"kind": "d", "nlink": 2}, True, id="directory"),

@@ -206,6 +206,9 @@ class Touched:
         halves = []
         sides = ((here, row.here, row.here_more), (there, row.there, row.there_more))
         for (_path, record, more), known, known_more in sides:
+            # Attributes may be others with the same ctime: what was set came out otherwise, or in the same moment.
+            if not same_more(more, known_more):
+                return False
             if record == known:
                 halves.append((known, known_more))
                 continue
@@ -213,7 +216,7 @@ class Touched:
             # KIND INODE CTIME MTIME SIZE MODE UID GID NLINK LINK; other names of a file may have come or gone with it.
             if len(now) != len(before) or now[:2] != before[:2] or now[3:] != before[3:] or not alone(now):
                 return False
-            if not same_more(more, known_more) or nanoseconds(now[2]) >= self.moments[len(halves)]:
+            if nanoseconds(now[2]) >= self.moments[len(halves)]:
                 return False
             halves.append((record, more))
         (mine, mine_more), (other, other_more) = halves
