@@ -34,6 +34,15 @@ try:
 except (Stopped, KeyboardInterrupt) as told:
     print(type(told).__name__)
 """
+# The first one has been heard, by who made nothing of it.
+ONCE_MORE = TAKEN_ELSEWHERE.replace(
+    "        begun.set()\n",
+    """        try:
+            signal.raise_signal(int(sys.argv[2]))
+        except Stopped:
+            begun.set()
+""",
+)
 IGNORED = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
@@ -72,6 +81,10 @@ def test_a_signal_that_another_thread_takes_ends_the_wait(number: signal.Signals
         assert said(TAKEN_ELSEWHERE, number) == ("KeyboardInterrupt" if number == signal.SIGINT else "Stopped")
     finally:
         signal.signal(number, before)
+
+
+def test_so_does_another_one_after_it() -> None:
+    assert said(ONCE_MORE) == "Stopped"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])

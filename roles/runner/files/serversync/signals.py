@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -31,14 +32,17 @@ def heard() -> Iterator[None]:
     told = {number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN}
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         told.add(signal.SIGINT)
-    obeyed = threading.Event()
+    # How often a handler has run. No lock: one handler may interrupt another.
+    ran = 0
 
     def stop(number: int, _frame: FrameType | None) -> NoReturn:
-        obeyed.set()
+        nonlocal ran
+        ran += 1
         raise KeyboardInterrupt if number == signal.SIGINT else Stopped
 
-    def ignore(_number: int, _frame: FrameType | None) -> None:
-        pass
+    def nudged(_number: int, _frame: FrameType | None) -> None:
+        nonlocal ran
+        ran += 1
 
     main = threading.get_ident()
     arrivals, arrived = os.pipe()
@@ -48,11 +52,15 @@ def heard() -> Iterator[None]:
         while numbers := os.read(arrivals, 64):
             if told.isdisjoint(numbers):
                 continue
-            while not obeyed.wait(PAUSE):
+            # Python looks for signals in the order of their numbers, so that of the nudge comes last: a look that began
+            # after the signal came has heard it once the nudge is heard. One may have been under way.
+            enough = ran + 2
+            while ran < enough:
                 signal.pthread_kill(main, NUDGE)
+                time.sleep(PAUSE)
 
     before = {number: signal.signal(number, stop) for number in told}
-    before[NUDGE] = signal.signal(NUDGE, ignore)
+    before[NUDGE] = signal.signal(NUDGE, nudged)
     waking = signal.set_wakeup_fd(arrived, warn_on_full_buffer=False)
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
