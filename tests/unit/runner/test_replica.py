@@ -186,3 +186,12 @@ def test_operations_travel_in_frames_that_hold_them() -> None:
     assert len(requests) > 1
     assert all(len(request) <= PAYLOAD_LIMIT for request in requests)
     assert [op for request in requests for op in decode_ops(request)] == ops
+
+
+def test_an_element_within_another_one_has_the_address_of_its_own_root() -> None:
+    one = partner()
+    one.addresses = {"/": "all/", "/srv": "read/srv", "/srv/data": "written/", "/srv/d": "other/"}
+    assert one.address("/srv/data/x") == "hq::written//x"
+    assert one.inside("/srv/data/x") == "/x"
+    assert one.address("/srv/more") == "hq::read/srv/more"
+    assert one.address("/home") == "hq::all/home"

@@ -218,9 +218,10 @@ class Partner:
         return "/" + self.known(path).partition("/")[2].lstrip("/")
 
     def known(self, path: str) -> str:
-        for above, address in self.addresses.items():
-            if path == above or path.startswith(above.rstrip("/") + "/"):
-                return address + path[len(above) :]
+        # An element in another one may be in a root of its own, with its own access.
+        above = max((one for one in self.addresses if (path + "/").startswith(one.rstrip("/") + "/")), key=len, default="")
+        if above:
+            return self.addresses[above] + path[len(above) :]
         self.look(path)
         return self.addresses[path]
 
