@@ -366,7 +366,8 @@ def test_pieces_over_sftp_do_not_take_one_another_along(
             directory.mkdir(parents=True, exist_ok=True)
             (directory / f"plc{number}").write_text(f"{number}")
             (source / "large" / f"plc{number}").write_text(f"{number}")
-        pair.declare(settings={"direction": direction, "exclude": [], "delete": "synced"}, on_error={"retries": 0, "delay": "0s"})
+        settings = {"direction": direction, "exclude": [], "delete": "synced"}
+        pair.declare(settings=settings, on_error={"retries": 0, "delay": "0s"})
         layout = Layout.of("user", {"HOME": str(pair.here.home)})
         record = one_run(layout, "nightly")
         assert (record["state"], record["elements"][0]["problems"]) == ("equal", [])

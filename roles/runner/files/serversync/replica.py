@@ -219,8 +219,8 @@ class Partner:
 
     def known(self, path: str) -> str:
         # An element in another one may be in a root of its own, with its own access.
-        above = max((one for one in self.addresses if (path + "/").startswith(one.rstrip("/") + "/")), key=len, default="")
-        if above:
+        around = (one for one in self.addresses if f"{path}/".startswith(one.rstrip("/") + "/"))
+        if above := max(around, key=len, default=""):
             return self.addresses[above] + path[len(above) :]
         self.look(path)
         return self.addresses[path]
