@@ -103,6 +103,37 @@ def test_a_directory_with_a_flaw_is_there_with_all_that_is_in_it(local: Local, m
     assert (local.partner_path / "line" / "plc").read_text() == "x"
 
 
+def test_a_run_killed_while_a_file_makes_room_for_a_directory_deletes_nothing_in_it(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local.declare(direction="both", conflict="keep_both")
+    for name in ("agreed", "deep/agreed"):
+        (local.path / "line" / name).parent.mkdir(parents=True, exist_ok=True)
+        (local.path / "line" / name).write_text("x")
+    assert local.run()["state"] == "equal"
+    (local.path / "line" / "new").write_text("here")
+    shutil.rmtree(local.partner_path / "line")
+    (local.partner_path / "line").write_text("there")
+    carry = Commit._carry
+
+    def killed(self: Commit, op: Op) -> Result:
+        if op.path == b"line" and op.do != "aside":
+            raise KeyboardInterrupt
+        return carry(self, op)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Commit, "_carry", killed)
+        with pytest.raises(KeyboardInterrupt):
+            local.run()
+    assert not (local.partner_path / "line").exists()
+    for _run in range(2):
+        local.run()
+        for root in (local.path, local.partner_path):
+            assert (root / "line" / "new").read_text() == "here"
+            assert (root / "line" / "agreed").read_text() == (root / "line" / "deep" / "agreed").read_text() == "x"
+            assert [path.read_text() for path in root.glob("line.conflict-*")] == ["there"]
+
+
 def test_what_an_approval_did_not_cover_is_not_forgotten(local: Local) -> None:
     local.declare(max_delete="1")
     for number in range(3):

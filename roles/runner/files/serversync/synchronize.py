@@ -474,6 +474,8 @@ class Synchronization:
         self.touched: set[bytes] = set()
         self.touched_only = Touched((0, 0))
         self.adopted: dict[bytes, Row | None] = {}
+        # Paths that a killed run had emptied for what was to come.
+        self.cleared: set[bytes] = set()
         self.forget_disagreements(edited)
         self.unchanged = usable and all(scan.unchanged for scan in self.scans.values())
         if self.unchanged:
@@ -651,9 +653,17 @@ class Synchronization:
 
     def with_intent(self, triple: Triple) -> Triple:
         """What a run that was killed had put in its place is ours, with what the other side had then."""
+        if self.cleared and beneath(triple.path, self.cleared):
+            self.adopted[triple.path] = None
+            return triple._replace(row=None)
         for side, journal in self.intents.get(triple.path, {}).items():
             expected, coming, source = read_intent(*journal)
             entry, other = SEEN[side](triple), SEEN[OTHER[side]](triple)
+            if coming is not None and expected is not None and entry is None and other is not None:
+                # It had been put aside, and nothing had come in its place: nobody has deleted it, or what was below it.
+                self.cleared.add(triple.path)
+                self.adopted[triple.path] = None
+                return triple._replace(row=None)
             if coming is None and deleted(expected, entry, other):
                 self.adopted[triple.path] = None
                 return triple._replace(row=None)
