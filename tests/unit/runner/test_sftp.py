@@ -467,3 +467,34 @@ def test_a_removed_lock_is_tried_again_and_a_refused_one_is_told() -> None:
 def test_this_process_has_a_birth() -> None:
     assert sftptree.birth(os.getpid()) == process()["started"]
     assert sftptree.birth(2**31 - 1) is None
+
+
+class Able:
+    """Stands in for a session with a server that has no extensions."""
+
+    def has(self, _extension: object) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_a_full_server_is_not_taken_for_one_without_links(room: bool) -> None:
+    refused = OSError(errno.EIO, "Failure")
+    absent = FileNotFoundError(errno.ENOENT, "No such file")
+    answers: list[list[Any]] = [
+        [None, None, None],
+        [b"handle"],
+        [None, None, None],
+        [Attributes(mode=0o100604, mtime=10**9 + 1)],
+        [refused],
+        *([[b"handle"], [None], [None]] if room else [[refused]]),
+        [absent],
+        [absent],
+        [None, None, None],
+    ]
+    task = sftptree.tried(Able(), b"/reserved")  # type: ignore[arg-type]
+    next(task)
+    with pytest.raises(StopIteration if room else OSError) as ended:
+        for some in answers:
+            task.send(some)
+    if room:
+        assert ended.value.value.lacks == ("owner", "group", "links")
