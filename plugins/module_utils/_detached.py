@@ -21,7 +21,10 @@ def begin(argv: Sequence[str], begun: Callable[[], Any]) -> tuple[Any, int, str,
     files without a name, which are gone when the last of both has closed them.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        process = subprocess.Popen(list(argv), stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True)
+        # run_command waits for the end, and this one is to go on after the module.
+        process = subprocess.Popen(  # pylint: disable=ansible-bad-function
+            list(argv), stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
+        )
         while True:
             code = process.poll()
             # asked after the command: one that ends now has begun before
