@@ -13,9 +13,9 @@ from serversync.reconcile import (
     Decision,
     Owners,
     Plan,
+    Restamped,
     Rules,
     Seen,
-    Touched,
     Triple,
     Unknown,
     deep,
@@ -1079,16 +1079,16 @@ def test_what_was_only_touched_needs_no_decision(
     # The other side is touched, too.
     mine, theirs = (after, other._replace(ctime=901)) if side == HERE else (other._replace(ctime=901), after)
     old = row(b"a", before, other) if side == HERE else row(b"a", other, before)
-    touched = Touched((1000, 1000))
+    restamped = Restamped((1000, 1000))
     items = [[(b"a", one.record, one.more)] for one in (mine, theirs)]
-    found = list(moved(*items, [old], touched))
-    assert [bool(found), bool(touched.rows)] == [not taken, taken]
+    found = list(moved(*items, [old], restamped))
+    assert [bool(found), bool(restamped.rows)] == [not taken, taken]
     if taken and before != after:
-        assert touched.rows == [row(b"a", mine, theirs)]
+        assert restamped.rows == [row(b"a", mine, theirs)]
     for standing in ("kept", "left", "unresolved"):
-        assert list(moved(*items, [old._replace(status=standing)], Touched((1000, 1000))))
-    assert list(moved(*items, [old._replace(racy="h")], Touched((1000, 1000))))
-    assert list(moved(items[0], [], [old], Touched((1000, 1000))))
+        assert list(moved(*items, [old._replace(status=standing)], Restamped((1000, 1000))))
+    assert list(moved(*items, [old._replace(racy="h")], Restamped((1000, 1000))))
+    assert list(moved(items[0], [], [old], Restamped((1000, 1000))))
 
 
 @given(st.data(), st.sampled_from(["to_partner", "from_partner", "both"]))
@@ -1105,10 +1105,10 @@ def test_what_is_taken_as_touched_would_have_been_decided_as_agreed(data: st.Dat
     here, there, known = (data.draw(entries) for _one in range(3))
     known_there = known._replace(inode=data.draw(st.integers(1, 2)), ctime=data.draw(st.integers(1, 3)))
     old = row(b"a", known, known_there)
-    touched = Touched((1 << 62, 1 << 62))
+    restamped = Restamped((1 << 62, 1 << 62))
     mine, other = ([(b"a", one.record, one.more)] for one in (here, there))
-    list(moved(mine, other, [old], touched))
-    if touched.rows:
+    list(moved(mine, other, [old], restamped))
+    if restamped.rows:
         plan = reconcile([Triple(b"a", here, there, old)], plain_rules(direction=direction))
         assert not plan.needs
         for one in plan.decisions:

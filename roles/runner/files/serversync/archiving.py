@@ -20,8 +20,6 @@ from serversync.reconcile import OTHER, SIDES, Decision, Seen, half_of, parent
 
 # An entry whose ctime is this near to the scan (ns) may have changed once more without a trace.
 RACY = 10_000_000
-NOWHERE: Mapping[str, Collection[bytes]] = {side: () for side in SIDES}
-NOTHING: Mapping[str, Mapping[int, Entry | None]] = {side: {} for side in SIDES}
 Problems = dict[bytes, tuple[str, str]]
 
 
@@ -64,13 +62,14 @@ class Archiving:
             batch.append(Intent(decision.path, side, expected[0], after[0], expected[1], after[1]))
         self.archive.intend(batch)
 
-    def adopt(self, touched: Iterable[Row]) -> None:
+    def adopt(self, restamped: Iterable[Row]) -> None:
         """What a killed run had put in its place is archived before its journal goes with the first piece's.
 
-        touched: rows of what needs no decision, and is only known by another ctime from now on.
+        restamped: rows of what needs no decision, and is only known by another ctime from now on.
         """
-        rows = [*touched, *(row for row in self.adopted.values() if row is not None)]
-        self.update(rows, [path for path, row in self.adopted.items() if row is None], NOWHERE, NOTHING)
+        rows = [*restamped, *(row for row in self.adopted.values() if row is not None)]
+        nothing: dict[str, dict[Any, Any]] = {side: {} for side in SIDES}
+        self.update(rows, [path for path, row in self.adopted.items() if row is None], nothing, nothing)
 
     def remember(self, decisions: Iterable[Decision], propagated: Mapping[str, Done]) -> Problems:
         """Rows of what both replicas have on their disks by now; returns what could not be done."""

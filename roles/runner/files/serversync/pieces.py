@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from itertools import chain
 
-from serversync.entry import HERE, Entry
-from serversync.reconcile import OTHER, SIDES, Decision, Seen, parent
+from serversync.entry import Entry
+from serversync.reconcile import OTHER, SIDES, Decision, is_directory, of, parent
 
 Unit = list[Decision]
 
@@ -22,7 +22,7 @@ def moved_bytes(decision: Decision) -> int:
     """Of the file whose contents are to be put on the other replica."""
     if decision.content is None:
         return 0
-    source = seen(decision, decision.content)
+    source = of(decision, decision.content)
     return source.size if isinstance(source, Entry) and source.kind == "f" else 0
 
 
@@ -54,16 +54,7 @@ def changing(one: Decision) -> Iterator[str]:
 
 def last(one: Decision) -> bool:
     """Whether it has to wait for all that is done below it: a directory goes, or gets its own metadata."""
-    return any(directory(one, side) for side in changing(one))
-
-
-def seen(one: Decision, side: str) -> Seen:
-    return one.here if side == HERE else one.there
-
-
-def directory(one: Decision, side: str) -> bool:
-    entry = seen(one, side)
-    return isinstance(entry, Entry) and entry.kind == "d"
+    return any(is_directory(of(one, side)) for side in changing(one))
 
 
 def below(path: bytes, top: bytes) -> bool:
@@ -90,7 +81,7 @@ def units(decisions: Iterable[Decision], entries: int, size: int) -> Iterator[Un
     while at < len(rest):
         end = at + 1
         one = rest[at]
-        if one.content and directory(one, one.content) and not last(one):
+        if one.content and is_directory(of(one, one.content)) and not last(one):
             room = (entries, size) if splittable(one) else (len(rest), 1 << 64)
             volume = 0
             while end < len(rest) and below(rest[end].path, one.path):
@@ -106,8 +97,8 @@ def units(decisions: Iterable[Decision], entries: int, size: int) -> Iterator[Un
 def splittable(one: Decision) -> bool:
     """Whether the directory can be made first and then filled: nothing is replaced, and its owner may write in it."""
     assert one.content
-    entry = seen(one, one.content)
-    return seen(one, OTHER[one.content]) is None and isinstance(entry, Entry) and entry.mode & 0o700 == 0o700
+    entry = of(one, one.content)
+    return of(one, OTHER[one.content]) is None and isinstance(entry, Entry) and entry.mode & 0o700 == 0o700
 
 
 def tied(found: list[Unit], ties: Iterable[Collection[bytes]]) -> Iterator[Unit]:

@@ -17,9 +17,9 @@ from typing import IO
 
 from serversync import rsync
 from serversync.commit import FLAWS, TRANSIENT, Op, Result
-from serversync.entry import HERE, Entry
+from serversync.entry import Entry
 from serversync.failure import Failure
-from serversync.reconcile import OTHER, SIDES, Decision, Owners, parent
+from serversync.reconcile import OTHER, SIDES, Decision, Owners, Seen, of, parent
 from serversync.replica import Carry, Coming, Replica, Server
 
 # Operations that are on record as intents at a time.
@@ -141,8 +141,8 @@ class Propagation:
             mtime=timed.mtime,
         )
 
-    def seen(self, decision: Decision, side: Side) -> object:
-        return decision.here if side.name == HERE else decision.there
+    def seen(self, decision: Decision, side: Side) -> Seen:
+        return of(decision, side.name)
 
     def begin(self, decisions: list[Decision], groups: Groups, target_groups: Groups) -> None:
         """Sees what the decisions need of the target, and lets it come.
@@ -445,9 +445,9 @@ class Propagation:
         )
         steps: list[tuple[Decision, Op]] = []
         for one in self.asides:
-            steps.append((one, Op("aside", one.path, self.expected(one), None, None, b"", one.aside, False)))
+            steps.append((one, Op("aside", one.path, self.expected(one), to=one.aside)))
         for one in sorted(self.removals, key=lambda one: one.path, reverse=True):
-            steps.append((one, Op("delete", one.path, self.expected(one), None, None, b"", b"", False)))
+            steps.append((one, Op("delete", one.path, self.expected(one), None, None)))
         within: dict[bytes, list[Decision]] = {}
         for one in self.good:
             if one.path in self.inside:
@@ -469,7 +469,7 @@ class Propagation:
     def putting(self, one: Decision, tree: bool, attributes: Mapping[bytes, dict[str, bytes]]) -> Op:
         do = "tree" if tree else KIND_OPS[self.kind(one)]
         arriving = self.place + one.path if do in ("tree", "put") else b""
-        return Op(do, one.path, self.replaced(one), self.wanted(one), attributes.get(one.path), arriving, b"", False)
+        return Op(do, one.path, self.replaced(one), self.wanted(one), attributes.get(one.path), arriving)
 
     def carry_out(self, steps: list[tuple[Decision, Op]], within: dict[bytes, list[Decision]]) -> list[Decision]:
         """Commits, each batch once its intents are on record; the new directories for which there is one already."""
@@ -507,7 +507,7 @@ class Propagation:
             self.done.problems.update((one.path, self.blocked[top.path]) for one in [top, *inner])
             return []
         attributes = self.attributes([top, *inner])
-        steps = [(top, Op("meta", top.path, there, self.wanted(top), attributes.get(top.path), b"", b"", False))]
+        steps = [(top, Op("meta", top.path, there, self.wanted(top), attributes.get(top.path)))]
         for one in inner:
             child = one.path[: (one.path + b"/").index(b"/", len(top.path) + 1)]
             if child == one.path:
@@ -560,7 +560,7 @@ class Propagation:
                     self.done.problems[one.path] = ("moved", "the file that it is a hard link of did not arrive")
                     continue
                 leader = there[0]
-            steps.append((one, Op("link", one.path, self.replaced(one), self.wanted(one), None, b"", leader, False)))
+            steps.append((one, Op("link", one.path, self.replaced(one), self.wanted(one), to=leader)))
         for batch in cut(steps, BATCH):
             self.intend(self.target.name, ((one, op.want) for one, op in batch))
             for (one, op), result in zip(batch, list(self.target.tree.commit(op for _one, op in batch))):
@@ -587,7 +587,7 @@ class Propagation:
         metas = self.metas
         attributes = self.attributes(metas)
         steps = [
-            (one, Op("meta", one.path, self.expected(one), self.wanted(one), attributes.get(one.path), b"", b"", False))
+            (one, Op("meta", one.path, self.expected(one), self.wanted(one), attributes.get(one.path)))
             for one in sorted(metas, key=lambda one: (self.kind(one) == "d", [-len(one.path)]))
         ]
         for batch in cut(steps, BATCH):

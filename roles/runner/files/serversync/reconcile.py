@@ -145,13 +145,13 @@ UNSEEN = Unknown("could not be read")
 
 
 def moved(
-    here: Iterable[Item], there: Iterable[Item], rows: Iterable[Row], touched: Touched | None = None
+    here: Iterable[Item], there: Iterable[Item], rows: Iterable[Row], restamped: Restamped | None = None
 ) -> Iterator[Triple]:
     """Every path that is not exactly as archived, or not agreed, or of which a half is racy.
 
     All three sorted by path as bytes, none twice. here, there: (path, record, more); an empty record: the path could
-    not be seen. touched: takes what needs no decision, which then has no triple. Raises ValueError on a record that is
-    none.
+    not be seen. restamped: takes what needs no decision, and then has no triple. Raises ValueError on what is no
+    record.
     """
     here_items: Iterator[Any] = chain(here, repeat(NO_ITEM))
     there_items: Iterator[Any] = chain(there, repeat(NO_ITEM))
@@ -177,7 +177,9 @@ def moved(
             found_there = other if other[0] == path else None
             old = Row(*row) if row[0] == path else None
             still = old is not None and old.status == "agreed" and not old.racy and as_archived(found, found_there, old)
-            if not still and not (touched and old and found and found_there and touched.take(found, found_there, old)):
+            if not still and not (
+                restamped and old and found and found_there and restamped.take(found, found_there, old)
+            ):
                 yield Triple(path, seen(found), seen(found_there), old)
             if found and found_there and old:
                 break
@@ -189,7 +191,7 @@ def moved(
                 row = next(all_rows, NO_ROW)
 
 
-class Touched:
+class Restamped:
     """Rows of paths of which nothing but ctime moved, as when a backup links every file: most need no decision.
 
     moments: per side (here, there), from when on (ns) an entry may change once more without its ctime telling.
@@ -316,8 +318,8 @@ def parent(path: bytes) -> bytes:
     return path.rpartition(b"/")[0]
 
 
-def of(triple: Triple, side: str) -> Seen:
-    return triple.here if side == HERE else triple.there
+def of(one: Triple | Decision, side: str) -> Seen:
+    return one.here if side == HERE else one.there
 
 
 def is_directory(entry: Seen) -> bool:

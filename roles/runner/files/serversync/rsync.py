@@ -296,15 +296,9 @@ class Running:
         with self.lock:
             self.stopped = True
             process = self.process
-        if process is None:
-            return
-        if process.poll() is None:
-            process.terminate()
-            self.thread.join(10)
-            if process.poll() is None:
-                # It waits for the other side's last words.
-                process.kill()
-        self.thread.join()
+        if process is not None:
+            end(process)
+            self.thread.join()
 
 
 def begin(argv: list[str]) -> subprocess.Popen[str]:
@@ -345,17 +339,23 @@ def follow(
         outcome.code = process.wait()
     except BaseException:
         # Nobody reads what it says any more, so it would wait for ever to be heard, and be waited for.
-        process.terminate()
-        try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        end(process)
         raise
     finally:
         TURN.running.discard(process)
         drain.join()
         process.stdout.close()
         process.stderr.close()
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Returns once it has ended, or soon will have."""
+    process.terminate()
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        # It waits for the other side's last words.
+        process.kill()
 
 
 # errno at the end of rsync's messages; names stand before it, so that none is taken for it.

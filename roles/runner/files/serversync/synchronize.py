@@ -62,14 +62,15 @@ from serversync.reconcile import (
     Decision,
     Owners,
     Plan,
+    Restamped,
     Rules,
     Seen,
-    Touched,
     Triple,
     Unknown,
     deep,
     half_of,
     moved,
+    of,
     parent,
     reconcile,
 )
@@ -472,7 +473,7 @@ class Synchronization:
         self.report.entries = max(scan.entries for scan in self.scans.values())
         self.progress("scanning", self.report.entries, 0)
         self.touched: set[bytes] = set()
-        self.touched_only = Touched((0, 0))
+        self.restamped = Restamped((0, 0))
         self.adopted: dict[bytes, Row | None] = {}
         # Paths that a killed run had emptied for what was to come.
         self.cleared: set[bytes] = set()
@@ -559,7 +560,7 @@ class Synchronization:
             self.check_path(path or b"-")
         self.touched.update(everything)
         self.settle({side for side in SIDES if (stale[side] or again) and self.scans[side].entries})
-        self.touched_only = Touched((self.scans[HERE].moment - RACY, self.scans[THERE].moment - RACY))
+        self.restamped = Restamped((self.scans[HERE].moment - RACY, self.scans[THERE].moment - RACY))
         rest = iter(everything)
         while directories := list(islice(rest, DIRECTORIES)):
             listings = self.at_once(
@@ -630,7 +631,7 @@ class Synchronization:
         emitted = set()
         # A setting may ask for every path, whatever has become of it.
         asked = self.edited or self.verify or self.added or self.folding or self.decided or self.intents
-        for triple in moved(lines[HERE], lines[THERE], rows, None if asked else self.touched_only):
+        for triple in moved(lines[HERE], lines[THERE], rows, None if asked else self.restamped):
             emitted.add(triple.path)
             self.check_path(triple.path)
             if isinstance(triple.there, Entry):
@@ -658,7 +659,7 @@ class Synchronization:
             return triple._replace(row=None)
         for side, journal in self.intents.get(triple.path, {}).items():
             expected, coming, source = read_intent(*journal)
-            entry, other = SEEN[side](triple), SEEN[OTHER[side]](triple)
+            entry, other = of(triple, side), of(triple, OTHER[side])
             if coming is not None and expected is not None and entry is None and other is not None:
                 # It had been put aside, and nothing had come in its place: nobody has deleted it, or what was below it.
                 self.cleared.add(triple.path)
@@ -772,7 +773,7 @@ class Synchronization:
         found: dict[str, Groups] = {}
         for side in SIDES:
             names: dict[int, set[bytes]] = {}
-            here = {triple.path: SEEN[side](triple) for triple in triples}
+            here = {triple.path: of(triple, side) for triple in triples}
             for path, entry in here.items():
                 if isinstance(entry, Entry) and entry.kind != "d" and entry.nlink > 1:
                     names.setdefault(entry.inode, set()).add(path)
@@ -829,7 +830,7 @@ class Synchronization:
         by_path = {triple.path: triple for triple in triples}
 
         def read(side: str) -> dict[bytes, Entry | str]:
-            there = [path for path in paths if isinstance(SEEN[side](by_path[path]), Entry)]
+            there = [path for path in paths if isinstance(of(by_path[path], side), Entry)]
             return dict(self.sides[side].tree.checksums(there))
 
         digests = self.at_once(read)
@@ -1037,36 +1038,17 @@ class Synchronization:
         asides = {one.aside: one.path for one in plan.decisions if one.aside}
         copies = {one.path for one in plan.decisions if beneath(one.path, asides)} if asides else set()
         archiving = Archiving(self.archive, self.sides, self.markers(), self.scans, self.adopted, self.touched)
-        if self.intents or self.touched_only.rows:
-            archiving.adopt(self.touched_only.rows)
+        if self.intents or self.restamped.rows:
+            archiving.adopt(self.restamped.rows)
         both = self.direction == "both"
         decisions = [one for one in plan.decisions if one.path not in copies] if both else plan.decisions
         ties = [*self.ties(asides, copies)] if copies or any(self.groups.values()) else []
         # Names that fall together have to be freed before they are taken.
         parts = [decisions] if self.folding else pieces(decisions, ties, ENTRIES, BYTES)
-        problems: Problems = {}
-        coming: Piece | None = None
-        before: Piece | None = None
-        try:
-            for number, part in enumerate(parts):
-                before, coming = coming, Piece(part, self.propagations(settings, archiving, number))
-                if before is not None:
-                    before.arrived()
-                if before is not None and coming.carried:
-                    # All are in the same stage: a new directory would take along what comes into it already.
-                    problems |= self.conclude(before, archiving)
-                    before = None
-                    self.leave_stages()
-                coming.begin(self.groups)
-                if before is not None:
-                    problems |= self.conclude(before, archiving)
-            if coming is not None:
-                coming.arrived()
-                problems |= self.conclude(coming, archiving)
-        finally:
-            for piece in (before, coming):
-                if piece is not None:
-                    piece.abandon()
+        problems = self.put_in_place(
+            (Piece(part, self.propagations(settings, archiving, number)) for number, part in enumerate(parts)),
+            archiving,
+        )
         self.leave_stages()
         unseen = self.unseen()
         # Contents that differ and were not brought over are looked for again.
@@ -1097,6 +1079,33 @@ class Synchronization:
             )
             for target in self.targets
         }
+
+    def put_in_place(self, parts: Iterable[Piece], archiving: Archiving) -> Problems:
+        """One after the other, each while the contents of the next one come; what could not be."""
+        problems: Problems = {}
+        coming: Piece | None = None
+        before: Piece | None = None
+        try:
+            for part in parts:
+                before, coming = coming, part
+                if before is not None:
+                    before.arrived()
+                if before is not None and coming.carried:
+                    # All are in the same stage: a new directory would take along what comes into it already.
+                    problems |= self.conclude(before, archiving)
+                    before = None
+                    self.leave_stages()
+                coming.begin(self.groups)
+                if before is not None:
+                    problems |= self.conclude(before, archiving)
+            if coming is not None:
+                coming.arrived()
+                problems |= self.conclude(coming, archiving)
+        finally:
+            for piece in (before, coming):
+                if piece is not None:
+                    piece.abandon()
+        return problems
 
     def leave_stages(self) -> None:
         for side in self.targets:
@@ -1236,9 +1245,6 @@ def as_intended(expected: Entry | None, coming: Entry, entry: Entry) -> bool:
         getattr(entry, name) == getattr(coming, name) or (there and getattr(entry, name) == getattr(expected, name))
         for name in fields
     )
-
-
-SEEN: dict[str, Callable[[Triple], Seen]] = {HERE: lambda triple: triple.here, THERE: lambda triple: triple.there}
 
 
 def check_kind(facts: dict[str, Any], path: str, server: str, field: str) -> None:
