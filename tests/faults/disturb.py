@@ -175,6 +175,7 @@ def stalled_for_good(world: World, rng: random.Random, stand: Stand) -> Disturbe
     with suppress(subprocess.TimeoutExpired):
         process.wait(moment(world, rng))
     stand.proxy.call(stall=True)
+    # How long it has stalled when the runner dies is part of the fault.
     time.sleep(rng.uniform(0, 0.5))
     killed = 0
     if process.poll() is None:
@@ -451,6 +452,7 @@ def clock(world: World, rng: random.Random, stand: Stand) -> Disturbed:
 
 def two_at_once(world: World, rng: random.Random, stand: Stand) -> Disturbed:
     first = world.start()
+    # How far the first one is by then is part of the fault.
     time.sleep(rng.uniform(0, world.usual))
     second = world.start()
     ended = [world.end(first), world.end(second)]

@@ -90,7 +90,7 @@ def tebibyte(pair: Pair, _rng: random.Random) -> list[str]:
     before = world.look().there
     process = world.start()
     while not list(world.there.glob(".serversync/*/stage/*/.holes.*")) and process.poll() is None:
-        time.sleep(0.1)
+        time.sleep(0.1)  # Between two looks: nothing tells when rsync has begun with it.
     process.kill()
     ended = world.end(process)
     print(f"  {ended.outcome} on its way", flush=True)

@@ -68,9 +68,7 @@ TOO_LONG = """
         name: passing-two
         timeout: 3s
       register: cut
-      ignore_errors: true
-    - ansible.builtin.assert:
-        that: cut is failed and cut.failure.code == 'timeout'
+      failed_when: cut.failure.code != 'timeout'
 """
 REFUSED = """
     - serversync.core.sync_job:
@@ -80,9 +78,7 @@ REFUSED = """
     - serversync.core.sync_job_run:
         name: passing-three
       register: refused
-      ignore_errors: true
-    - ansible.builtin.assert:
-        that: refused is failed and refused.failure.code == 'outside_roots' and refused.run.state == 'failed'
+      failed_when: refused.failure.code != 'outside_roots' or refused.run.state != 'failed'
 """
 REMOVE = """
     - serversync.core.sync_job:
