@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 
-from ._job import Problem, document_text, own_problems, pairings_of, parse_document, pin_problem, resolve
+from ._job import Problem, document_text, own_problems, pairings_of, pin_problem, resolve
 from ._module import JobModule
 from ._schedule import on_calendar
 from ._store import (
@@ -26,7 +26,7 @@ from ._store import (
     merge,
     owner_of,
     plan,
-    read_file,
+    read_document,
     read_fleet,
     read_pairings,
     read_units,
@@ -43,9 +43,7 @@ class Server:
         self.module = module
         self.scope = scope
         self.uid, self.gid = owner_of(scope)
-        if scope == "system" and os.geteuid() != 0:
-            text = "system needs root; set become: true, or scope: user for a job of your own"
-            module.fail([Problem("not_root", "scope", text)])
+        module.check_root(scope)
         self.place = layout(scope, "", os.environ)
         self.own = self.place.own
         self.systemd = systemd_runs(scope, os.environ, os.geteuid())
@@ -86,14 +84,7 @@ class Way(NamedTuple):
 
 def read_current(place: Layout) -> dict[str, Any] | None:
     """The job that is there; what cannot be read cannot be left as it is."""
-    data = read_file(place.document).data
-    if data is None:
-        return None
-    try:
-        job, problems = parse_document(data.decode("utf-8"))
-        said = str(problems[0]).lstrip(": ") if problems else ""
-    except UnicodeDecodeError:
-        job, said = {}, "is not UTF-8"
+    job, said = read_document(place)
     if said:
         remedy = "restore the file, or remove the job with state: absent and declare it whole"
         raise StoreError("damaged_document", place.document, "is damaged (%s); %s" % (said, remedy))
@@ -259,9 +250,9 @@ def apply(
         ways.append(Way(declared, found, wanted, plan(place, found, wanted, server.uid)))
     if many:
         reload = server.systemd and os.path.exists(server.place.pending)
-        way = merge([one.plan for one in ways], server.place.systemctl, reload)
+        whole = merge([one.plan for one in ways], server.place.systemctl, reload)
     else:
-        way = ways[0].plan
+        whole = ways[0].plan
 
     check_calendars(module, ways)
     jobs = [declared.job for declared in declarations if declared.job]
@@ -280,5 +271,5 @@ def apply(
             module.warn("%s holds files of others; it stays" % os.path.dirname(one.declared.place.drop_in))
     if not module.check_mode:
         verify_timers(module, ways)
-        module.carry_out(way, server.place, server.uid, server.gid)
-    return Applied(jobs, ways, way)
+        module.carry_out(whole, server.place, server.uid, server.gid)
+    return Applied(jobs, ways, whole)

@@ -121,6 +121,11 @@ class JobModule(AnsibleModule):  # type: ignore[misc]
         more = " (%d more in failure.details)" % (len(problems) - 1) if len(problems) > 1 else ""
         self.fail_json(str(first) + more, failure={"code": first.code, "path": first.path, "details": details})
 
+    def check_root(self, scope: str) -> None:
+        if scope == "system" and os.geteuid() != 0:
+            text = "system needs root; set become: true, or scope: user for a job of your own"
+            self.fail([Problem("not_root", "scope", text)])
+
     def fail_store(self, error: StoreError, plan: Plan | None = None, done: int = 0) -> NoReturn:
         """`done`: how many steps of the plan were taken before it failed."""
         results: dict[str, Any] = {}
@@ -135,7 +140,7 @@ class JobModule(AnsibleModule):  # type: ignore[misc]
         )
 
     def run(self, argv: Sequence[str]) -> tuple[int, str, str]:
-        """A program of systemd, or by its path the runner; values of the job reach it as they are."""
+        """A program of the system, or by its path the runner; values of the job reach it as they are."""
         program = argv[0] if os.path.isabs(argv[0]) else self.get_bin_path(argv[0])
         if program is None:
             raise StoreError("missing_program", argv[0], "is not installed; install the package systemd")

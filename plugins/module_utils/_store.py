@@ -17,7 +17,7 @@ import re
 import stat
 from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
-from ._job import NAME_PATTERN
+from ._job import NAME_PATTERN, parse_document
 from ._units import drop_in_text, service_name, timer_name, timer_text
 
 ZONES = "/usr/share/zoneinfo"
@@ -180,6 +180,18 @@ def read_file(path: str) -> FileState:
         except OSError as error:
             raise _unreadable(path, error) from error
     return FileState(data, stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid, stat.S_ISREG(info.st_mode))
+
+
+def read_document(place: Layout) -> tuple[dict[str, Any] | None, str | None]:
+    """The job that is there, or what is damaged in its document; neither where there is none."""
+    data = read_file(place.document).data
+    if data is None:
+        return None, None
+    try:
+        job, problems = parse_document(data.decode("utf-8"))
+    except UnicodeDecodeError:
+        return None, "is not UTF-8"
+    return (None, str(problems[0]).lstrip(": ")) if problems else (job, None)
 
 
 def _unreadable(path: str, error: OSError) -> StoreError:

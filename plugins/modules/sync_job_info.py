@@ -144,7 +144,7 @@ failure:
 import os
 from typing import Any, Mapping
 
-from ansible_collections.serversync.core.plugins.module_utils._job import Field, field_of, parse_document
+from ansible_collections.serversync.core.plugins.module_utils._job import Field, field_of
 from ansible_collections.serversync.core.plugins.module_utils._module import JobModule
 from ansible_collections.serversync.core.plugins.module_utils._records import (
     conflicts,
@@ -159,7 +159,7 @@ from ansible_collections.serversync.core.plugins.module_utils._store import (
     declared_names,
     layout,
     manager_environment,
-    read_file,
+    read_document,
     systemd_runs,
 )
 
@@ -172,21 +172,6 @@ GRAMMAR = Field(
         field_of("scope"),
     ),
 )
-
-
-def read_job(place: Layout) -> tuple[dict[str, Any] | None, str | None]:
-    """The job as the modules take it, or what is wrong with its document; neither where there is none."""
-    data = read_file(place.document).data
-    if data is None:
-        return None, None
-    try:
-        job, problems = parse_document(data.decode("utf-8"))
-    except UnicodeDecodeError:
-        return None, "%s is damaged (is not UTF-8)" % place.document
-    if problems:
-        return None, "%s is damaged (%s)" % (place.document, str(problems[0]).lstrip(": "))
-    del job["version"]
-    return job, None
 
 
 def status(place: Layout, job: Mapping[str, Any] | None, problem: str | None, elapse: str | None) -> dict[str, Any]:
@@ -219,11 +204,14 @@ def main() -> None:
             elapses = next_runs(place, module.run)
         for name in names:
             one = place._replace(name=name)
-            job, problem = read_job(one)
-            if job is None and problem is None:
+            job, said = read_document(one)
+            if job is None and said is None:
                 continue
             if job is not None:
+                # the modules take no version
+                del job["version"]
                 jobs.append(job)
+            problem = "%s is damaged (%s)" % (one.document, said) if said else None
             states.append(status(one, job, problem, elapses.get(name)))
     except StoreError as error:
         module.fail_store(error)

@@ -299,9 +299,13 @@ class Runner:
         self.module = module
         self.place = place
         self.elements = [word for path in module.declared.get("elements") or [] for word in ("--element", path)]
+        self.approve = module.declared.get("approve")
 
-    def argv(self, command: str, *more: str) -> list[str]:
-        return [self.place.launcher, command, self.place.name, "--json", *self.elements, *more]
+    def argv(self, command: str) -> list[str]:
+        return [self.place.launcher, command, self.place.name, "--json", *self.elements]
+
+    def run_argv(self) -> list[str]:
+        return [*self.argv("run"), *(["--approve", self.approve] if self.approve else [])]
 
     def fail(self, code: str, text: str, run: Mapping[str, Any] | None = None, details: Sequence[Any] = ()) -> NoReturn:
         self.module.fail_json(
@@ -347,8 +351,8 @@ class Runner:
         before = {run["run"] for run in records()}
         return lambda: next((run for run in records() if run["run"] not in before), None)
 
-    def run(self, approve: str | None, timeout: str | None) -> dict[str, Any]:
-        argv = self.argv("run", *(["--approve", approve] if approve else []))
+    def run(self, timeout: str | None) -> dict[str, Any]:
+        argv = self.run_argv()
         if timeout is None:
             return self.answer(*self.module.run(argv))
         # in the foreground: the runner itself ends what it has started
@@ -367,9 +371,9 @@ class Runner:
         text = "the run was not over after %s and was stopped; the next one goes on from there" % timeout
         self.fail("timeout", text, printable(new()))
 
-    def start(self, approve: str | None) -> dict[str, Any]:
+    def start(self) -> dict[str, Any]:
         """Begins a run and comes back with its record, which says that it is running or, if it was quick, more."""
-        argv = self.argv("run", *(["--approve", approve] if approve else []))
+        argv = self.run_argv()
         try:
             record, code, out, err = begin(argv, self.since())
         except OSError as error:
@@ -382,7 +386,7 @@ def look(module: JobModule, runner: Runner) -> NoReturn:
     plan = runner.plan()
     names = ("path", "partner_path", "direction", "guards", "warnings")
     elements = [dict({name: element[name] for name in names}, counts=counts(element)) for element in plan["elements"]]
-    approved = bool(module.declared.get("approve"))
+    approved = bool(runner.approve)
     module.exit_json(
         changed=any(would_change(element, approved) for element in plan["elements"]),
         run=None,
@@ -417,9 +421,7 @@ def main() -> None:
     module = JobModule(GRAMMAR, run=None, plan=None, diff=[])
     given = module.declared
     scope = given.get("scope") or "system"
-    if scope == "system" and os.geteuid() != 0:
-        text = "system needs root; set become: true, or scope: user for a job of your own"
-        module.fail([Problem("not_root", "scope", text)])
+    module.check_root(scope)
     waits = given.get("wait") is not False
     if given.get("timeout") and not waits:
         module.fail([Problem("conflict", "timeout", "does not go with wait: false; leave one of them out")])
@@ -439,13 +441,13 @@ def main() -> None:
                     runner.fail(code, "%s (%s is missing)" % (lacking, path))
                 module.warn("%s: %s (%s is missing); without check mode this task fails" % (place.name, lacking, path))
                 module.exit_json(changed=True, run=None, plan=None, diff=[], failure=None)
-        approve = given.get("approve")
+        approve = runner.approve
         if approve and not os.path.exists(os.path.join(place.state, "plans", place.name, approve + ".json")):
             text = "there is no plan %s of %s; make one: serversync plan %s"
             runner.fail("unknown_plan", text % (show(approve), place.name, place.name))
         if module.check_mode:
             look(module, runner)
-        tell(module, runner, runner.run(approve, given.get("timeout")) if waits else runner.start(approve))
+        tell(module, runner, runner.run(given.get("timeout")) if waits else runner.start())
     except StoreError as error:
         module.fail_store(error)
 

@@ -271,13 +271,12 @@ def main() -> None:
         done = apply(module, scope, entries, bool(given.get("purge")))
     except StoreError as error:
         module.fail_store(error)
-    way = done.plan
     module.exit_json(
-        changed=way.changed,
+        changed=done.plan.changed,
         jobs=done.jobs,
         changes=changes_of(done.ways),
-        diff=way.diff,
-        commands=way.commands,
+        diff=done.plan.diff,
+        commands=done.plan.commands,
         failure=None,
     )
 
