@@ -141,6 +141,16 @@ RESULTS = {
 MUTATING = ("daemon-reload", "enable", "disable", "start", "stop", "reset-failed")
 
 
+def assert_on_disk(diff: list) -> None:
+    """An oracle: what the diff of a declaration says is there."""
+    for entry in diff:
+        path = Path(entry["after_header"])
+        if path.is_absolute() and path != Path("/dev/null") and " (" not in str(path):
+            assert path.read_text() == entry["after"]
+        elif path == Path("/dev/null"):
+            assert not os.path.lexists(entry["before_header"])
+
+
 class Server:
     """A home directory with a runner deployed, and systemd where asked for."""
 
@@ -235,6 +245,10 @@ class Server:
 
     def calls(self, start: int = 0) -> list:
         return [json.loads(line) for line in (self.root / "calls").read_text().splitlines()[start:]]
+
+    def mutating(self, start: int) -> list:
+        """The calls that changed something, without those before `start`."""
+        return [call for call in self.calls(start) if set(call) & set(MUTATING)]
 
     def memory(self) -> dict:
         return json.loads((self.root / "memory.json").read_text())

@@ -37,6 +37,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def write_launcher(path: Path, more: str = "") -> None:
+    """Installs the runner under test in user scope; `more` is carried out before its own code."""
+    path.write_text(
+        # A path with a blank cannot stand in a first line.
+        f"#!/bin/sh\n'''exec' '{sys.executable}' \"$0\" \"$@\"\n' '''\n"
+        f"import os, sys\nsys.path.insert(0, {str(PACKAGE)!r})\nsys.dont_write_bytecode = True\n{more}\n"
+        "from serversync.cli import main\nsys.exit(main('user'))\n"
+    )
+    path.chmod(0o755)
+
+
 @dataclass
 class Server:
     """One server: its home, and the launcher as the role would install it in user scope."""
@@ -49,14 +60,7 @@ class Server:
     def __post_init__(self) -> None:
         for directory in (self.config / "jobs", self.config / "pairings", self.config / "serve", self.config / "keys"):
             directory.mkdir(mode=0o700, parents=True)
-        self.launcher.write_text(
-            # A path with a blank cannot stand in a first line.
-            f"#!/bin/sh\n'''exec' '{sys.executable}' \"$0\" \"$@\"\n' '''\n"
-            f"import os, sys\nos.environ['HOME'] = {str(self.home)!r}\n"
-            f"sys.path.insert(0, {str(PACKAGE)!r})\nsys.dont_write_bytecode = True\n"
-            "from serversync.cli import main\nsys.exit(main('user'))\n"
-        )
-        self.launcher.chmod(0o755)
+        write_launcher(self.launcher, f"os.environ['HOME'] = {str(self.home)!r}")
         self.settings("127.0.0.1", 9)
 
     @property

@@ -16,20 +16,11 @@ import pytest
 import yaml
 
 from tests.declaring import Server
-from tests.loopback import PACKAGE, ROOT
+from tests.loopback import ROOT, write_launcher
 
 EXAMPLES = dict(
     re.findall(r"<!-- example: (\w+) -->\n```yaml\n(.*?)```\n", (ROOT / "docs/declaring.md").read_text(), re.DOTALL)
 )
-LAUNCHER = """#!/bin/sh
-'''exec' '%s' "$0" "$@"
-'''
-import sys
-sys.path.insert(0, %r)
-sys.dont_write_bytecode = True
-from serversync.cli import main
-sys.exit(main('user'))
-"""
 LINES = ["line1-programs", "line2-programs", "line3-programs"]
 MATRIX = sorted("%s-%s" % (line, kind) for line in ("line1", "line2", "line3") for kind in ("programs", "recipes"))
 # What runs before, and the jobs that are there afterwards.
@@ -52,8 +43,7 @@ class Site(Server):
         self.srv = path / "srv"
         launcher = self.home / ".local" / "bin" / "serversync"
         launcher.parent.mkdir(parents=True)
-        launcher.write_text(LAUNCHER % (sys.executable, str(PACKAGE)))
-        launcher.chmod(0o755)
+        write_launcher(launcher)
         self.book = path / "playbook"
         self.book.mkdir()
         (self.book / "inventory.yml").write_text(

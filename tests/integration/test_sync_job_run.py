@@ -17,18 +17,7 @@ from typing import Any
 import pytest
 
 from tests.declaring import Server
-from tests.loopback import PACKAGE
-
-LAUNCHER = """#!/bin/sh
-'''exec' '%(python)s' "$0" "$@"
-'''
-import os, sys
-sys.path.insert(0, %(package)r)
-sys.dont_write_bytecode = True
-%(more)s
-from serversync.cli import main
-sys.exit(main('user'))
-"""
+from tests.loopback import write_launcher
 
 
 class Site:
@@ -46,8 +35,7 @@ class Site:
         self.install()
 
     def install(self, more: str = "") -> None:
-        self.launcher.write_text(LAUNCHER % {"python": sys.executable, "package": str(PACKAGE), "more": more})
-        self.launcher.chmod(0o755)
+        write_launcher(self.launcher, more)
 
     def declare(self, **more: Any) -> None:
         job = {
@@ -76,6 +64,15 @@ class Site:
         different = self.replicas() != before
         assert different is (False if check else result["changed"])
         return result
+
+    @property
+    def lock(self) -> Path:
+        return self.server.home / "state" / "serversync" / "locks" / "demo.lock"
+
+    def wait(self) -> None:
+        """Until a run that was started is over: then its lock is free."""
+        with self.lock.open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
 
     def look(self, **parameters: Any) -> dict[str, Any]:
         return self.go(check=True, **parameters)
@@ -231,9 +228,7 @@ def test_start_and_go_on(site: Site) -> None:
     result = server.apply(wait=False)
     assert (result.get("msg"), result["changed"]) == (None, True)
     started = result["run"]["run"]
-    # its lock is free when it is over
-    with (server.home / "state" / "serversync" / "locks" / "demo.lock").open("rb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    site.wait()
     status = server.turn("sync_job_info").apply(names="demo")["status"][0]
     assert (status["last_run"]["run"], status["state"], status["conflicts"]) == (started, "equal", 0)
     assert (site.there / "f").read_text() == "1"
@@ -249,8 +244,7 @@ def test_a_damaged_record_stops_no_run(site: Site) -> None:
         result = server.apply(**more)
         assert result.get("msg") is None
         assert result["run"]["job"] == "demo"
-        with (server.home / "state" / "serversync" / "locks" / "demo.lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        site.wait()
 
 
 def test_a_start_that_fails_is_told(site: Site) -> None:
@@ -365,9 +359,8 @@ def test_what_takes_too_long_in_the_service_is_stopped_there(site: Site, code: i
 def test_another_run_is_on(site: Site) -> None:
     (site.here / "f").write_text("1")
     site.declare()
-    locks = site.server.home / "state" / "serversync" / "locks"
-    locks.mkdir(parents=True)
-    with (locks / "demo.lock").open("wb") as lock:
+    site.lock.parent.mkdir(parents=True)
+    with site.lock.open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         result = site.go()
     assert result["msg"] == "demo: the run was skipped: another run of this job is on; this one was skipped"

@@ -16,7 +16,7 @@ import yaml
 from ansible_collections.serversync.core.plugins.module_utils import _job
 from jinja2.nativetypes import NativeEnvironment
 
-from tests.declaring import MUTATING, PROGRAM, Server
+from tests.declaring import PROGRAM, Server, assert_on_disk
 
 OMIT = object()
 
@@ -43,7 +43,7 @@ def four_steps(server, **parameters):
     assert check.get("msg") is None
     assert check["changed"]
     assert server.snapshot() == before, "check mode has written"
-    assert [call for call in server.calls(calls) if set(call) & set(MUTATING)] == []
+    assert server.mutating(calls) == []
 
     calls = len(server.calls())
     run = server.apply(**parameters)
@@ -51,13 +51,8 @@ def four_steps(server, **parameters):
     for name in ("diff", "job", "commands"):
         assert run[name] == check[name], name
     assert run["diff"]
-    assert [call for call in server.calls(calls) if set(call) & set(MUTATING)] == run["commands"]
-    for entry in run["diff"]:  # an oracle: what the diff says is on the disk
-        path = Path(entry["after_header"])
-        if path.is_absolute() and path != Path("/dev/null") and " (" not in str(path):
-            assert path.read_text() == entry["after"]
-        elif path == Path("/dev/null"):
-            assert not os.path.lexists(entry["before_header"])
+    assert server.mutating(calls) == run["commands"]
+    assert_on_disk(run["diff"])
 
     after = server.snapshot()
     for again in (server.apply, server.check):
@@ -362,7 +357,7 @@ def refused(server, message, code, path, **parameters):
         assert (result["changed"], result["job"], result["diff"], result["commands"]) == (False, None, [], [])
         assert (result["failure"]["code"], result["failure"]["path"]) == (code, path)
     assert server.snapshot() == before
-    assert [call for call in server.calls(calls) if set(call) & set(MUTATING)] == []
+    assert server.mutating(calls) == []
     return result
 
 

@@ -5,13 +5,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 from ansible_collections.serversync.core.plugins.module_utils import _job
 
-from tests.declaring import MUTATING, PROGRAM, Server
+from tests.declaring import PROGRAM, Server, assert_on_disk
 
 NIGHTLY = {"at": "02:30", "timezone": "UTC"}
 
@@ -30,10 +29,6 @@ def document(server, name):
     return server.document.with_name(name + ".json")
 
 
-def mutating(server, start):
-    return [call for call in server.calls(start) if set(call) & set(MUTATING)]
-
-
 def four_steps(server, **parameters):
     """check -> run -> run -> check; the result of the run."""
     before, calls = server.snapshot(), len(server.calls())
@@ -41,7 +36,7 @@ def four_steps(server, **parameters):
     assert check.get("msg") is None
     assert check["changed"]
     assert server.snapshot() == before, "check mode has written"
-    assert mutating(server, calls) == []
+    assert server.mutating(calls) == []
 
     calls = len(server.calls())
     run = server.apply(**parameters)
@@ -49,14 +44,9 @@ def four_steps(server, **parameters):
     for name in ("diff", "jobs", "changes", "commands"):
         assert run[name] == check[name], name
     assert run["diff"]
-    assert mutating(server, calls) == run["commands"]
+    assert server.mutating(calls) == run["commands"]
     assert len([command for command in run["commands"] if command[-1] == "daemon-reload"]) <= 1
-    for entry in run["diff"]:  # an oracle: what the diff says is on the disk
-        path = Path(entry["after_header"])
-        if path.is_absolute() and path != Path("/dev/null") and " (" not in str(path):
-            assert path.read_text() == entry["after"]
-        elif path == Path("/dev/null"):
-            assert not os.path.lexists(entry["before_header"])
+    assert_on_disk(run["diff"])
 
     after = server.snapshot()
     for again in (server.apply, server.check):
@@ -288,7 +278,7 @@ def refused(server, message, code, path, **parameters):
         assert (result["changed"], result["jobs"], result["diff"], result["commands"]) == (False, [], [], [])
         assert (result["failure"]["code"], result["failure"]["path"]) == (code, path)
     assert server.snapshot() == before
-    assert mutating(server, calls) == []
+    assert server.mutating(calls) == []
     return result
 
 
