@@ -14,24 +14,8 @@ from ._units import timer_name
 
 #: What a run counts that is on a replica afterwards and was not before.
 _COUNTERS = ("created", "updated", "attributes", "deleted", "lines")
-#: What of a plan a run would do; the rest stays as it is.
-_ACTIONS = ("new", "update", "metadata", "append", "delete", "conflict")
-_SIGNS = {
-    "new": "+",
-    "append": "+",
-    "update": "~",
-    "metadata": "~",
-    "delete": "-",
-    "conflict": "!",
-    "unresolved": "!",
-    "kept": "=",
-    "left": "=",
-}
 #: What a run, or an element, came to; a job is as its worst element.
 _SEVERITY = ("equal", "equal_with_warnings", "skipped", "different", "failed")
-_ARROWS = {"to_partner": "->", "from_partner": "<-", "both": "<->"}
-#: Lines of an element in a diff; a first copy may have a million.
-_LINES = 1000
 
 
 def printable(value: Any) -> Any:
@@ -108,41 +92,3 @@ def next_runs(place: Layout, run: Run) -> dict[str, str]:
         for unit, elapse in timers
         if elapse
     }
-
-
-# --- a plan ----------------------------------------------------------------------------------------------------
-
-
-def would_change(element: Mapping[str, Any], approved: bool) -> bool:
-    """Whether a run would change anything of an element; one that a guard stops does not."""
-    stopped = bool(element["guards"]) and not approved
-    return not stopped and any(one["what"] in _ACTIONS for one in element["decisions"])
-
-
-def counts(element: Mapping[str, Any]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for one in element["decisions"]:
-        found[one["what"]] = found.get(one["what"], 0) + 1
-    return found
-
-
-def _line(text: str) -> str:
-    """Text in one line, without what could steer a terminal."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
-
-
-def plan_diff(plan: Mapping[str, Any]) -> list[dict[str, str]]:
-    """What a run would do, an entry an element: a line a path, as `serversync plan` shows it."""
-    entries = []
-    for element in plan["elements"]:
-        arrow = _ARROWS[element["direction"]]
-        lines = ["%s %s %s:%s" % (element["path"], arrow, plan["partner"], element["partner_path"])]
-        shown = element["decisions"][:_LINES]
-        lines += ["%s %s  (%s)" % (_SIGNS.get(one["what"], "?"), one["path"] or ".", one["reason"]) for one in shown]
-        if len(element["decisions"]) > len(shown):
-            lines.append("... and %d more" % (len(element["decisions"]) - len(shown)))
-        lines += ["stops before its first change: %s" % guard for guard in element["guards"]]
-        lines += element["warnings"]
-        if len(lines) > 1:
-            entries.append({"prepared": "".join(_line(printable(line)) + "\n" for line in lines)})
-    return entries

@@ -239,14 +239,8 @@ from ansible_collections.serversync.core.plugins.module_utils._job import (
     show,
 )
 from ansible_collections.serversync.core.plugins.module_utils._module import JobModule
-from ansible_collections.serversync.core.plugins.module_utils._records import (
-    counts,
-    has_changed,
-    plan_diff,
-    printable,
-    published,
-    would_change,
-)
+from ansible_collections.serversync.core.plugins.module_utils._plans import counts, plan_diff, would_change
+from ansible_collections.serversync.core.plugins.module_utils._records import has_changed, printable, published
 from ansible_collections.serversync.core.plugins.module_utils._schedule import DAY, seconds_of
 from ansible_collections.serversync.core.plugins.module_utils._store import (
     Layout,
