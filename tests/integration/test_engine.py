@@ -494,6 +494,31 @@ def test_a_directory_of_excluded_files_in_the_way_is_named(pair: Pair) -> None:
     assert pair.here.run("nightly")["state"].startswith("equal")
 
 
+@pytest.mark.parametrize("direction", ["both", "to_partner"])
+def test_a_new_empty_directory_and_one_of_excluded_files_both_stay(pair: Pair, direction: str) -> None:
+    (pair.path / "new" / "empty").mkdir(parents=True)
+    (pair.partner_path / "new" / "empty").mkdir(parents=True)
+    (pair.partner_path / "new" / "empty" / "draft.tmp").write_text("excluded")
+    (pair.path / "file").write_text("a file")
+    pair.declare(settings=settings(direction=direction, exclude=["*.tmp"], delete="synced"))
+    for _run in range(3):
+        assert pair.here.run("nightly")["state"].startswith("equal")
+        assert (pair.path / "new" / "empty").is_dir()
+        assert (pair.partner_path / "new" / "empty" / "draft.tmp").read_text() == "excluded"
+    again = pair.here.run("nightly")["elements"][0]
+    assert (again["created"], again["updated"], again["deleted"], again["attributes"]) == (0, 0, 0, 0)
+    # With a file in it that takes part, it does; and goes when the file's directory goes here.
+    (pair.path / "new" / "empty" / "file").write_text("to both")
+    pair.here.run("nightly")
+    assert (pair.partner_path / "new" / "empty" / "file").read_text() == "to both"
+    assert pair.here.run("nightly")["state"] == "equal"
+    shutil.rmtree(pair.path / "new")
+    pair.here.run("nightly")
+    assert [path.name for path in (pair.partner_path / "new").rglob("*")] == ["empty", "draft.tmp"]
+    pair.here.run("nightly")
+    assert not (pair.path / "new").exists()
+
+
 def test_a_new_name_here_and_another_mode_there_are_one_file_on_both(pair: Pair) -> None:
     (pair.path / "file").write_text("x")
     (pair.path / "file").chmod(0o640)

@@ -13,6 +13,8 @@ from serversync.commit import Op, Result
 from serversync.entry import Entry
 from serversync.failure import Failure, Stopped
 from serversync.frames import PAYLOAD_LIMIT
+from serversync.metadata import Problem
+from serversync.parcel import REFUSED, Made, Parcel, pack_made, wrap
 from serversync.replica import Partner, PartnerTree, fitting
 from serversync.wire import decode_ops, encode_entry, encode_result, plausible
 
@@ -55,6 +57,22 @@ def tree(*data: bytes, **reply: Any) -> PartnerTree:
 
 def scan(**reply: Any) -> Any:
     return tree(**{**SUMMARY, "root": ROOT, **reply}).scan(b"", [], [], frozenset(), 0)
+
+
+ASKED = [(b"plc", FILE.record)]
+MADE: Made = (FILE, FILE.record, None)
+GIVEN = Parcel([(b"plc", FILE.record, b"")], [b"data"])
+
+
+def taken(data: bytes, parcel: Parcel = GIVEN) -> list[list[Made]]:
+    class Answering(Saying):
+        def ask_early(self, *_question: object, **_request: object) -> int:
+            return 1
+
+        def answer(self, _number: int) -> tuple[dict[str, Any], bytes]:
+            return {}, data
+
+    return list(PartnerTree(Answering({}), 0, FACTS).take([parcel]))  # type: ignore[arg-type]
 
 
 def fat(name: int) -> bytes:
@@ -131,7 +149,24 @@ NONSENSE: list[Callable[[], object]] = [
     lambda: list(tree().commit([Op("delete", b"plc", None, None, None, b"", b"", False)])),
     lambda: list(tree(result(), result()).commit([Op("delete", b"plc", None, None, None, b"", b"", False)])),
     lambda: tree(stage=None).prepare(frozenset()),
+    lambda: list(tree().give(ASKED)),
+    lambda: list(tree(b"").give(ASKED)),
+    lambda: list(tree(wrap(GIVEN) + b"more").give(ASKED)),
+    lambda: list(tree(wrap(GIVEN)[:-1]).give(ASKED)),
+    lambda: list(tree(wrap(Parcel([(b"other", FILE.record, b"")], [b"data"]))).give(ASKED)),
+    lambda: list(tree(wrap(Parcel([(b"plc", FILE._replace(size=3).record, b"")], [b"dat"]))).give(ASKED)),
+    lambda: list(tree(wrap(GIVEN), wrap(GIVEN)).give(ASKED)),
+    lambda: taken(b""),
+    lambda: taken(pack_made([MADE, MADE])),
+    lambda: taken(pack_made([(FILE, FILE._replace(uid=-1).record, None)])),
+    lambda: taken(b"\0x\0\0"),
 ]
+
+
+def test_files_come_and_go_in_parcels() -> None:
+    assert list(tree(wrap(GIVEN)).give(ASKED)) == [GIVEN]
+    made = [MADE, (None, REFUSED, Problem("no_space", "No space left on device"))]
+    assert taken(pack_made(made), GIVEN._replace(items=GIVEN.items * 2, contents=GIVEN.contents * 2)) == [made]
 
 
 def test_no_more_children_than_there_can_be(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from serversync.commit import Op
 from serversync.detect import Summary
-from serversync.entry import Entry
+from serversync.entry import Entry, pack
 from serversync.failure import Failure
 from serversync.layout import Layout
+from serversync.parcel import Parcel, unwrap, wrap
 from serversync.serve import Answer, Desk, Door
 from serversync.tree import Tree
 from serversync.wire import encode_ops, pack_paths
@@ -29,7 +30,7 @@ class Asking:
 
     def __init__(self, directory: Path, access: str, held: ExitStack) -> None:
         self.root = directory / "root"
-        self.root.mkdir()
+        self.root.mkdir(parents=True)
         layout = Layout("user", directory / "c", directory / "s", directory / "r")
         layout.doors.mkdir(parents=True)
         roots = [{"module": "root", "path": str(self.root), "access": access}]
@@ -60,6 +61,7 @@ def test_what_was_opened_for_reading_is_not_written(tmp_path: Path, held: ExitSt
     for verb, payload, request in (
         ("prepare", b"", {"preserve": []}),
         ("commit", ops, {}),
+        ("take", wrap(Parcel([(b"plc", Entry.of((ask.root / "plc").stat()).record, b"")], [b"y"])), {}),
         ("mark", b"", {"content": {}}),
         ("prune", b"", {"keep": 0, "most": 0, "now": 0}),
         ("restore", pack_paths([b"run", b"plc"]), {}),
@@ -67,6 +69,34 @@ def test_what_was_opened_for_reading_is_not_written(tmp_path: Path, held: ExitSt
         with pytest.raises(Failure):
             ask(verb, payload, tree=0, **request)
     assert [path.name for path in ask.root.iterdir()] == ["plc"]
+
+
+def test_what_was_opened_for_writing_only_is_not_given(tmp_path: Path, held: ExitStack) -> None:
+    ask = Asking(tmp_path, "write", held)
+    (ask.root / "plc").write_text("x")
+    ask.open(writable=True)
+    asked = pack([(b"plc", Entry.of((ask.root / "plc").stat()).record, b"")])
+    with pytest.raises(Failure, match="for writing only"):
+        ask("give", asked, tree=0)
+    other = Asking(tmp_path / "other", "both", held)
+    (other.root / "plc").write_text("x")
+    other.open(writable=True)
+    [(_more, data), _end] = other("give", pack([(b"plc", Entry.of((other.root / "plc").stat()).record, b"")]), tree=0)
+    assert unwrap(data).contents == [b"x"]
+
+
+@pytest.mark.parametrize("path", [b"..", b"../plc", b"/etc/passwd", b"a/../../plc", b".serversync/x", b"", b"a//b"])
+def test_parcels_stay_below_the_element_and_the_stage(tmp_path: Path, held: ExitStack, path: bytes) -> None:
+    ask = Asking(tmp_path, "both", held)
+    (tmp_path / "plc").write_text("x")
+    ask.open(writable=True)
+    ask("prepare", tree=0, preserve=["permissions"])
+    record = Entry.of((tmp_path / "plc").stat()).record
+    with pytest.raises(Failure, match="is not a path below the element"):
+        ask("give", pack([(path, record, b"")]), tree=0)
+    with pytest.raises(Failure, match="is not a path below the element"):
+        ask("take", wrap(Parcel([(path, record, b"")], [b"y"])), tree=0)
+    assert (tmp_path / "plc").read_text() == "x"
 
 
 def test_a_root_is_no_file_whose_directory_would_be_opened(tmp_path: Path, held: ExitStack) -> None:

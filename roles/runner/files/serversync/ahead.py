@@ -153,7 +153,7 @@ class There:
     def looked(self, partner: Partner) -> dict[str, Any] | None:
         """What is at the path; None where the partner has not said so."""
         with suppress(Failure):
-            self.reply = self.conversation.answer(self.number)
+            self.reply, _nothing = self.conversation.answer(self.number)
         return partner.looked(self.path, self.reply["look"]) if self.reply and "look" in self.reply else None
 
     def taken(self, partner: Partner) -> PartnerTree | None:

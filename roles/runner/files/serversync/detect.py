@@ -266,7 +266,7 @@ def fstype(root: int) -> str:
     return ""
 
 
-def _record(info: os.stat_result, link: str) -> bytes:
+def record_of(info: os.stat_result, link: str = "") -> bytes:
     """``Entry.of(…).record``, at a third of its price."""
     return b"%b %d %b %b %d %o %d %d %d %b" % (
         LETTERS[stat.S_IFMT(info.st_mode)],
@@ -671,7 +671,7 @@ class Detection:
                     else:
                         problems[join(path, own)] = _reason(error)
                     continue
-                seen = _record(info, link)
+                seen = record_of(info, link)
                 if directory != stat.S_ISDIR(info.st_mode):
                     vanished.append(own)
                 elif directory:

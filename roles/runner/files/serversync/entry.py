@@ -95,8 +95,12 @@ class Entry(NamedTuple):
 
     @property
     def record(self) -> bytes:
+        return self.record_as(self.inode, self.ctime)
+
+    def record_as(self, inode: int, ctime: int) -> bytes:
+        """The record that it would have with these."""
         # Written out, as it is made for every path that moves, several times.
-        kind, inode, ctime, mtime, size, mode, uid, gid, nlink, link, _rdev, _xattrs, _digest = self
+        kind, _inode, _ctime, mtime, size, mode, uid, gid, nlink, link, _rdev, _xattrs, _digest = self
         return b"%b %d %d.%09d0 %d.%09d0 %d %o %d %d %d %b" % (
             kind.encode("ascii"),
             inode,
@@ -115,9 +119,13 @@ class Entry(NamedTuple):
     @property
     def more(self) -> bytes:
         """Empty where there is nothing to say beyond the record."""
-        if not (self.rdev or self.xattrs or self.digest):
+        return self.more_but(self.digest)
+
+    def more_but(self, digest: bytes) -> bytes:
+        """What ``more`` would be with this digest."""
+        if not (self.rdev or self.xattrs or digest):
             return b""
-        return b"%d %b %b" % (self.rdev, self.xattrs.hex().encode("ascii"), self.digest.hex().encode("ascii"))
+        return b"%d %b %b" % (self.rdev, self.xattrs.hex().encode("ascii"), digest.hex().encode("ascii"))
 
 
 class Row(NamedTuple):

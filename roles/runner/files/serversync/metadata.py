@@ -62,6 +62,24 @@ def apply(
     return problems
 
 
+def dress(descriptor: int, want: Entry, preserve: frozenset[str]) -> list[Problem]:
+    """As ``apply``, for a regular file that was just made and is held open: it has no attributes, and no time to keep.
+
+    ``preserve`` has ``permissions``; else nobody knows which ones the file is to have.
+    """
+    problems: list[Problem] = []
+    info = os.fstat(descriptor)
+    if (info.st_uid, info.st_gid) != (want.uid, want.gid):
+        problems = set_owner(descriptor, descriptor, want, preserve, None)
+        info = os.fstat(descriptor)
+    mode = wanted_mode(info, want, preserve, None)
+    if stat.S_IMODE(info.st_mode) != mode:
+        os.fchmod(descriptor, mode)
+    if "times" in preserve:
+        os.utime(descriptor, ns=(info.st_atime_ns, want.mtime))
+    return problems
+
+
 def set_time(handle: int, mtime: int) -> None:
     info = os.fstat(handle)
     if info.st_mtime_ns != mtime:
@@ -73,7 +91,9 @@ def set_mode(handle: int, mode: int) -> None:
         place.through(handle).chmod(mode)
 
 
-def set_owner(handle: int, path: bytes, want: Entry, preserve: frozenset[str], before: Entry | None) -> list[Problem]:
+def set_owner(
+    handle: int, path: bytes | int, want: Entry, preserve: frozenset[str], before: Entry | None
+) -> list[Problem]:
     info, problems = os.fstat(handle), []
     for aspect, number, is_now in (("group", "gid", info.st_gid), ("owner", "uid", info.st_uid)):
         demanded = aspect in preserve

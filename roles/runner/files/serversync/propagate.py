@@ -19,8 +19,10 @@ from serversync import rsync
 from serversync.commit import FLAWS, TRANSIENT, Op, Result
 from serversync.entry import Entry
 from serversync.failure import Failure
+from serversync.parcel import CHANGED, NEW, REFUSED, Parcel
 from serversync.reconcile import OTHER, SIDES, Decision, Owners, Seen, of, parent
 from serversync.replica import Carry, Coming, Replica, Server
+from serversync.sftptree import SftpTree
 
 # Operations that are on record as intents at a time.
 BATCH = 2000
@@ -63,10 +65,20 @@ class Settings:
 
 
 @dataclass
+class Brought:
+    """A file as it came in a parcel, with the records that were made for it: source's, and the stage's of ``entry``."""
+
+    source: bytes
+    entry: Entry
+    record: bytes
+
+
+@dataclass
 class Done:
     """What a propagation did on one replica: entries as read back (None: removed), and what it could not do."""
 
     entries: dict[bytes, Entry | None] = field(default_factory=dict)
+    brought: dict[bytes, Brought] = field(default_factory=dict)
     versions: dict[bytes, bytes] = field(default_factory=dict)
     problems: dict[bytes, tuple[str, str]] = field(default_factory=dict)
     # Codes of problems that a later attempt may not have.
@@ -99,7 +111,7 @@ class Propagation:
         source: Side,
         target: Side,
         settings: Settings,
-        intend: Callable[[str, Iterable[tuple[Decision, Entry | None]]], None],
+        intend: Callable[[str, Iterable[tuple[Decision, Entry | None]], Mapping[bytes, Brought]], None],
         progress: Callable[[str, int, int], None],
         number: int,
     ) -> None:
@@ -111,6 +123,8 @@ class Propagation:
         self.done = Done()
         # New directories whose name was taken, and what the commit said of it.
         self.blocked: dict[bytes, tuple[str, str]] = {}
+        # Those of them that are there for what does not take part.
+        self.shared: set[bytes] = set()
         # What rsync said of what did not arrive.
         self.incomplete: Failure | None = None
         self.carry = source.server.carry or target.server.carry
@@ -186,10 +200,13 @@ class Propagation:
             )
         )
         files = [one for one in self.leaders if self.kind(one) == "f"]
-        self.alike = [one for one in files if self.same_look(one)]
-        coming = [one for one in files if not self.same_look(one)]
+        small = {one.path for one in files if self.fits(one)}
+        self.alike = [one for one in files if one.path not in small and self.same_look(one)]
+        coming = [one for one in files if one.path not in small and not self.same_look(one)]
         if self.carry is None:
             self.start(coming, anew=False)
+            if small:
+                self.hand_over([one for one in files if one.path in small])
         else:
             self.bring(self.carry, coming)
 
@@ -233,12 +250,14 @@ class Propagation:
             for one in reversed(self.made)
             if self.kind(one) == "d"
         )
-        try:
-            sent = {one.path for one in self.leaders}
-            staged = (item for item in self.target.tree.staged(self.place[:-1]) if item[0] in sent)
-            self.staged = {path: Entry.parse(record, more) for path, record, more in staged}
-        except ValueError as error:
-            raise Failure("protocol", f"the stage of {self.target.path} holds what cannot be there: {error}") from error
+        # What was handed over is known, unless it has been given attributes since.
+        brought = self.done.brought
+        for path in attributes:
+            brought.pop(path, None)
+        asked = (self.place + one.path for one in self.leaders if one.path not in brought)
+        staged = dict(self.target.tree.staged(asked))
+        self.staged = {path[len(self.place) :]: entry for path, entry in staged.items() if isinstance(entry, Entry)}
+        self.staged.update((path, one.entry) for path, one in brought.items())
         good = self.verify(self.leaders)
         self.clear([one for one in self.leaders if one.path in self.inside and one.path not in good])
         self.good = [one for one in self.leaders if one.path in good]
@@ -253,6 +272,7 @@ class Propagation:
         self.set_metadata()
         if one_way:
             self.set_times()
+        self.leave_out()
 
     def kind(self, decision: Decision) -> str:
         entry = self.seen(decision, self.source)
@@ -338,6 +358,55 @@ class Propagation:
         self.done.sent += carried.sent
         self.done.problems.update(carried.problems)
 
+    def fits(self, decision: Decision) -> bool:
+        """Whether the file is one for a parcel: small, and with nothing asked for that only rsync can do."""
+        settings = self.settings
+        planned, before = self.planned(decision), self.expected(decision)
+        return (
+            planned.size <= (NEW if before is None else CHANGED)
+            and not (self.carry or self.source.own or settings.bandwidth_limit or settings.compress)
+            and "permissions" in settings.preserve
+        )
+
+    def hand_over(self, files: list[Decision]) -> None:
+        """Lets small files come, whose entries in the stage are known then, and which nobody has to look at again."""
+        assert not isinstance(self.source.tree, SftpTree) and not isinstance(self.target.tree, SftpTree)
+        self.progress("copying", 0, 0)
+        by_path = {one.path: one for one in files}
+        sent: list[Parcel] = []
+        records = [self.planned(one).record for one in files]
+        known = dict(zip(by_path, records))
+        parcels = self.source.tree.give(zip(by_path, records))
+        count = 0
+        for made in self.target.tree.take(self.addressed(one, by_path, sent) for one in parcels):
+            for (path, _record, _more), (entry, record, problem) in zip(sent.pop(0).items, made):
+                path = path[len(self.place) :]
+                if problem is not None:
+                    self.done.problems[path] = problem
+                if entry is not None and (entry.kind, entry.size) == ("f", self.planned(by_path[path]).size):
+                    self.done.brought[path] = Brought(known[path], entry, record)
+            count += len(made)
+            self.progress("copying", count, self.done.sent)
+
+    def addressed(self, parcel: Parcel, files: Mapping[bytes, Decision], sent: list[Parcel]) -> Parcel:
+        """The parcel as the target is to have it, in its own numbers of owners and its place in the stage."""
+        owners = self.settings.owners[self.target.name]
+        items = []
+        for path, record, more in parcel.items:
+            decision = files[path]
+            # Of what is new nothing is kept but its owners, by the target's numbers.
+            planned = self.planned(decision)
+            same_owners = (planned.uid, planned.gid) == (
+                owners.users.get(planned.uid, planned.uid),
+                owners.groups.get(planned.gid, planned.gid),
+            )
+            if record != REFUSED and not (same_owners and self.seen(decision, self.target) is None):
+                record = self.wanted(decision).record
+            items.append((self.place + path, record, more))
+        self.done.sent += sum(map(len, parcel.contents))
+        sent.append(Parcel(items, parcel.contents))
+        return sent[-1]
+
     def planned(self, decision: Decision) -> Entry:
         entry = self.seen(decision, self.source)
         assert isinstance(entry, Entry)
@@ -410,7 +479,8 @@ class Propagation:
 
     def verify(self, leaders: list[Decision]) -> set[bytes]:
         """The paths whose staged entry is what was planned and whose source has not moved since."""
-        good = set()
+        good = set(self.done.brought)
+        leaders = [one for one in leaders if one.path not in good]
         now = dict(self.source.tree.entries([one.path for one in leaders]))
         for one in leaders:
             planned, arrived, current = self.seen(one, self.source), self.staged.get(one.path), now.get(one.path)
@@ -483,6 +553,7 @@ class Propagation:
                     if op.do != "aside"
                     for one in [decision, *(within.get(decision.path, []) if op.do == "tree" else [])]
                 ),
+                self.done.brought,
             )
             for (decision, op), result in zip(batch, list(self.target.tree.commit(op for _decision, op in batch))):
                 inner = within.get(decision.path, []) if op.do == "tree" else []
@@ -506,6 +577,7 @@ class Propagation:
         if not isinstance(there, Entry) or there.kind != "d":
             self.done.problems.update((one.path, self.blocked[top.path]) for one in [top, *inner])
             return []
+        self.shared.add(top.path)
         attributes = self.attributes([top, *inner])
         steps = [(top, Op("meta", top.path, there, self.wanted(top), attributes.get(top.path)))]
         for one in inner:
@@ -562,7 +634,7 @@ class Propagation:
                 leader = there[0]
             steps.append((one, Op("link", one.path, self.replaced(one), self.wanted(one), to=leader)))
         for batch in cut(steps, BATCH):
-            self.intend(self.target.name, ((one, op.want) for one, op in batch))
+            self.intend(self.target.name, ((one, op.want) for one, op in batch), {})
             for (one, op), result in zip(batch, list(self.target.tree.commit(op for _one, op in batch))):
                 self.keep(one, op, result)
             self.progress("committing", len(self.done.entries), 0)
@@ -571,7 +643,9 @@ class Propagation:
         """The directories in which something was put or removed have the times of the source's."""
         if "times" not in self.settings.preserve:
             return
-        touched = sorted({parent(path) for path in self.done.entries}, reverse=True)
+        # A new directory has them already.
+        whole = self.inside | self.tops if not self.shared else set()
+        touched = sorted({parent(path) for path in self.done.entries} - whole, reverse=True)
         theirs = dict(self.source.tree.entries(touched))
         ops = []
         for path, entry in dict(self.target.tree.entries(touched)).items():
@@ -582,6 +656,16 @@ class Propagation:
             # They decide nothing: one that cannot be set, of a root that is somebody else's, fails no run.
             continue
 
+    def leave_out(self) -> None:
+        """A directory that still holds nothing but what does not take part is not there for this run, nor the next."""
+        entries = self.done.entries
+        filled = {parent(path) for path, entry in entries.items() if entry is not None} if self.shared else set()
+        for path in sorted(self.shared, reverse=True):
+            if path in entries and path not in filled:
+                entries[path] = None
+            else:
+                filled.add(parent(path))
+
     def set_metadata(self) -> None:
         """Metadata of what is there; directories after all else and from below."""
         metas = self.metas
@@ -591,7 +675,7 @@ class Propagation:
             for one in sorted(metas, key=lambda one: (self.kind(one) == "d", [-len(one.path)]))
         ]
         for batch in cut(steps, BATCH):
-            self.intend(self.target.name, ((one, op.want) for one, op in batch))
+            self.intend(self.target.name, ((one, op.want) for one, op in batch), {})
             for (one, op), result in zip(batch, list(self.target.tree.commit(op for _one, op in batch))):
                 self.keep(one, op, result)
             self.progress("committing", len(self.done.entries), 0)

@@ -13,6 +13,7 @@ import os
 import re
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from functools import cached_property
@@ -22,11 +23,12 @@ from typing import Any, NamedTuple, Protocol, TypeVar, Union
 from serversync import place, tree
 from serversync.commit import Op, Result
 from serversync.detect import Summary
-from serversync.entry import Entry, unpack
+from serversync.entry import Entry, pack, unpack
 from serversync.failure import Failure
 from serversync.frames import PAYLOAD_LIMIT
 from serversync.held import good
 from serversync.layout import Layout
+from serversync.parcel import REFUSED, Made, Parcel, requests, unpack_made, unwrap, wrap
 from serversync.sftptree import SftpTree
 from serversync.ssh import Conversation
 from serversync.tree import Item, Tree
@@ -46,6 +48,8 @@ from serversync.wire import (
 
 # Paths or operations in one request: of paths of the greatest length still one frame.
 REQUEST = 2000
+# Parcels that are sent before the first of them has been answered.
+UNDER_WAY = 4
 # What a partner may say of what it has: paths of an element, children that have come since the scan, bytes of the
 # attributes of a path, of a list of versions, problems of which nothing more is told.
 MOST_PATHS, MEANWHILE = 100_000_000, 100_000
@@ -419,10 +423,43 @@ class PartnerTree:
         with understood(self.connection):
             return plain(reply["stage"])
 
-    def staged(self, place: bytes) -> Iterator[Item]:
-        # The target had less when it was scanned.
-        self.room = MOST_PATHS
-        return self.in_order(self.items("staged", pack_paths([place])), None)
+    def staged(self, paths: Iterable[bytes]) -> Iterator[tuple[bytes, Entry | str | None]]:
+        return self.seen("staged", paths)
+
+    def give(self, files: Iterable[tuple[bytes, bytes]]) -> Iterator[Parcel]:
+        for some in requests(files):
+            expected = iter(some)
+            with understood(self.connection), closing(self.parcels(some)) as parcels:
+                for parcel in parcels:
+                    for path, record, _more in parcel.items:
+                        asked, known = next(expected, (None, b""))
+                        if path != asked or record not in (known, REFUSED):
+                            raise ValueError(f"{path[:80]!r} was not asked for, or is another file")
+                    yield parcel
+                if next(expected, None) is not None:
+                    raise ValueError("fewer files came than were asked for")
+
+    def parcels(self, files: list[tuple[bytes, bytes]]) -> Answer[Parcel]:
+        for data in self.ask_long("give", pack((path, record, b"") for path, record in files)):
+            yield unwrap(data)
+
+    def take(self, parcels: Iterable[Parcel]) -> Iterator[list[Made]]:
+        # The next ones are on their way while one is unpacked; what is said of those that wait fits into any buffer.
+        waiting: deque[tuple[int, Parcel]] = deque()
+        for parcel in parcels:
+            waiting.append((self.connection.ask_early("take", wrap(parcel), tree=self.handle), parcel))
+            if len(waiting) > UNDER_WAY:
+                yield self.taken(*waiting.popleft())
+        while waiting:
+            yield self.taken(*waiting.popleft())
+
+    def taken(self, number: int, parcel: Parcel) -> list[Made]:
+        _reply, data = self.connection.answer(number)
+        with understood(self.connection):
+            made = unpack_made(data)
+            if len(made) != len(parcel.items):
+                raise ValueError(f"{len(made)} files were made of {len(parcel.items)}")
+            return made
 
     def commit(self, ops: Iterable[Op]) -> Iterator[Result]:
         for some in batches(ops):

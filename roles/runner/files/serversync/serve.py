@@ -23,10 +23,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serversync import PROTOCOL, __version__, place
-from serversync.entry import pack
+from serversync.entry import pack, unpack
 from serversync.failure import Failure, Stopped, of_system
 from serversync.frames import CONTROL, LIMIT, Frames
+from serversync.held import good
 from serversync.layout import Layout
+from serversync.parcel import pack_made, unwrap, wrap
 from serversync.tree import Tree, names, numbers
 from serversync.wire import chunks, decode_ops, encode_attributes, encode_entry, encode_result, pack_seen, unpack_paths
 
@@ -208,6 +210,8 @@ class Desk:
         self.door = door
         self.held = held
         self.trees: dict[int, Tree] = {}
+        # Those whose contents the pairing may have.
+        self.readable: set[Tree] = set()
         self.logs: dict[int, Source | Target] = {}
         self.stopped = threading.Event()
 
@@ -276,6 +280,8 @@ class Desk:
         self.held.callback(tree.close)
         handle = len(self.trees)
         self.trees[handle] = tree
+        if ACCESS[self.door.find(request["path"])[0]["access"]][0]:
+            self.readable.add(tree)
         yield {"tree": handle, "facts": tree.facts}, b""
 
     def verb_begin(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
@@ -376,7 +382,23 @@ class Desk:
         yield {"stage": self.tree(request).prepare(frozenset(request["preserve"]))}, b""
 
     def verb_staged(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
-        return stream(pack([item]) for item in self.tree(request).staged(below(payload)[0]))
+        return stream(pack([item]) for item in pack_seen(self.tree(request).staged(below(payload))))
+
+    def verb_give(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
+        tree = self.tree(request)
+        if tree not in self.readable:
+            raise Failure("write_only", "what was opened for writing only is not given")
+        files = [(path, record) for path, record, _more in unpack(payload)]
+        within(path for path, _record in files)
+        for one in tree.give(files):
+            yield {"more": True}, wrap(one)
+        yield {}, b""
+
+    def verb_take(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
+        parcel = unwrap(payload)
+        within(path for path, _record, _more in parcel.items)
+        [made] = self.tree(request).take([parcel])
+        yield {}, pack_made(made)
 
     def verb_commit(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
         results = self.tree(request).commit(decode_ops(payload))
@@ -418,6 +440,12 @@ def below(payload: bytes) -> list[bytes]:
         if path.rpartition(b"/")[2] == b"..":
             raise Failure("bad_path", f"{os.fsdecode(path)!r} is not a path below the element")
     return paths
+
+
+def within(paths: Iterable[bytes]) -> None:
+    for path in paths:
+        if not good(path):
+            raise Failure("bad_path", f"{os.fsdecode(path)!r} is not a path below the element")
 
 
 def stream(pieces: Iterable[bytes]) -> Iterator[Answer]:

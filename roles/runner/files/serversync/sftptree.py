@@ -449,11 +449,12 @@ class SftpTree:
             raise Failure("protocol", "a replica was asked to change before its stage was made")
         return self.commits
 
-    def staged(self, place: bytes) -> Iterator[Item]:
-        """Everything at the place in the stage, by its path there."""
+    def staged(self, paths: Iterable[bytes]) -> Iterator[tuple[bytes, Entry | str | None]]:
+        """As ``entries``, of paths in the stage."""
         with self.explained():
-            for path, entry in walk(self.session, join(self.committing.stage, place)):
-                yield self.common(path), entry.record, b""
+            found = {self.common(path): entry for path, entry in walk(self.session, self.committing.stage)}
+        for path in paths:
+            yield path, found.get(path)
 
     def commit(self, ops: Iterable[Op]) -> Iterator[Result]:
         self.still_ours()

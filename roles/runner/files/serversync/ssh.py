@@ -28,6 +28,8 @@ from serversync.frames import CONTROL, PATIENCE, Frames
 from serversync.job import Job
 from serversync.layout import Layout
 
+Reply = tuple[dict[str, Any], bytes]
+
 # What of a partner's stderr is kept.
 STDERR_LIMIT = 16384
 # Waiting for the greeting covers connecting, logging in, and starting the partner's unit.
@@ -118,7 +120,7 @@ class Conversation:
         self.questions = 0
         self.asking = threading.Lock()
         # Answers to questions of before that nobody has waited for yet; None: it has not come.
-        self.early: dict[int, dict[str, Any] | Failure | None] = {}
+        self.early: dict[int, Reply | Failure | None] = {}
         self.lost: Failure | None = None
         self.talking = threading.RLock()
         # The partner must be able to tell a runner that waits for rsync from one that is gone.
@@ -129,7 +131,7 @@ class Conversation:
 
     def greet(self) -> None:
         """Waits for the answer of the partner's runner; Failure where it does not fit."""
-        self.about = self.answer(self.hello, GREETING)
+        self.about, _nothing = self.answer(self.hello, GREETING)
         self.greeted = time.time()
         if self.about.get("protocol") != PROTOCOL:
             raise Failure(
@@ -155,15 +157,15 @@ class Conversation:
         """Asks without waiting for the answer, which is for ``answer`` to be told by this number."""
         return self.question(verb, payload, request, early=True)
 
-    def answer(self, number: int, patience: float = PATIENCE) -> dict[str, Any]:
-        """The answer to a question that was asked early, in one frame."""
+    def answer(self, number: int, patience: float = PATIENCE) -> Reply:
+        """The answer to a question that was asked early, in one frame, and its bytes."""
         with self.talking:
             known = self.early.pop(number)
             if isinstance(known, Failure):
                 raise known
             if known is None and self.lost:
                 raise self.lost
-            return self.reply(number, patience)[0] if known is None else known
+            return self.reply(number, patience) if known is None else known
 
     def ask_long(self, verb: str, payload: bytes = b"", **request: Any) -> Iterator[bytes]:
         """The bytes of an answer of any length, piece by piece; nothing else is asked until it has been read."""
@@ -200,7 +202,7 @@ class Conversation:
                 # Whoever waits for the answer is told why there is none.
         return number
 
-    def reply(self, number: int, patience: float) -> tuple[dict[str, Any], bytes]:
+    def reply(self, number: int, patience: float) -> Reply:
         """The next frame of the answer to this question.
 
         After anything but that, or what was asked early, the connection is given up: the next answer to come could be
@@ -214,7 +216,7 @@ class Conversation:
                     break
                 if not isinstance(known, int) or known not in self.early:
                     raise Failure("protocol", f"{self.partner} answered another question", transient=True)
-                self.early[known] = reply if reply.get("ok") else self.refusal(reply)
+                self.early[known] = (reply, data) if reply.get("ok") else self.refusal(reply)
         except EOFError:
             raise self.explained() from None
         except Failure as failure:

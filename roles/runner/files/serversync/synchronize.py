@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -437,21 +437,18 @@ class Synchronization:
                 running = {side: pool.submit(work, side) for side in SIDES}
                 return {side: future.result() for side, future in running.items()}
             except (Stopped, KeyboardInterrupt):
-                # Threads hear of no signal, and reading contents may take them hours.
-                for server in self.servers.values():
-                    server.abort()
+                self.abort()
                 raise
+
+    def abort(self) -> None:
+        """Threads hear of no signal, and reading contents may take them hours."""
+        for server in self.servers.values():
+            server.abort()
 
     def plan(self) -> Plan:
         """Detects and reconciles; ``report`` has the plan."""
-        # Millions of small tuples without cycles: looking for some takes a third of the time.
-        collecting = gc.isenabled()
-        gc.disable()
-        try:
+        with uncollected():
             return self.detect_and_reconcile()
-        finally:
-            if collecting:
-                gc.enable()
 
     def detect_and_reconcile(self) -> Plan:
         self.preserved = self.preserve()
@@ -685,6 +682,8 @@ class Synchronization:
 
     def with_unknown(self, triple: Triple) -> Triple:
         """What a scan could not read is not absent."""
+        if not (self.scans[HERE].problems or self.scans[THERE].problems):
+            return triple
         here, there = (
             self.unknown(side, triple.path) or seen for side, seen in zip(SIDES, (triple.here, triple.there))
         )
@@ -1045,10 +1044,11 @@ class Synchronization:
         ties = [*self.ties(asides, copies)] if copies or any(self.groups.values()) else []
         # Names that fall together have to be freed before they are taken.
         parts = [decisions] if self.folding else pieces(decisions, ties, ENTRIES, BYTES)
-        problems = self.put_in_place(
-            (Piece(part, self.propagations(settings, archiving, number)) for number, part in enumerate(parts)),
-            archiving,
-        )
+        with uncollected():
+            problems = self.put_in_place(
+                (Piece(part, self.propagations(settings, archiving, number)) for number, part in enumerate(parts)),
+                archiving,
+            )
         self.leave_stages()
         unseen = self.unseen()
         # Contents that differ and were not brought over are looked for again.
@@ -1101,6 +1101,9 @@ class Synchronization:
             if coming is not None:
                 coming.arrived()
                 problems |= self.conclude(coming, archiving)
+        except (Stopped, KeyboardInterrupt):
+            self.abort()
+            raise
         finally:
             for piece in (before, coming):
                 if piece is not None:
@@ -1153,6 +1156,18 @@ class Synchronization:
     def far(self) -> bool:
         """Whether the partner is far enough for the link, not the processors, to be what a copy waits for."""
         return self.servers[THERE].round_trip >= FAR
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Millions of small tuples without cycles: looking for some takes a third of the time."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def seen_text(seen: Seen) -> str | None:

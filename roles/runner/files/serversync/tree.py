@@ -18,14 +18,15 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from serversync import linux, place, versions
+from serversync import linux, parcel, place, versions
 from serversync.commit import Commit, Op, Result
 from serversync.detect import Detection, Summary, now, probe
 from serversync.entry import Entry
 from serversync.failure import Failure, Stopped
-from serversync.held import RESERVED, make, parts, reach
+from serversync.held import RESERVED, Directories, make, parts, reach
 from serversync.locks import lock
 from serversync.marker import marker, set_marker
+from serversync.parcel import Made, Parcel
 
 if TYPE_CHECKING:
     from serversync.filters import Filter
@@ -221,6 +222,25 @@ class Tree:
         finally:
             os.close(directory)
 
+    def give(self, files: Iterable[tuple[bytes, bytes]]) -> Iterator[Parcel]:
+        """See parcel.read."""
+        yield from self.unstopped(parcel.read(self.root, files))
+
+    def take(self, parcels: Iterable[Parcel]) -> Iterator[list[Made]]:
+        """What each made in the stage; see parcel.write."""
+        directories = Directories(self.committing.stage, making=True)
+        try:
+            for one in self.unstopped(parcels):
+                yield list(parcel.write(directories, one, self.committing.preserve))
+        finally:
+            directories.close()
+
+    def unstopped(self, parcels: Iterable[Parcel]) -> Iterator[Parcel]:
+        for one in parcels:
+            if self.stopped.is_set():
+                raise Stopped
+            yield one
+
     # Propagation.
 
     def prepare(self, preserve: frozenset[str]) -> str:
@@ -229,17 +249,11 @@ class Tree:
         self.commits = Commit(self.root, self.element, self.run, preserve)
         return self.commits.prepare()
 
-    def staged(self, place: bytes) -> Iterator[Item]:
-        """Everything at the place in the stage, by its path there, as a scan sees it."""
-        held = make(self.committing.stage, place) if place else os.dup(self.committing.stage)
-        try:
-            stage = self.detecting(held, None, None)
-            stage.scan(b"")
-            for _directory, children in stage.listing(sorted(stage.digests()), seen=True):
-                for path, record, more in children:
-                    yield self.common(path), record, more
-        finally:
-            os.close(held)
+    def staged(self, paths: Iterable[bytes]) -> Iterator[tuple[bytes, Entry | str | None]]:
+        """As ``entries``, of paths in the stage."""
+        stage = self.detecting(self.committing.stage, None, None)
+        for path, found in stage.entries(map(self.own, paths)).items():
+            yield self.common(path), found
 
     @property
     def committing(self) -> Commit:
