@@ -91,6 +91,9 @@ class Scenario:
         fitting = {name: kind for name, kind in FAULTS.items() if name not in impossible and self.suits(name)}
         self.faults = {name: kind for name, kind in fitting.items() if name in only} or fitting
         self.settings = draw_settings(self.rng)
+        if kind == "tree" and self.rng.random() < 0.4:
+            # With a limit rsync brings small files, too.
+            self.settings["bandwidth_limit"] = "1G"
         self.wrong: list[str] = []
         self.counts: Counter[tuple[str, str]] = Counter()
         self.kills = self.runs = 0

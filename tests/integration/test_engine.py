@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -586,3 +587,61 @@ def test_what_was_only_touched_is_known_from_then_on(both: Pair) -> None:
     (both.path / "plc.s7").write_text("newer")
     both.here.run("nightly")
     assert (both.partner_path / "plc.s7").read_text() == "newer"
+
+
+def test_another_name_that_got_its_mode_by_the_first_one_reaches_the_other_side(both: Pair) -> None:
+    both.declare(settings=settings("both", delete="synced", preserve=["times", "permissions"]))
+    both.here.run("nightly")
+    os.link(both.path / "plc.s7", both.path / "second")
+    (both.partner_path / "plc.s7").chmod(0o600)
+    record = both.here.run("nightly")
+    modes = {path.stat().st_mode & 0o777 for root in (both.path, both.partner_path) for path in root.glob("[ps]*")}
+    assert (record["state"], modes) == ("equal", {0o600})
+
+
+@pytest.fixture
+def second(pair: Pair) -> Callable[[dict[str, Any], Path], dict[str, Any]]:
+    """A run with these settings after a second name of first/name under this root could not be brought by the one
+    before."""
+
+    def run(options: dict[str, Any], root: Path) -> dict[str, Any]:
+        other = pair.partner_path if root == pair.path else pair.path
+        pair.declare(settings=settings(**options, exclude=["*.tmp"]))
+        os.link(root / "first" / "name", root / "second")
+        (other / "second").mkdir()
+        (other / "second" / "x.tmp").touch()
+        pair.here.run("nightly", code=1)
+        shutil.rmtree(other / "second")
+        return pair.here.run("nightly")
+
+    return run
+
+
+def test_a_new_name_of_a_file_that_is_left_on_one_side_brings_its_contents(
+    pair: Pair, second: Callable[[dict[str, Any], Path], dict[str, Any]]
+) -> None:
+    (pair.path / "first").mkdir(parents=True)
+    (pair.path / "first" / "name").write_text("contents")
+    options = {"direction": "both", "delete": "never"}
+    pair.declare(settings=settings(**options, exclude=["*.tmp"]))
+    pair.here.run("nightly")
+    (pair.path / "first" / "name").unlink()
+    assert pair.here.run("nightly")["state"] == "equal_with_warnings"
+    assert second(options, pair.partner_path)["elements"][0]["problems"] == []
+    assert (pair.path / "second").read_text() == "contents"
+    assert not (pair.path / "first" / "name").exists()
+
+
+def test_a_new_name_of_a_file_whose_other_version_is_kept_is_no_name_of_that(
+    pair: Pair, second: Callable[[dict[str, Any], Path], dict[str, Any]]
+) -> None:
+    for root, content in ((pair.path, "of here"), (pair.partner_path, "of them")):
+        (root / "first").mkdir(parents=True)
+        (root / "first" / "name").write_text(content)
+        os.utime(root / "first" / "name", (1, 1))
+    options = {"direction": "to_partner", "conflict": "partner_wins"}
+    pair.declare(settings=settings(**options, exclude=["*.tmp"]))
+    assert pair.here.run("nightly")["state"] == "equal_with_warnings"
+    assert second(options, pair.path)["elements"][0]["problems"] == []
+    assert (pair.partner_path / "second").read_text() == "of here"
+    assert (pair.partner_path / "first" / "name").read_text() == "of them"

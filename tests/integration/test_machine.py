@@ -44,9 +44,11 @@ class Histories(RuleBasedStateMachine):
         direction=choices("direction", "to_partner"),
         conflict=choices("conflict", "this_server_wins"),
         delete=choices("delete", "never"),
+        # With a limit rsync brings small files, too.
+        limit=st.sampled_from((None, "1G")),
     )
-    def begin(self, direction: str, conflict: str, delete: str) -> None:
-        chosen = {"direction": direction, "conflict": conflict, "delete": delete}
+    def begin(self, direction: str, conflict: str, delete: str, limit: str | None) -> None:
+        chosen = {"direction": direction, "conflict": conflict, "delete": delete, "bandwidth_limit": limit}
         if direction == "both" and delete == "extraneous":
             chosen["delete"] = "synced"
         if "conflict" not in KNOWN:

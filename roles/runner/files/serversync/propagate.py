@@ -86,6 +86,8 @@ class Done:
     sent: int = 0
     # Names of a file whose metadata turned out to be others: whether they agree, another look tells.
     again: set[bytes] = field(default_factory=set)
+    # Whether names have moved that the plan knows nothing of, as what they are names of was given metadata.
+    beside: bool = False
 
 
 def beneath(path: bytes, directories: Collection[bytes]) -> bool:
@@ -103,7 +105,7 @@ class Propagation:
     Use: ``begin`` lets the contents come, ``arrived`` waits for them, ``gather`` makes ready what is in the stage,
     ``commit`` puts it in its place; or ``abandon`` where it goes wrong. Nothing that is in use is touched before
     ``commit``. number: of the piece in this run; its place in the stage is its own, so the contents of the next one may
-    come while this one is committed.
+    come while this one is committed. agreed: whether a path of which there is no decision is archived as agreed.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class Propagation:
         target: Side,
         settings: Settings,
         intend: Callable[[str, Iterable[tuple[Decision, Entry | None]], Mapping[bytes, Brought]], None],
+        agreed: Callable[[bytes], bool],
         progress: Callable[[str, int, int], None],
         number: int,
     ) -> None:
@@ -119,6 +122,7 @@ class Propagation:
         self.target = target
         self.settings = settings
         self.intend = intend
+        self.agreed = agreed
         self.progress = progress
         self.done = Done()
         # New directories whose name was taken, and what the commit said of it.
@@ -180,8 +184,11 @@ class Propagation:
         if self.idle:
             return
         self.groups = groups
+        # Names of a file that has others there than on the source.
+        self.parted = {one.path for one in self.metas if groups.get(one.path) != target_groups.get(one.path)}
         # Of these the target may have no name, or another file by it.
         self.doubtful = {one.path for one in decisions if one.status != "agreed" or one.content == self.target.name}
+        self.decided = {one.path for one in decisions}
         if not self.target.stage:
             self.target.stage = self.target.tree.prepare(self.settings.preserve)
         self.leaders, self.followers = self.split_groups(contents, groups)
@@ -298,13 +305,16 @@ class Propagation:
             group = groups.get(decision.path)
             if group is None or self.kind(decision) == "d":
                 leaders.append(decision)
-            elif group in led or group - arriving - self.doubtful:
-                # A name that does not arrive is there already, with these contents.
+            elif group in led or any(self.has(name) for name in group - arriving):
                 followers.append(decision)
             else:
                 led.add(group)
                 leaders.append(decision)
         return leaders, followers
+
+    def has(self, name: bytes) -> bool:
+        """Whether the target has the source's file by this name, which does not arrive."""
+        return name not in self.doubtful and (name in self.decided or self.agreed(name))
 
     # Stage.
 
@@ -627,7 +637,7 @@ class Propagation:
                 if leader != one.path and entry is not None and leader not in self.done.problems:
                     break
             else:
-                there = [path for path in sorted(groups[one.path]) if path not in following | self.doubtful]
+                there = [path for path in sorted(groups[one.path]) if path not in following and self.has(path)]
                 if not there or there[0] in self.done.problems:
                     self.done.problems[one.path] = ("moved", "the file that it is a hard link of did not arrive")
                     continue
@@ -678,6 +688,9 @@ class Propagation:
             self.intend(self.target.name, ((one, op.want) for one, op in batch), {})
             for (one, op), result in zip(batch, list(self.target.tree.commit(op for _one, op in batch))):
                 self.keep(one, op, result)
+                several = op.expect is not None and op.expect.kind != "d" and op.expect.nlink > 1
+                if several and ("hardlinks" not in self.settings.preserve or one.path in self.parted):
+                    self.done.beside = True
             self.progress("committing", len(self.done.entries), 0)
 
 

@@ -1013,7 +1013,7 @@ class Synchronization:
             report.sent += one.sent
             report.versions |= one.versions
             self.transient |= one.transient
-            self.again |= bool(one.again)
+            self.again |= bool(one.again) or one.beside
 
     def archived_paths(self) -> int:
         """How many paths below the element's root the archive has."""
@@ -1075,10 +1075,20 @@ class Synchronization:
     def propagations(self, settings: Settings, archiving: Archiving, number: int) -> dict[str, Propagation]:
         return {
             target: Propagation(
-                self.sides[OTHER[target]], self.sides[target], settings, archiving.intend, self.progress, number
+                self.sides[OTHER[target]],
+                self.sides[target],
+                settings,
+                archiving.intend,
+                self.agreed,
+                self.progress,
+                number,
             )
             for target in self.targets
         }
+
+    def agreed(self, path: bytes) -> bool:
+        row = self.archive.row(path)
+        return row is not None and row.status == "agreed"
 
     def put_in_place(self, parts: Iterable[Piece], archiving: Archiving) -> Problems:
         """One after the other, each while the contents of the next one come; what could not be."""
