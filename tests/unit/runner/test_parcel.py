@@ -17,7 +17,7 @@ from serversync.held import Directories
 from serversync.parcel import REFUSED, Made, Parcel
 
 NAMES = st.binary(min_size=1, max_size=20).filter(lambda name: b"\0" not in name)
-FILES = st.dictionaries(NAMES, st.one_of(st.none(), st.binary(max_size=3000)), max_size=20)
+FILES = st.dictionaries(NAMES, st.one_of(st.none(), st.binary(max_size=3000)), min_size=1, max_size=20)
 FILE = Entry("f", 1, 2, 1_000_000_000_123_456_789, 4, 0o640, os.geteuid(), os.getegid(), 1)
 
 

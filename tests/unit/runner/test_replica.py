@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from serversync.commit import Op, Result
-from serversync.entry import Entry
+from serversync.entry import Entry, pack
 from serversync.failure import Failure, Stopped
 from serversync.frames import PAYLOAD_LIMIT
 from serversync.metadata import Problem
-from serversync.parcel import REFUSED, Made, Parcel, pack_made, wrap
+from serversync.parcel import HEAD, REFUSED, Made, Parcel, pack_made, wrap
 from serversync.replica import Partner, PartnerTree, fitting
 from serversync.wire import decode_ops, encode_entry, encode_result, plausible
 
@@ -60,6 +60,7 @@ def scan(**reply: Any) -> Any:
 
 
 ASKED = [(b"plc", FILE.record)]
+SHORT = HEAD.pack(len(pack([(b"plc", b"x", b"")]))) + pack([(b"plc", b"x", b"")])
 MADE: Made = (FILE, FILE.record, None)
 GIVEN = Parcel([(b"plc", FILE.record, b"")], [b"data"])
 
@@ -69,7 +70,7 @@ def taken(data: bytes, parcel: Parcel = GIVEN) -> list[list[Made]]:
         def ask_early(self, *_question: object, **_request: object) -> int:
             return 1
 
-        def answer(self, _number: int) -> tuple[dict[str, Any], bytes]:
+        def answer(self, _number: int, _patience: float) -> tuple[dict[str, Any], bytes]:
             return {}, data
 
     return list(PartnerTree(Answering({}), 0, FACTS).take([parcel]))  # type: ignore[arg-type]
@@ -151,6 +152,8 @@ NONSENSE: list[Callable[[], object]] = [
     lambda: tree(stage=None).prepare(frozenset()),
     lambda: list(tree().give(ASKED)),
     lambda: list(tree(b"").give(ASKED)),
+    lambda: list(tree(wrap(Parcel([], []))).give(ASKED)),
+    lambda: list(tree(SHORT).give(ASKED)),
     lambda: list(tree(wrap(GIVEN) + b"more").give(ASKED)),
     lambda: list(tree(wrap(GIVEN)[:-1]).give(ASKED)),
     lambda: list(tree(wrap(Parcel([(b"other", FILE.record, b"")], [b"data"]))).give(ASKED)),

@@ -27,7 +27,7 @@ from serversync.wire import bounded, plausible
 # Bytes of the largest file that travels so: of one that is new, and of one of which rsync would send what has changed.
 NEW, CHANGED = 256 << 10, 16 << 10
 # A parcel is full with as many bytes of contents, or files: what is answered to some of them fits into any buffer.
-FULL, MOST = 1 << 20, 1000
+FULL, MOST = 256 << 10, 1000
 # Bytes of names and records in one request.
 ASKED = 4 << 20
 # Instead of a record, with the problem behind it.
@@ -63,6 +63,8 @@ def unwrap(data: bytes) -> Parcel:
         raise ValueError("a parcel is cut short")
     at = HEAD.size + HEAD.unpack_from(data)[0]
     items = list(unpack(data[HEAD.size : at]))
+    if not items:
+        raise ValueError("a parcel with nothing in it")
     contents = []
     for _path, record, _more in items:
         size = 0 if record == REFUSED else size_of(record)
@@ -74,7 +76,10 @@ def unwrap(data: bytes) -> Parcel:
 
 
 def size_of(record: bytes) -> int:
-    size = int(record.split(b" ", 5)[4])
+    fields = record.split(b" ", 9)
+    if len(fields) != 10:
+        raise ValueError(f"{record[:80]!r} is no record")
+    size = int(fields[4])
     if not 0 <= size <= NEW:
         raise ValueError(f"a file of {size} bytes is none for a parcel")
     return size

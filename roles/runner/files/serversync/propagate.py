@@ -389,11 +389,15 @@ class Propagation:
         parcels = self.source.tree.give(zip(by_path, records))
         count = 0
         for made in self.target.tree.take(self.addressed(one, by_path, sent) for one in parcels):
-            for (path, _record, _more), (entry, record, problem) in zip(sent.pop(0).items, made):
+            for (path, given, _more), (entry, record, problem) in zip(sent.pop(0).items, made):
                 path = path[len(self.place) :]
                 if problem is not None:
                     self.done.problems[path] = problem
-                if entry is not None and (entry.kind, entry.size) == ("f", self.planned(by_path[path]).size):
+                if (
+                    given != REFUSED
+                    and entry is not None
+                    and (entry.kind, entry.size) == ("f", self.planned(by_path[path]).size)
+                ):
                     self.done.brought[path] = Brought(known[path], entry, record)
             count += len(made)
             self.progress("copying", count, self.done.sent)

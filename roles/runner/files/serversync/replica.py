@@ -50,6 +50,8 @@ from serversync.wire import (
 REQUEST = 2000
 # Parcels that are sent before the first of them has been answered.
 UNDER_WAY = 4
+# Seconds that one may take to the partner: over a thin line nothing else comes from there meanwhile.
+ON_ITS_WAY = 600.0
 # What a partner may say of what it has: paths of an element, children that have come since the scan, bytes of the
 # attributes of a path, of a list of versions, problems of which nothing more is told.
 MOST_PATHS, MEANWHILE = 100_000_000, 100_000
@@ -454,7 +456,7 @@ class PartnerTree:
             yield self.taken(*waiting.popleft())
 
     def taken(self, number: int, parcel: Parcel) -> list[Made]:
-        _reply, data = self.connection.answer(number)
+        _reply, data = self.connection.answer(number, ON_ITS_WAY)
         with understood(self.connection):
             made = unpack_made(data)
             if len(made) != len(parcel.items):

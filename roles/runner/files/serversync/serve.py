@@ -192,7 +192,7 @@ def converse(frames: Frames, door: Door) -> None:
                 return
             except OSError as error:
                 frames.send({"id": number, "ok": False, "failure": of_system(error).as_dict()})
-            except (AttributeError, KeyError, TypeError, ValueError) as error:
+            except (AttributeError, LookupError, TypeError, ValueError) as error:
                 print(f"serversync: request {request!r:.200}: {error!r}", file=sys.stderr)
                 frames.send({"id": number, "ok": False, "failure": Failure("partner_error", f"{error!r}").as_dict()})
 
