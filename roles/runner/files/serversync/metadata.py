@@ -63,7 +63,7 @@ def apply(
 
 
 def dress(descriptor: int, want: Entry, preserve: frozenset[str]) -> list[Problem]:
-    """As ``apply``, for a regular file that was just made and is held open: it has no attributes, and no time to keep.
+    """As ``apply``, for a regular file that was just made and is held open: it has no attributes yet.
 
     ``preserve`` has ``permissions``; else nobody knows which ones the file is to have.
     """
@@ -75,8 +75,8 @@ def dress(descriptor: int, want: Entry, preserve: frozenset[str]) -> list[Proble
     mode = wanted_mode(info, want, preserve, None)
     if stat.S_IMODE(info.st_mode) != mode:
         os.fchmod(descriptor, mode)
-    if "times" in preserve:
-        os.utime(descriptor, ns=(info.st_atime_ns, want.mtime))
+    # Whatever is preserved: by it the stage is known to have what was planned.
+    os.utime(descriptor, ns=(info.st_atime_ns, want.mtime))
     return problems
 
 

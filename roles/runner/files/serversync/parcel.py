@@ -33,6 +33,8 @@ ASKED = 4 << 20
 # Instead of a record, with the problem behind it.
 REFUSED = b"?"
 CHANGED_MEANWHILE = "was changed on the source during the run"
+# What takes no room on a disk that knows holes.
+HOLE = bytes(4096)
 HEAD = struct.Struct(">I")
 READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 MAKING = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -190,14 +192,27 @@ def write(directories: Directories, parcel: Parcel, preserve: frozenset[str]) ->
             yield None, REFUSED, refusal(error)
 
 
+def fill(descriptor: int, content: bytes) -> None:
+    """Writes what is not zeros, block by block."""
+    for start in range(0, len(content), len(HOLE)):
+        rest = memoryview(content)[start : start + len(HOLE)]
+        while rest and rest != HOLE[: len(rest)]:
+            done = os.pwrite(descriptor, rest, start)
+            start, rest = start + done, rest[done:]
+    os.ftruncate(descriptor, len(content))
+
+
 def written(directories: Directories, path: bytes, want: Entry, content: bytes, preserve: frozenset[str]) -> Made:
     above, name = parts(path)
     directory = directories[above]
     descriptor = os.open(name, MAKING, 0o600, dir_fd=directory)
     try:
-        rest = memoryview(content)
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
+        if "sparse" in preserve and HOLE in content:
+            fill(descriptor, content)
+        else:
+            rest = memoryview(content)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
         problems = metadata.dress(descriptor, want, preserve)
         info = os.fstat(descriptor)
     except BaseException:

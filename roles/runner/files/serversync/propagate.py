@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import IO
@@ -105,7 +106,8 @@ class Propagation:
     Use: ``begin`` lets the contents come, ``arrived`` waits for them, ``gather`` makes ready what is in the stage,
     ``commit`` puts it in its place; or ``abandon`` where it goes wrong. Nothing that is in use is touched before
     ``commit``. number: of the piece in this run; its place in the stage is its own, so the contents of the next one may
-    come while this one is committed. agreed: whether a path of which there is no decision is archived as agreed.
+    come while this one is committed. agreed: whether a path of which there is no decision is archived as agreed;
+    later: what the whole plan puts below a directory.
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class Propagation:
         settings: Settings,
         intend: Callable[[str, Iterable[tuple[Decision, Entry | None]], Mapping[bytes, Brought]], None],
         agreed: Callable[[bytes], bool],
+        later: Callable[[bytes], Iterable[bytes]],
         progress: Callable[[str, int, int], None],
         number: int,
     ) -> None:
@@ -123,6 +126,7 @@ class Propagation:
         self.settings = settings
         self.intend = intend
         self.agreed = agreed
+        self.later = later
         self.progress = progress
         self.done = Done()
         # New directories whose name was taken, and what the commit said of it.
@@ -386,21 +390,18 @@ class Propagation:
         sent: list[Parcel] = []
         records = [self.planned(one).record for one in files]
         known = dict(zip(by_path, records))
-        parcels = self.source.tree.give(zip(by_path, records))
         count = 0
-        for made in self.target.tree.take(self.addressed(one, by_path, sent) for one in parcels):
-            for (path, given, _more), (entry, record, problem) in zip(sent.pop(0).items, made):
-                path = path[len(self.place) :]
-                if problem is not None:
-                    self.done.problems[path] = problem
-                if (
-                    given != REFUSED
-                    and entry is not None
-                    and (entry.kind, entry.size) == ("f", self.planned(by_path[path]).size)
-                ):
-                    self.done.brought[path] = Brought(known[path], entry, record)
-            count += len(made)
-            self.progress("copying", count, self.done.sent)
+        with closing(self.source.tree.give(zip(by_path, records))) as parcels:
+            for made in self.target.tree.take(self.addressed(one, by_path, sent) for one in parcels):
+                for (path, given, _more), (entry, record, problem) in zip(sent.pop(0).items, made):
+                    path = path[len(self.place) :]
+                    if problem is not None:
+                        self.done.problems[path] = problem
+                    size = self.planned(by_path[path]).size
+                    if given != REFUSED and entry is not None and (entry.kind, entry.size) == ("f", size):
+                        self.done.brought[path] = Brought(known[path], entry, record)
+                count += len(made)
+                self.progress("copying", count, self.done.sent)
 
     def addressed(self, parcel: Parcel, files: Mapping[bytes, Decision], sent: list[Parcel]) -> Parcel:
         """The parcel as the target is to have it, in its own numbers of owners and its place in the stage."""
@@ -493,14 +494,16 @@ class Propagation:
 
     def verify(self, leaders: list[Decision]) -> set[bytes]:
         """The paths whose staged entry is what was planned and whose source has not moved since."""
-        good = set(self.done.brought)
-        leaders = [one for one in leaders if one.path not in good]
+        good = set()
         now = dict(self.source.tree.entries([one.path for one in leaders]))
         for one in leaders:
             planned, arrived, current = self.seen(one, self.source), self.staged.get(one.path), now.get(one.path)
             assert isinstance(planned, Entry)
             if not isinstance(current, Entry) or not unmoved(planned, current):
                 self.done.problems[one.path] = ("moved", "was changed on the source during the run")
+            elif one.path in self.done.brought:
+                if self.done.problems.get(one.path, NO_PROBLEM)[0] in (*FLAWS, ""):
+                    good.add(one.path)
             elif (planned.kind == "f" or one.path in self.inside) and not self.whole(planned, arrived):
                 why = self.incomplete
                 said = (why.code, why.message) if why else ("not_staged", "did not arrive whole")
@@ -657,8 +660,10 @@ class Propagation:
         """The directories in which something was put or removed have the times of the source's."""
         if "times" not in self.settings.preserve:
             return
-        # A new directory has them already.
+        # A new directory has them already, but where a name was linked in it or a file had to go from it.
         whole = self.inside | self.tops if not self.shared else set()
+        good = {one.path for one in self.good}
+        whole -= {parent(one.path) for one in (*self.followers, *self.leaders) if one.path not in good}
         touched = sorted({parent(path) for path in self.done.entries} - whole, reverse=True)
         theirs = dict(self.source.tree.entries(touched))
         ops = []
@@ -675,10 +680,14 @@ class Propagation:
         entries = self.done.entries
         filled = {parent(path) for path, entry in entries.items() if entry is not None} if self.shared else set()
         for path in sorted(self.shared, reverse=True):
-            if path in entries and path not in filled:
+            if path in entries and path not in filled and not self.awaited(path):
                 entries[path] = None
             else:
                 filled.add(parent(path))
+
+    def awaited(self, directory: bytes) -> bool:
+        """Whether another piece puts something in it."""
+        return any(path not in self.decided for path in self.later(directory))
 
     def set_metadata(self) -> None:
         """Metadata of what is there; directories after all else and from below."""

@@ -428,7 +428,7 @@ class PartnerTree:
     def staged(self, paths: Iterable[bytes]) -> Iterator[tuple[bytes, Entry | str | None]]:
         return self.seen("staged", paths)
 
-    def give(self, files: Iterable[tuple[bytes, bytes]]) -> Iterator[Parcel]:
+    def give(self, files: Iterable[tuple[bytes, bytes]]) -> Answer[Parcel]:
         for some in requests(files):
             expected = iter(some)
             with understood(self.connection), closing(self.parcels(some)) as parcels:

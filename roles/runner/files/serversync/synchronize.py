@@ -1044,9 +1044,16 @@ class Synchronization:
         ties = [*self.ties(asides, copies)] if copies or any(self.groups.values()) else []
         # Names that fall together have to be freed before they are taken.
         parts = [decisions] if self.folding else pieces(decisions, ties, ENTRIES, BYTES)
+
+        def later(directory: bytes) -> Iterator[bytes]:
+            return (one.path for one in decisions if one.content and one.path.startswith(directory + b"/"))
+
         with uncollected():
             problems = self.put_in_place(
-                (Piece(part, self.propagations(settings, archiving, number)) for number, part in enumerate(parts)),
+                (
+                    Piece(part, self.propagations(settings, archiving, number, later))
+                    for number, part in enumerate(parts)
+                ),
                 archiving,
             )
         self.leave_stages()
@@ -1072,7 +1079,9 @@ class Synchronization:
         before = self.archive.unseen
         return {path for path in now if beneath(path, before)} | {path for path in before if beneath(path, now)}
 
-    def propagations(self, settings: Settings, archiving: Archiving, number: int) -> dict[str, Propagation]:
+    def propagations(
+        self, settings: Settings, archiving: Archiving, number: int, later: Callable[[bytes], Iterable[bytes]]
+    ) -> dict[str, Propagation]:
         return {
             target: Propagation(
                 self.sides[OTHER[target]],
@@ -1080,6 +1089,7 @@ class Synchronization:
                 settings,
                 archiving.intend,
                 self.agreed,
+                later,
                 self.progress,
                 number,
             )

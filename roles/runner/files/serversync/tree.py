@@ -13,7 +13,7 @@ import os
 import pwd
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -222,7 +222,7 @@ class Tree:
         finally:
             os.close(directory)
 
-    def give(self, files: Iterable[tuple[bytes, bytes]]) -> Iterator[Parcel]:
+    def give(self, files: Iterable[tuple[bytes, bytes]]) -> Generator[Parcel, None, None]:
         """See parcel.read."""
         yield from self.unstopped(parcel.read(self.root, files))
 
