@@ -21,7 +21,6 @@ from serversync.reconcile import OTHER, SIDES, Decision, Seen, half_of, parent
 # An entry whose ctime is this near to the scan (ns) may have changed once more without a trace.
 RACY = 10_000_000
 Problems = dict[bytes, tuple[str, str]]
-NOTHING: Mapping[str, bytes] = {}
 
 
 class Archiving:
@@ -287,18 +286,19 @@ def row_of(
     path: bytes,
     status: str,
     entries: Mapping[str, Seen],
-    records: Mapping[str, bytes] = NOTHING,
+    records: Mapping[str, bytes] | None = None,
     racy: str = "",
     by: str = "",
 ) -> Row:
     """records: of the entries, where they have been made already."""
     here, there = (entry if isinstance(entry := entries[side], Entry) else None for side in SIDES)
+    made = records or {}
     return Row(
         path,
         status,
-        (records.get(HERE) or here.record) if here else None,
+        (made.get(HERE) or here.record) if here else None,
         here.more if here else b"",
-        (records.get(THERE) or there.record) if there else None,
+        (made.get(THERE) or there.record) if there else None,
         there.more if there else b"",
         racy=racy,
         by=by,
