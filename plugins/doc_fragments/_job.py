@@ -355,6 +355,13 @@ options:
           - How many elements are synchronized at a time, from V(1) to V(8).
           - On creation V(1).
         type: int
+  accept_circular:
+    description:
+      - Why a circular connection that the job is part of is meant, in one line. Also accepts the other errors that
+        M(serversync.core.sync_topology) describes, such as a target that another job writes, too.
+      - Without it a task fails that closes a circle with another job of the same scope on this server, or between
+        elements of its own. V(null) is that, and the default on creation.
+    type: str
 """
 
 

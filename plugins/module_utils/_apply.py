@@ -125,6 +125,25 @@ def check_server(server: Server, given: Mapping[str, Any], job: dict[str, Any], 
     return problems
 
 
+def check_circles(server: Server, ways: Sequence[Way]) -> None:
+    """What jobs that change make of each other, and of those that are there. What stays as it is closes no circle."""
+    changing = set()
+    for way in ways:
+        document = way.declared.place.document
+        if way.declared.job and way.found.files[document].data != (way.wanted[document].text or "").encode("utf-8"):
+            changing.add(way.declared.place.name)
+    if not changing:
+        return
+    from ._neighbours import findings_of  # not for a task that changes nothing
+
+    jobs = {way.declared.place.name: (way.declared.at, way.declared.job) for way in ways}
+    problems, warnings = findings_of(server.place, server.pairings, jobs, changing)
+    if problems:
+        server.module.fail(problems)
+    for text in warnings:
+        server.module.warn(text)
+
+
 def calendars_of(job: Mapping[str, Any]) -> list[str]:
     schedule = job["schedule"]
     return on_calendar(schedule["every"], schedule["at"], schedule["days"], schedule["calendar"], schedule["timezone"])
@@ -254,6 +273,7 @@ def apply(
     else:
         whole = ways[0].plan
 
+    check_circles(server, ways)
     check_calendars(module, ways)
     jobs = [declared.job for declared in declarations if declared.job]
     deployed = os.path.exists(server.place.runner)

@@ -116,6 +116,7 @@ class Field:
     required  always to be given; the remedy when it is not
     option    a parameter of modules only, no part of the job
     later     documents of an earlier version lack it: there the default holds, and the schema says it
+    folded    Ansible is told of no parts: what they are is documented elsewhere
     """
 
     def __init__(
@@ -135,6 +136,7 @@ class Field:
         option: bool = False,
         commas: bool = True,
         later: bool = False,
+        folded: bool = False,
     ) -> None:
         self.name = name
         self.kind = kind
@@ -151,6 +153,7 @@ class Field:
         self.option = option
         self.commas = commas
         self.later = later
+        self.folded = folded
 
     def default(self) -> Any:
         if self.kind == "mapping" and not self.optional:
@@ -204,6 +207,13 @@ def _check_comment(text: str) -> str:
     return text
 
 
+def _check_reason(text: str) -> str:
+    reason = _check_comment(text).rstrip(".")
+    if not reason:
+        raise Wrong("is empty; write why the circle is meant, or null where none is")
+    return reason
+
+
 def _check_host(text: str) -> str:
     remedy = "write a host name, an IPv4 address, an IPv6 address without brackets, or the name of a pairing"
     if "@" in text:
@@ -236,7 +246,7 @@ def _check_user(text: str) -> str:
     return text
 
 
-def _check_path(text: str) -> str:
+def check_path(text: str) -> str:
     _no_control(text)
     if not text.startswith("/"):
         raise Wrong("%s is not absolute; write the whole path from /" % show(text))
@@ -249,7 +259,7 @@ def _check_path(text: str) -> str:
 
 
 def _check_element_path(text: str) -> str:
-    path = _check_path(text)
+    path = check_path(text)
     if ".serversync" in path.split("/"):
         raise Wrong("%s is inside '.serversync', where the runner keeps its own files; name another path" % show(path))
     for root in _KERNEL_ROOTS:
@@ -261,7 +271,7 @@ def _check_element_path(text: str) -> str:
 def _check_key_file(text: str) -> str:
     if "PRIVATE KEY" in text:
         raise Wrong("is a private key itself; write the path of the file that holds it", "private_key")
-    return _check_path(text)
+    return check_path(text)
 
 
 def _check_duration(low: int, high: int) -> Check:
@@ -887,6 +897,16 @@ JOB = Field(
             later=True,
         ),
         Field(
+            "accept_circular",
+            "text",
+            "Why a circular connection that the job is part of is meant; null: it is an error.",
+            default=None,
+            check=_check_reason,
+            schema=_plain(longest=1000),
+            optional=True,
+            later=True,
+        ),
+        Field(
             "omitted",
             "text",
             "What becomes of the fields that are not given: they stay as they are, or get their defaults.",
@@ -1462,7 +1482,7 @@ def _spec(field: Field) -> dict[str, Any]:
         if field.element.choices:
             spec["choices"] = list(field.element.choices)
     parts = field.element.parts if field.element else field.parts
-    if parts:
+    if parts and not field.folded:
         spec["options"] = {part.name: _spec(part) for part in parts}
     return spec
 

@@ -35,7 +35,8 @@ def _for_ansible(value: Any) -> Any:
     have given one as host key.
     """
     if isinstance(value, dict):
-        return {key: _for_ansible(one) for key, one in value.items() if one is not None}
+        given = {key: _for_ansible(one) for key, one in value.items() if one is not None}
+        return dict(given, jobs=_named(given["jobs"])) if "jobs" in given else given
     if isinstance(value, list):
         return [_for_ansible(one) for one in value]
     return _HIDDEN if isinstance(value, str) and "PRIVATE KEY" in value else value
@@ -97,8 +98,6 @@ class JobModule(AnsibleModule):  # type: ignore[misc]
         super()._load_params()
         self.given = {key: _plain(one) for key, one in self.params.items() if not key.startswith("_ansible_")}
         given = _for_ansible({key: self.params[key] for key in self.given})
-        if "jobs" in given:
-            given["jobs"] = _named(given["jobs"])
         self.params = {key: one for key, one in self.params.items() if key not in self.given}
         self.params.update(given)
 

@@ -187,6 +187,18 @@ EXAMPLES = r"""
         previous_path: /srv/line1/archive
   become: true
 
+- name: What comes back from the other server goes there again, and that is meant
+  serversync.core.sync_job:
+    name: line1-round-trip
+    partner:
+      host: hq.example.com
+    settings:
+      direction: from_partner
+    elements:
+      - path: /srv/line1/programs
+    accept_circular: Headquarters only ever adds approvals, which the nightly copy may take back
+  become: true
+
 - name: Change one detail and leave the rest as it is
   serversync.core.sync_job:
     name: line1-programs
@@ -274,6 +286,7 @@ job:
         kind: tree
         previous_path: null
     limits: {parallel: 1}
+    accept_circular: null
 diff:
   description:
     - What changes, with one entry for every file, and for the state of the timer where that differs.

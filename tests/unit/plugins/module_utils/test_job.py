@@ -88,6 +88,7 @@ def test_the_normal_form_of_the_least_job():
         "settings": SETTINGS,
         "elements": [{"path": "/srv/a", "partner_path": "/srv/a", "kind": "tree", "previous_path": None}],
         "limits": {"parallel": 1},
+        "accept_circular": None,
     }
 
 
@@ -106,6 +107,7 @@ def test_the_order_of_the_document():
         "settings",
         "elements",
         "limits",
+        "accept_circular",
     ]
     assert list(made()["settings"]) == list(SETTINGS)
     assert list(made(schedule={"at": "02:30"})["schedule"]) == [
@@ -452,6 +454,10 @@ BAD = [
     ({"limits": {"parallel": 0}}, "limits.parallel: 0 is out of range; use 1 to 8"),
     ({"limits": {"parallel": 9}}, "limits.parallel: 9 is out of range; use 1 to 8"),
     ({"limits": {"parallel": "all"}}, "limits.parallel: 'all' is not a whole number; use 1 to 8"),
+    ({"accept_circular": True}, "accept_circular: True is a boolean, not text; quote it"),
+    ({"accept_circular": " . "}, "accept_circular: is empty; write why the circle is meant, or null where none is"),
+    ({"accept_circular": "a\nb"}, "accept_circular: 'a\\nb' contains the control character U+000A; remove it"),
+    ({"accept_circular": "a" * 1001}, "accept_circular: has 1001 characters; use at most 1000"),
     ({"limits": 2}, "limits: 2 is a number, not a dictionary; write it with the keys parallel"),
     ({"limits": {"nice": 10}}, "limits.nice: is not an option; use one of parallel"),
     # settings that exclude each other
@@ -698,6 +704,7 @@ def test_a_private_key_is_never_repeated():
         ({"settings": {"verify_every": "10"}}, {"settings": {"verify_every": 10.0}}),
         ({"settings": {"verify": "checksum", "verify_every": None}}, {"settings": {"verify": "checksum"}}),
         ({"limits": {"parallel": "1"}}, {"limits": None}),
+        ({"accept_circular": " as before. "}, {"accept_circular": "as before"}),
         ({"elements": [{"path": "/srv/a", "previous_path": None}]}, {}),
         (
             {"elements": [{"path": "/srv/a", "previous_path": "//b/"}]},
@@ -769,6 +776,7 @@ def full():
             {"path": "/srv/c", "kind": "log"},
         ],
         limits={"parallel": 4},
+        accept_circular="the other one is read only",
     )
 
 
@@ -1028,7 +1036,7 @@ def test_the_schema_is_one_and_describes_every_field():
     walk(SCHEMA)
 
 
-LATER = {"limits", "kind", "previous_path"} | set(SETTINGS) - {"direction", "delete", "exclude"}
+LATER = {"limits", "accept_circular", "kind", "previous_path"} | set(SETTINGS) - {"direction", "delete", "exclude"}
 
 
 def mutants(value, path=()):
@@ -1068,7 +1076,7 @@ def test_the_schema_accepts_the_normal_form_and_no_mutant(number):
 def test_a_document_of_the_version_before_is_read_with_the_defaults():
     job = made(settings={"direction": "from_partner", "exclude": ["x"]}, elements=[{"path": "/a"}, {"path": "/b"}])
     old = copy.deepcopy(job)
-    del old["limits"]
+    del old["limits"], old["accept_circular"]
     old["settings"] = {"direction": "from_partner", "exclude": ["x"], "delete": "never"}
     for element in old["elements"]:
         del element["previous_path"]
@@ -1163,6 +1171,8 @@ def test_what_may_be_left_out_of_a_document_has_a_default_and_nothing_else_has()
                 {"compress": True},
             )
         ),
+        {"accept_circular": ""},
+        {"accept_circular": "a\nb"},
         {"limits": {}},
         {"limits": {"parallel": 9}},
         {"limits": None},
@@ -1330,6 +1340,7 @@ def declarations(draw):
                 compress=choices_of("compress"),
             ),
             limits=maybe(parallel=st.integers(1, 8)),
+            accept_circular=WORDS.filter(lambda words: words.strip().rstrip(".")),
         )
     )
     job["name"] = draw(st.from_regex(_job.NAME_PATTERN, fullmatch=True))

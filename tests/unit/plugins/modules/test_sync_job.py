@@ -107,6 +107,7 @@ def test_create(server):
             {"path": str(server.here), "partner_path": str(server.here), "kind": "tree", "previous_path": None}
         ],
         "limits": {"parallel": 1},
+        "accept_circular": None,
     }
     assert run["job"] == expected
     assert server.document.read_text() == json.dumps(expected, indent=2, ensure_ascii=False) + "\n"
@@ -143,6 +144,7 @@ EDITS = [
     {"settings": {"bandwidth_limit": "20M", "compress": "never"}},
     {"elements": [{"path": "HERE", "partner_path": "/srv/b", "previous_path": "/srv/before"}]},
     {"limits": {"parallel": 4}},
+    {"accept_circular": "it is meant"},
 ]
 
 
@@ -226,7 +228,7 @@ def test_a_document_of_the_version_before_is_completed_once(server):
     current = server.apply(**job(server))["job"]
     old = json.loads(json.dumps(current))
     old["settings"] = {"direction": "to_partner", "exclude": [], "delete": "never"}
-    del old["limits"], old["elements"][0]["previous_path"], old["elements"][0]["kind"]
+    del old["limits"], old["accept_circular"], old["elements"][0]["previous_path"], old["elements"][0]["kind"]
     server.document.write_text(_job.document_text(old))
     run = four_steps(server, **job(server))
     assert run["job"] == current
@@ -279,7 +281,7 @@ def test_remove_leaves_what_others_have_put_there(server):
 def test_a_job_leaves_its_neighbours_alone(server):
     server.apply(**job(server))
     before = server.snapshot()
-    server.apply(**job(server, name="demo2"))
+    server.apply(**job(server, name="demo2", partner={"host": "hq2"}))
     server.apply(name="demo2", state="absent")
     after = server.snapshot()
     assert {name: after[name][1:] for name in before if before[name][3]} == {
@@ -664,6 +666,99 @@ def test_what_is_the_runners_own_is_no_element(server, directory, what):
     )
     assert result["failure"]["code"] == "invalid_value"
     assert "is inside" in server.check(**job(server, elements=[{"path": str(own / "x")}]))["msg"]
+
+
+# --- circular connections --------------------------------------------------------------------------------------
+
+ACCEPT = "where this is meant, give the reason in accept_circular."
+ROUND = (
+    "Edits go round: which version stands depends on which job runs first, and what is removed at one place comes back "
+    "from the others."
+)
+
+
+def test_a_job_that_closes_a_circle_is_refused(server):
+    server.apply(**job(server, name="there"))
+    back = job(server, settings={"direction": "from_partner"})
+    here = "%s:%s" % (os.uname().nodename, server.here)
+    message = "elements[0]: a circle: hq:%s -> %s -> hq:%s, by jobs demo, there. %s " % (
+        server.here,
+        here,
+        server.here,
+        ROUND,
+    )
+    message += "Make one element with direction both of the two; " + ACCEPT
+    refused(server, message, "circle", "elements[0]", **back)
+    run = four_steps(server, accept_circular="it is watched", **back)
+    assert run["job"]["accept_circular"] == "it is watched"
+    # the other job may be edited: the circle is accepted; when it no longer is, that is an error
+    assert not server.apply(**dict(back, name="there", settings={})).get("failed")
+    refused(server, message, "circle", "elements[0]", accept_circular=None)
+
+
+def test_a_circle_inside_a_job(server):
+    other = server.home / "other"
+    local = {"host": "x", "connection": "local"}
+    elements = [{"path": str(server.here), "partner_path": str(other)}]
+    server.apply(**job(server, partner=local, elements=elements))
+    back = job(server, name="back", partner=local, elements=elements, settings={"direction": "from_partner"})
+    result = server.check(**back)
+    assert result["failure"]["code"] == "circle"
+    assert result["msg"] == server.apply(**back)["msg"]
+
+
+def test_a_link_hides_no_circle(server):
+    (server.home / "link").symlink_to(server.here)
+    server.apply(**job(server, name="there", elements=[{"path": str(server.here), "partner_path": "/x"}]))
+    elements = [{"path": str(server.home / "link"), "partner_path": "/x"}]
+    result = server.check(**job(server, elements=elements, settings={"direction": "from_partner"}))
+    assert result["failure"]["code"] == "circle"
+    where = "%s:%s" % (os.uname().nodename, server.home)
+    assert "hq:/x -> %s/link (the same as %s/here) -> hq:/x" % (where, where) in result["msg"]
+
+
+def test_a_circle_of_what_only_adds_is_a_warning(server):
+    server.apply(**job(server, name="there", settings={"max_change": 0}))
+    back = job(server, settings={"direction": "from_partner", "max_change": 0})
+    for run in (server.check, server.apply):
+        warnings = run(**back)["warnings"]
+        assert warnings[0].startswith("elements[0]: a circle: hq:")
+        assert len(warnings) == 2
+    assert server.apply(**back)["warnings"] == [NOT_PAIRED], "a job that stays as it is closes no circle"
+
+
+def test_the_name_of_a_pairing_hides_no_circle(server):
+    pairings = server.config / "serversync" / "pairings"
+    pairings.mkdir()
+    (pairings / "main.json").write_text('{"name": "main", "host": "hq"}')
+    server.apply(**job(server, name="there", partner={"host": "main"}))
+    result = server.check(**job(server, settings={"direction": "from_partner"}))
+    assert result["failure"]["code"] == "circle"
+
+
+def test_a_target_of_another_job_is_refused(server):
+    server.apply(**job(server, name="other"))
+    result = server.check(**job(server))
+    assert result["failure"]["code"] == "contended"
+    assert result["msg"].startswith(
+        "elements[0]: one target of several elements: hq:%s, by jobs demo, other. A target" % server.here
+    )
+    # one that is removed is no more
+    server.apply(name="other", state="absent")
+    four_steps(server, **job(server))
+
+
+def test_a_damaged_neighbour_is_a_warning(server):
+    server.apply(**job(server, name="other"))
+    other = server.document.parent / "other.json"
+    texts = ("{", "[]", '{"elements": []}', other.read_text().replace('"path"', '"pth"'))
+    for number, text in enumerate(texts):
+        other.write_text(text)
+        for run in (server.check, server.apply):
+            assert run(comment=str(number), **job(server))["warnings"] == [
+                "%s: is damaged; it is not looked at for circular connections" % other,
+                NOT_PAIRED,
+            ]
 
 
 # --- documentation ---------------------------------------------------------------------------------------------

@@ -1,0 +1,95 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to this collection: it may change in any release.
+"""Circles and the like among the jobs that a task declares and those that are on the server already."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import Any, Collection, Iterable, Mapping, Sequence
+
+from ._fleet import Fleet, Server
+from ._job import Problem
+from ._store import Layout, declared_names, read_file
+from ._topology import analyse
+
+MOUNTS = "/proc/self/mountinfo"
+
+
+def read_neighbours(place: Layout, without: Iterable[str]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The other jobs of the scope, and the documents that cannot be read as such."""
+    jobs, damaged = [], []
+    for name in sorted(set(declared_names(place)).difference(without)):
+        path = place._replace(name=name).document
+        try:
+            job = json.loads((read_file(path).data or b"").decode("utf-8"))
+            Fleet([Server("", [dict(job, name=name)])])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            damaged.append(path)
+            continue
+        jobs.append(dict(job, name=name))
+    return jobs, damaged
+
+
+def read_mounts(path: str = MOUNTS) -> list[tuple[str, str, str]]:
+    """Mount point, file system and the directory of it that is mounted there; the deepest first, of equals the last."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as stream:
+            lines = [line.split(" ") for line in stream]
+    except OSError:
+        # no Linux: paths are then compared as they are spelled
+        return []
+    mounts = {_plain(words[4]): (words[2], _plain(words[3])) for words in lines if len(words) > 4}
+    return sorted(((point, *of) for point, of in mounts.items()), key=lambda one: (-len(one[0]), one[0]))
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match.group(1), 8)), text)
+
+
+def places_of(paths: Iterable[str], mounts: Sequence[tuple[str, str, str]]) -> dict[str, tuple[str, str]]:
+    """Where paths of this server are, through links and mounts: their file system and the path on it."""
+    places = {}
+    for path in paths if mounts else ():
+        real = os.path.realpath(path)
+        for point, system, root in mounts:
+            rest = real[len(point.rstrip("/")) :]
+            if real == point or (real.startswith(point.rstrip("/")) and rest.startswith("/")):
+                places[path] = (system, os.path.normpath(root + "/" + rest.lstrip("/")).replace("//", "/"))
+                break
+    return places
+
+
+def findings_of(
+    place: Layout,
+    pairings: Sequence[Mapping[str, Any]],
+    declared: Mapping[str, tuple[str, Mapping[str, Any] | None]],
+    changing: Collection[str],
+) -> tuple[list[Problem], list[str]]:
+    """Errors and warnings that jobs which change have part in; the others on the server are read beside them.
+
+    `declared`: the jobs of the task, with how their options are named in errors; None: such a job there shall not be.
+    """
+    others, damaged = read_neighbours(place, declared)
+    jobs = others + [dict(job) for _at, job in declared.values() if job]
+    paths = {element["path"] for job in jobs for element in job["elements"]}
+    local = [job for job in jobs if job["partner"].get("connection") == "local"]
+    paths.update(element["partner_path"] for job in local for element in job["elements"])
+    name = os.uname().nodename
+    partners = {str(one["name"]): str(one["host"]) for one in pairings}
+    places = places_of(sorted(paths), read_mounts())
+    here = Server(name, jobs, [name.partition(".")[0]], None, partners, places)
+    problems = []
+    warnings = ["%s: is damaged; it is not looked at for circular connections" % path for path in damaged]
+    for finding in analyse([here], [(name, job) for job in changing]).findings:
+        member = next(one for one in finding.members if one.job in changing)
+        path = "%selements[%d]" % (declared[member.job][0], member.element)
+        text = str(finding)
+        text = text[0].lower() + text[1:]
+        if finding.level == "error":
+            problems.append(Problem(finding.kind, path, text))
+        elif finding.level == "warning":
+            warnings.append("%s: %s" % (path, text))
+    return problems, warnings
