@@ -359,8 +359,9 @@ options:
     description:
       - Why a circular connection that the job is part of is meant, in one line. Also accepts the other errors that
         M(serversync.core.sync_topology) describes, such as a target that another job writes, too.
-      - Without it a task fails that closes a circle with another job of the same scope on this server, or between
-        elements of its own. V(null) is that, and the default on creation.
+      - Without it a task fails that closes a circle with another job of the same scope on this server. A job that was
+        there before and whose partner, elements and settings stay as they are closes none. V(null) is that, and the
+        default on creation.
     type: str
 """
 

@@ -126,16 +126,20 @@ def check_server(server: Server, given: Mapping[str, Any], job: dict[str, Any], 
 
 
 def check_circles(server: Server, ways: Sequence[Way]) -> None:
-    """What jobs that change make of each other, and of those that are there. What stays as it is closes no circle."""
-    changing = set()
+    """What jobs that change make of each other, and of those that are there. What stays where it is is no circle."""
+    changing = {}
     for way in ways:
         document = way.declared.place.document
-        if way.declared.job and way.found.files[document].data != (way.wanted[document].text or "").encode("utf-8"):
-            changing.add(way.declared.place.name)
+        there = way.found.files[document].data
+        if way.declared.job and there != (way.wanted[document].text or "").encode("utf-8"):
+            changing[way.declared.place.name] = (there, way.declared.job)
     if not changing:
         return
-    from ._neighbours import findings_of  # not for a task that changes nothing
+    from ._neighbours import findings_of, moves  # not for a task that changes nothing
 
+    changing = {name: one for name, one in changing.items() if moves(*one)}
+    if not changing:
+        return
     jobs = {way.declared.place.name: (way.declared.at, way.declared.job) for way in ways}
     problems, warnings = findings_of(server.place, server.pairings, jobs, changing)
     if problems:

@@ -58,9 +58,8 @@ class Ways:
                     for others in leaving[source]:
                         if source == place and others == filters:
                             continue
-                        split = apart(filters, others)
-                        if path:
-                            split = split or hides(filters if holder == place else others, path)
+                        pair = (filters, others) if holder == place else (others, filters)
+                        split = apart(*pair, path) or bool(path and hides(pair[0], path))
                         self.split = self.split or split
                         if not (split and strict):
                             out.append(whole[source, others])
@@ -124,56 +123,64 @@ class Ways:
                 found[elements] = min(inside, found.get(elements, inside))
         return sorted(found.values())
 
-    def shortest(self, component: Collection[int], begin: Sequence[int]) -> list[int]:
-        """A shortest circle in a component through one of these arcs; none of them feeds itself."""
+    def shortest(self, component: Collection[int], begin: Sequence[int], by: Collection[int] = ()) -> list[int]:
+        """A shortest circle in a component through one of these arcs, and through one of `by` where there are any.
+
+        Without `by` there is one; with it, there may only be ways that pass an arc twice.
+        """
         inside = set(component)
         best: list[int] = []
-        for start in begin:
-            if best and (self.effort <= 0 or len(best) == 2):
+        for number, start in enumerate(begin):
+            if number and (self.effort <= 0 or len(best) == 2):
                 break
             self.effort -= len(inside)
-            circle = self._around(start, inside, len(best))
+            circle = self._around(start, inside, len(best), by)
             if circle and (not best or len(circle) < len(best)):
                 best = circle
-        turn = best.index(min(best))
+        turn = best.index(min(best)) if best else 0
         return best[turn:] + best[:turn]
 
-    def _around(self, start: int, inside: set[int], limit: int) -> list[int]:
-        """The shortest way from an arc back to it; helpers cost nothing on the way."""
+    def _around(self, start: int, inside: set[int], limit: int, by: Collection[int]) -> list[int]:
+        """The shortest way from an arc over others back to it; helpers cost nothing on the way."""
         count = len(self.fleet.arcs)
-        came: dict[int, int] = {}
-        waiting = collections.deque([(start, 0)])
+        first = (start, not by or start in by)
+        came: dict[tuple[int, bool], tuple[int, bool]] = {}
+        waiting = collections.deque([(first, 0)])
         done = set()
         while waiting:
-            vertex, length = waiting.popleft()
-            if vertex in done:
+            here, length = waiting.popleft()
+            if here in done:
                 continue
-            done.add(vertex)
+            done.add(here)
             if limit and length + 1 >= limit:
                 return []
+            vertex, passed = here
             for one in self.next[vertex]:
                 if one == start:
-                    came[start] = vertex
-                    return self._way(start, came)
-                if one in done:
+                    # one that only filters keep from feeding itself is no circle of several
+                    if passed and length:
+                        return self._way(first, here, came)
                     continue
+                there = (one, passed or one in by)
+                if there in done or (one < count and one not in inside):
+                    continue
+                came.setdefault(there, here)
                 if one < count:
-                    if one in inside:
-                        came.setdefault(one, vertex)
-                        waiting.append((one, length + 1))
+                    waiting.append((there, length + 1))
                 else:
-                    came.setdefault(one, vertex)
-                    waiting.appendleft((one, length))
+                    waiting.appendleft((there, length))
         return []
 
-    def _way(self, start: int, came: Mapping[int, int]) -> list[int]:
-        way = [start]
-        vertex = came[start]
-        while vertex != start:
-            if vertex < len(self.fleet.arcs):
-                way.append(vertex)
-            vertex = came[vertex]
-        return way[:1] + way[:0:-1]
+    def _way(
+        self, first: tuple[int, bool], last: tuple[int, bool], came: Mapping[tuple[int, bool], tuple[int, bool]]
+    ) -> list[int]:
+        way = []
+        while last != first:
+            if last[0] < len(self.fleet.arcs):
+                way.append(last[0])
+            last = came[last]
+        way = [first[0], *way[::-1]]
+        return way if len(set(way)) == len(way) else []
 
 
 def components(following: Sequence[Sequence[int]], roots: Iterable[int]) -> Iterator[list[int]]:

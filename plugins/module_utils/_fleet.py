@@ -8,7 +8,9 @@ A place is a path on a machine. An element makes one arc from its source to its 
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
+import ipaddress
 from typing import Any, Iterator, Mapping, NamedTuple, Sequence, Tuple
 
 _LOOPBACK = ("localhost", "ip6-localhost", "::1")
@@ -40,6 +42,10 @@ class Member(NamedTuple):
 
 
 def host_key(host: str) -> str:
+    """One spelling of a host; an IPv6 address has many."""
+    if ":" in host:
+        with contextlib.suppress(ValueError):
+            return str(ipaddress.IPv6Address(host))
     return host.lower().rstrip(".")
 
 
@@ -224,9 +230,10 @@ Filters = Tuple[Tuple[str, ...], Tuple[str, ...]]  # include and exclude
 _WILD = frozenset("*?[\\!")
 
 
-def _matches(pattern: str, path: str) -> bool:
-    """Whether a pattern of gitignore certainly matches a directory or what it is in; of '**' nothing is certain."""
-    names = path.split("/")
+def _matches(pattern: str, path: str, file: bool = False) -> bool:
+    """Whether a pattern of gitignore certainly matches a path or what it is in; of '**' nothing is certain."""
+    # with a slash at its end it matches directories only
+    names = path.split("/")[: -1 if file and pattern.endswith("/") else None]
     body = pattern.rstrip("/")
     if "\\" in body or "**" in body:
         return False
@@ -236,11 +243,11 @@ def _matches(pattern: str, path: str) -> bool:
     return len(wanted) <= len(names) and all(map(fnmatch.fnmatchcase, names, wanted))
 
 
-def hides(filters: Filters, path: str) -> bool:
-    """Whether the filters of an element certainly leave out a directory below it, with all that is in it."""
+def hides(filters: Filters, path: str, file: bool = False) -> bool:
+    """Whether the filters of an element certainly leave out a path below it, with all that is in it."""
     include, exclude = filters
     exceptions = any(pattern.startswith("!") for pattern in exclude)
-    if not exceptions and any(_matches(pattern, path) for pattern in exclude):
+    if not exceptions and any(_matches(pattern, path, file) for pattern in exclude):
         return True
     anchored = [pattern.strip("/") for pattern in include]
     certain = all("/" in one.rstrip("/") and not _WILD & set(one) for one in include)
@@ -251,12 +258,21 @@ def _meet(one: str, other: str) -> bool:
     return (one + "/").startswith(other + "/") or (other + "/").startswith(one + "/")
 
 
-def apart(one: Filters, other: Filters) -> bool:
-    """Whether two elements of one place take certainly no file both."""
-    for left, right in ((one, other), (other, one)):
-        if left[0] and not any(p.startswith("!") for p in right[1]) and set(left[0]) <= set(right[1]):
+def apart(one: Filters, other: Filters, path: str = "") -> bool:
+    """Whether two elements take certainly no file both, of one place or the other at `path` in the one."""
+    included = [pair[0] if all(_floats(pattern, path) for pattern in pair[0]) else () for pair in (one, other)]
+    if any(_matches(pattern, path) for pattern in included[0] if path):
+        # all below is included
+        included[0] = ()
+    for patterns, exclude in zip(included, (other[1], one[1])):
+        if patterns and not any(pattern.startswith("!") for pattern in exclude) and set(patterns) <= set(exclude):
             return True
-    return bool(one[0] and other[0]) and all(_differ(a, b) for a in one[0] for b in other[0])
+    return all(included) and all(_differ(a, b) for a in included[0] for b in included[1])
+
+
+def _floats(pattern: str, path: str) -> bool:
+    """Whether a pattern says the same from a root and, where there is a path, from another one there."""
+    return not path or not ("/" in pattern or "\\" in pattern or "**" in pattern)
 
 
 def _differ(one: str, other: str) -> bool:

@@ -11,11 +11,31 @@ import re
 from typing import Any, Collection, Iterable, Mapping, Sequence
 
 from ._fleet import Fleet, Server
-from ._job import Problem
+from ._job import JOB, Problem
 from ._store import Layout, declared_names, read_file
 from ._topology import analyse
 
 MOUNTS = "/proc/self/mountinfo"
+_SETTINGS = next(part for part in JOB.parts if part.name == "settings").defaults()
+
+
+def moves(there: bytes | None, job: Mapping[str, Any]) -> bool:
+    """Whether a job is new, or what it copies, from where, to where or how is another than its document says."""
+    try:
+        before = json.loads((there or b"").decode("utf-8"))
+        return _way(before) != _way(job)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return True
+
+
+def _way(job: Mapping[str, Any]) -> tuple[Any, ...]:
+    """A document of an earlier version lacks some settings, for which the defaults hold."""
+    partner = job["partner"]
+    elements = [
+        (one["path"], one["partner_path"], one.get("kind", "tree"), one.get("settings")) for one in job["elements"]
+    ]
+    settings = dict(_SETTINGS, **job["settings"])
+    return partner["host"], partner["port"], partner["connection"], elements, settings, job.get("accept_circular")
 
 
 def read_neighbours(place: Layout, without: Iterable[str]) -> tuple[list[dict[str, Any]], list[str]]:

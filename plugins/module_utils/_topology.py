@@ -134,6 +134,20 @@ class _Findings:
             arc = self.fleet.arcs[element.arcs[0]]
             one, other = arc.names
             above = [dict(self.fleet.above[place]) for place in (arc.source, arc.target)]
+            path = above[1].get(arc.source) or above[0].get(arc.target)
+            if path and hides(element.filters, path, element.kind == "log"):
+                yield from self._finding(
+                    "warning",
+                    "split",
+                    (
+                        "A target and its own source that only filters keep apart: %s -> %s, %s."
+                        % (one, other, _jobs([element.member])),
+                        "If the filters are edited, a run takes what it does itself for edits.",
+                        "Name a path outside the source.",
+                    ),
+                    [element.member],
+                )
+                continue
             if arc.source == arc.target:
                 issue = "A target that is its own source: %s -> %s" % (one, other)
                 impact = "There is one directory, and a run takes what it does itself for changes of the other server."
@@ -185,20 +199,23 @@ class _Findings:
         yield from self._finding("error", "contended", texts, members, reasons)
 
     def _written_around(self, place: int) -> Iterator[Finding]:
-        """Where the target of one element lies in that of another: of the nearest that no filter keeps apart."""
-        apart: list[Finding] = []
+        """Where the target of one element lies in that of another: of the nearest, an error before a warning."""
+        found: list[Finding] = []
         for holder, path in self.fleet.above[place]:
             if holder not in self.writers:
                 continue
             both = set(self.writers[place]) & set(self.writers[holder])
             inner, inner_accepting = self._parted(one for one in self.writers[place] if one not in both)
             outer, outer_accepting = self._parted(one for one in self.writers[holder] if one not in both)
-            closed = [one for one in outer if not hides(one.filters, path)]
+            logs = all(one.kind == "log" for one in inner)
+            closed = [one for one in outer if not hides(one.filters, path, logs)]
             accepting = inner_accepting + outer_accepting
             if inner and closed:
-                yield from self._nested(place, holder, path, inner, closed)
-                return
-            if inner and outer:
+                found += self._nested(place, holder, path, inner, closed)
+                # several in one place are an error already
+                if found and (found[-1].level == "error" or (len(inner) > 1 and not logs)):
+                    break
+            elif inner and outer:
                 members = [inner[0].member, outer[0].member]
                 texts = (
                     "Targets that only filters keep apart: %s inside %s, %s."
@@ -206,11 +223,11 @@ class _Findings:
                     "If the filters are edited, two jobs write the same files, and deletions of one meet the other's.",
                     "Move one of the targets out of the other.",
                 )
-                apart += self._finding("warning", "split", texts, members)
+                found += self._finding("warning", "split", texts, members)
             elif accepting and inner + inner_accepting and outer + outer_accepting:
                 reasons = [str(one.accepted) for one in accepting]
-                apart += self._nested(place, holder, path, inner + inner_accepting, outer + outer_accepting, reasons)
-        yield from apart[:1]
+                found += self._nested(place, holder, path, inner + inner_accepting, outer + outer_accepting, reasons)
+        yield from sorted(found, key=lambda one: (LEVELS.index(one.level), one.kind == "split"))[:1]
 
     def _nested(
         self,
@@ -222,50 +239,69 @@ class _Findings:
         reasons: Sequence[str] = (),
     ) -> Iterator[Finding]:
         self.troubled.add(place)
-        members = [one.member for one in (*inner, *outer)]
-        names = self._name(place, inner[0]), self._name(holder, outer[0])
-        exclude = "Exclude '/%s/' in the outer one, or name another target; %s." % (path, _ACCEPT)
+        exclude = "Exclude '/%s' in the outer one, or name another target" % path
+        accept = exclude + "; %s." % _ACCEPT
         same = self._same_pair(place, holder, path, inner, outer)
+        wiping = [one for one in outer if one.settings["delete"] == "extraneous" and one.deletes]
+        members = [one.member for one in (*inner, *outer)]
+        where = "%s inside %s" % (self._name(place, inner[0]), self._name(holder, (wiping or outer)[0]))
         if same:
             one, other, differing = same
             members = [one.member, other.member]
+            where = "%s inside %s" % (self._name(place, one), self._name(holder, other))
+        if same and differing:
             texts = (
-                "An element inside another one with other settings (%s): %s inside %s, %s."
-                % (_listed(differing), self._name(place, one), self._name(holder, other), _jobs(members)),
+                "An element inside another one with other settings (%s): %s, %s."
+                % (_listed(differing), where, _jobs(members)),
                 "Both settings hold for the same files: which of them decides depends on which job runs last.",
-                exclude,
+                accept,
             )
             yield from self._finding("error", "nested", texts, members, reasons)
-            return
-        texts = (
-            "A target inside another one: %s inside %s, %s." % (*names, _jobs(members)),
-            "Each job takes what the other one writes for edits made on the target: conflicts that nobody caused, and "
-            "deletions of what the other has brought.",
-            exclude,
-        )
-        yield from self._finding("error", "contended", texts, members, reasons)
+        elif same:
+            texts = (
+                "An element inside another one with the same settings: %s, %s." % (where, _jobs(members)),
+                "Two jobs do the same work, and each tells only of its part.",
+                "Leave one of them out, or exclude '/%s' in the outer one." % path,
+            )
+            yield from self._finding("warning", "nested", texts, members, reasons)
+        elif wiping:
+            texts = (
+                "A target inside another one, which deletes what its source lacks: %s, %s." % (where, _jobs(members)),
+                "The outer job deletes what the inner one brings, and the inner one brings it again.",
+                accept,
+            )
+            yield from self._finding("error", "contended", texts, members, reasons)
+        else:
+            texts = (
+                "A target inside another one: %s, %s." % (where, _jobs(members)),
+                "Where both have a file of one name, each job takes what the other one writes for edits made on the "
+                "target: conflicts that nobody caused.",
+                exclude + ".",
+            )
+            yield from self._finding("warning", "contended", texts, members, reasons)
 
     def _same_pair(
         self, place: int, holder: int, path: str, inner: Sequence[Element], outer: Sequence[Element]
     ) -> tuple[Element, Element, list[str]] | None:
         """An inner and an outer element whose sources lie in each other as their targets do, and what differs."""
-        sources: dict[int, Element] = {}
+        sources: dict[int, list[Element]] = {}
         for element in outer:
             for arc in element.arcs:
                 if self.fleet.arcs[arc].target == holder:
-                    sources.setdefault(self.fleet.arcs[arc].source, element)
+                    sources.setdefault(self.fleet.arcs[arc].source, []).append(element)
+        alike: tuple[Element, Element, list[str]] | None = None
         for element in inner:
             for arc in element.arcs:
                 if self.fleet.arcs[arc].target != place:
                     continue
                 for above, below in self.fleet.above[self.fleet.arcs[arc].source]:
-                    other = sources.get(above)
-                    if other and below == path:
+                    for other in sources.get(above, ()) if below == path else ():
                         mine, its = dict(element.settings, kind=element.kind), dict(other.settings, kind=other.kind)
                         differing = sorted(name for name in mine if mine[name] != its.get(name))
                         if differing:
                             return element, other, differing
-        return None
+                        alike = alike or (element, other, [])
+        return alike
 
     # Circles.
 
@@ -297,12 +333,13 @@ class _Findings:
         if not self._concerns(element.member for element in elements.values()):
             return
         mesh = all(element.both for element in elements.values())
-        harmful = [arc for arc in component if elements[arc].deletes or elements[arc].overwrites]
+        harmful = {arc for arc in component if elements[arc].deletes or elements[arc].overwrites}
         begin = [arc for arc in component if self._concerns([elements[arc].member])]
         # the circle that is shown has what is wrong with it: an element that overwrites, and not only a mesh's
-        begin = sorted(set(begin) & set(harmful)) or begin
+        begin = sorted(harmful.intersection(begin)) or begin
         begin = [arc for arc in begin if not elements[arc].both] or begin
-        circle = ways.shortest(component, begin)
+        circle = ways.shortest(component, begin, harmful) or ways.shortest(component, begin)
+        harmful.intersection_update(circle)
         members = [elements[arc].member for arc in circle]
         text = "%s, %s." % (self._way(circle, " <-> " if mesh else " -> "), _jobs(members))
         reasons = [str(elements[arc].accepted) for arc in circle if elements[arc].accepted]
@@ -325,7 +362,7 @@ class _Findings:
             if len(circle) == 2 and not any(elements[arc].both for arc in circle):
                 remedy = "Make one element with direction both of the two" + accept
             if harmful:
-                impact = self._harm(elements.values())
+                impact = self._harm(elements[arc] for arc in circle)
             elif all(elements[arc].kind == "log" for arc in circle):
                 impact = "Every line comes back to the log that it is from and is appended again, without end."
             else:
@@ -405,9 +442,9 @@ class _Findings:
             for arc in self._few(coming.get(target, ())):
                 for other in following:
                     pair = fleet.arcs[arc].element, fleet.arcs[other].element
-                    filters = [fleet.elements[one].filters for one in pair]
-                    hidden = path and hides(filters[0 if outer else 1], path)
-                    if pair[0] != pair[1] and not hidden and not apart(*filters):
+                    outside, inside = (fleet.elements[one].filters for one in (pair if outer else pair[::-1]))
+                    hidden = path and hides(outside, path)
+                    if pair[0] != pair[1] and not hidden and not apart(outside, inside, path):
                         yield arc, other
 
     def _few(self, arcs: Iterable[int]) -> list[int]:

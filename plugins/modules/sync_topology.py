@@ -95,11 +95,11 @@ options:
     type: str
 notes:
   - A finding of level V(error) is a circle with a job that deletes or overwrites or one in which a log grows without
-    end, a target of several elements, an element inside another one with other settings between the same servers, or a
-    target inside its own source.
+    end, a target of several elements, a target inside that of a job with O(ignore:settings.delete=extraneous), an element
+    inside another one with other settings between the same servers, or a target inside its own source.
   - A V(warning) is a circle of jobs that only add, which means that O(ignore:settings.delete=never) and
-    O(ignore:settings.max_change=0); a mesh of elements with direction both; what only filters keep apart; and one
-    machine id under two names.
+    O(ignore:settings.max_change=0); any other target inside another one; a mesh of elements with direction both; what
+    only filters keep apart; and one machine id under two names.
   - An V(info) is a chain of jobs, an error that C(accept_circular) of a job accepts, and partners that are not among
     O(servers).
   - Filters are compared as far as that is certain, such as an outer element that excludes the directory of the inner

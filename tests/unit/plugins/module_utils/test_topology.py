@@ -142,6 +142,16 @@ TABLE = {
             )
         ],
     ),
+    "not parted by what is excluded elsewhere": (
+        fleet(a=[job("j", "b", "/x", include=["/done/"]), job("k", "b", "/x/done", exclude=["/done/"], **BACK)]),
+        [
+            (
+                "error",
+                "circle",
+                "A circle: a:/x -> b:/x (around b:/x/done) -> a:/x/done (inside a:/x), by jobs j, k.",
+            )
+        ],
+    ),
     "not parted by endings that end alike": (
         fleet(a=[job("j", "b", "/x", include=["*.gz"]), job("k", "b", "/x", include=["*.tar.gz"], **BACK)]),
         [("error", "circle", "A circle: a:/x -> b:/x -> a:/x, by jobs j, k.")],
@@ -166,7 +176,7 @@ TABLE = {
             c=[job("l", "d", "/x/sub", **BOTH)],
         ),
         [
-            ("error", "contended", "A target inside another one: c:/x/sub inside c:/x, by jobs l on c, k on hub."),
+            ("warning", "contended", "A target inside another one: c:/x/sub inside c:/x, by jobs l on c, k on hub."),
         ],
     ),
     "a star that is fed from its middle": (
@@ -183,11 +193,11 @@ TABLE = {
     ),
     "a log in a tree that is written": (
         fleet(a=[job("j", "hq", "/l", "/in/l", kind="log")], b=[job("k", "hq", "/in")], hq=[]),
-        [("error", "contended", "A target inside another one: hq:/in/l inside hq:/in, by jobs j on a, k on b.")],
+        [("warning", "contended", "A target inside another one: hq:/in/l inside hq:/in, by jobs j on a, k on b.")],
     ),
     "two jobs that write one place inside the other": (
         fleet(a=[job("j", "hq", "/x", "/in/x/y")], b=[job("k", "hq", "/z", "/in")], hq=[]),
-        [("error", "contended", "A target inside another one: hq:/in/x/y inside hq:/in, by jobs j on a, k on b.")],
+        [("warning", "contended", "A target inside another one: hq:/in/x/y inside hq:/in, by jobs j on a, k on b.")],
     ),
     "which the outer one excludes": (
         fleet(a=[job("j", "hq", "/x", "/in/x/y")], b=[job("k", "hq", "/z", "/in", exclude=["/x"])], hq=[]),
@@ -222,11 +232,133 @@ TABLE = {
     ),
     "an element inside another with the same settings": (
         fleet(a=[job("j", "hq", "/x"), job("k", "hq", "/x/y")]),
-        [("error", "contended", "A target inside another one: hq:/x/y inside hq:/x, by jobs k, j.")],
+        [
+            (
+                "warning",
+                "nested",
+                "An element inside another one with the same settings: hq:/x/y inside hq:/x, by jobs k, j.",
+            )
+        ],
+    ),
+    "two elements inside another, of which one has other settings": (
+        fleet(a=[job("j", "hq", "/x"), job("k", "hq", "/x/y"), job("l", "hq", "/x/z", conflict="partner_wins")]),
+        [
+            (
+                "error",
+                "nested",
+                "An element inside another one with other settings (conflict): hq:/x/z inside hq:/x, by jobs l, j.",
+            ),
+            (
+                "warning",
+                "nested",
+                "An element inside another one with the same settings: hq:/x/y inside hq:/x, by jobs k, j.",
+            ),
+        ],
+    ),
+    "a target inside one that is emptied of what is strange": (
+        fleet(a=[job("j", "hq", "/x", "/in/x")], b=[job("k", "hq", "/z", "/in", delete="extraneous")], hq=[]),
+        [
+            (
+                "error",
+                "contended",
+                "A target inside another one, which deletes what its source lacks: hq:/in/x inside hq:/in, "
+                "by jobs j on a, k on b.",
+            )
+        ],
+    ),
+    "unless that is guarded": (
+        fleet(
+            a=[job("j", "hq", "/x", "/in/x")],
+            b=[job("k", "hq", "/z", "/in", delete="extraneous", max_delete="0")],
+            hq=[],
+        ),
+        [("warning", "contended", "A target inside another one: hq:/in/x inside hq:/in, by jobs j on a, k on b.")],
+    ),
+    "a target inside two others, of which the outer one deletes": (
+        fleet(
+            a=[job("j", "hq", "/x", "/in/x/y")],
+            b=[job("k", "hq", "/z", "/in/x")],
+            c=[job("l", "hq", "/w", "/in", delete="extraneous", exclude=["/x/y"], accept="k is gone soon")],
+            d=[job("m", "hq", "/w", "/in", delete="extraneous", exclude=["/x/z"])],
+            hq=[],
+        ),
+        [
+            (
+                "error",
+                "contended",
+                "A target inside another one, which deletes what its source lacks: hq:/in/x/y inside hq:/in, "
+                "by jobs j on a, m on d.",
+            ),
+            (
+                "error",
+                "contended",
+                "A target inside another one, which deletes what its source lacks: hq:/in/x inside hq:/in, "
+                "by jobs k on b, m on d.",
+            ),
+        ],
+    ),
+    "a log in a tree that excludes directories of its name": (
+        fleet(
+            a=[job("j", "hq", "/l", "/in/l", kind="log")],
+            b=[job("k", "hq", "/y", "/in", delete="extraneous", exclude=["/l/"])],
+            hq=[],
+        ),
+        [
+            (
+                "error",
+                "contended",
+                "A target inside another one, which deletes what its source lacks: hq:/in/l inside hq:/in, "
+                "by jobs j on a, k on b.",
+            )
+        ],
     ),
     "a target inside its own source": (
         fleet(a=[job("j", "a", "/x", "/x/y")]),
         [("error", "inside_itself", "A target inside its own source: a:/x -> a:/x/y, by job j.")],
+    ),
+    "a target inside its own source, which leaves it out": (
+        fleet(a=[job("j", "a", "/x", "/x/y", exclude=["/y/"])]),
+        [
+            (
+                "warning",
+                "split",
+                "A target and its own source that only filters keep apart: a:/x -> a:/x/y, by job j.",
+            )
+        ],
+    ),
+    "a circle through a target inside its own source": (
+        fleet(a=[job("j", "a", "/x", "/x/y", exclude=["/y/"]), job("k", "a", "/x/y", "/z"), job("l", "a", "/z", "/x")]),
+        [
+            ("error", "circle", "A circle: a:/x/y -> a:/z -> a:/x (around a:/x/y), by jobs k, l."),
+            ("warning", "contended", "A target inside another one: a:/x/y inside a:/x, by jobs j, l."),
+            (
+                "warning",
+                "split",
+                "A target and its own source that only filters keep apart: a:/x -> a:/x/y, by job j.",
+            ),
+        ],
+    ),
+    "a circle that filters keep open, through a target inside its own source": (
+        fleet(
+            a=[
+                job("j", "a", "/x", "/x/y", exclude=["/y/"]),
+                job("k", "b", "/x/y", "/z", include=["*.csv"]),
+                job("l", "b", "/x", "/z", include=["*.xml"], **BACK),
+            ]
+        ),
+        [
+            ("warning", "contended", "A target inside another one: a:/x/y inside a:/x, by jobs j, l."),
+            (
+                "warning",
+                "split",
+                "A circle that only filters keep open: a:/x/y -> b:/z -> a:/x (around a:/x/y), by jobs k, l.",
+            ),
+            (
+                "warning",
+                "split",
+                "A target and its own source that only filters keep apart: a:/x -> a:/x/y, by job j.",
+            ),
+        ],
     ),
     "a target around its own source": (
         fleet(a=[job("j", "a", "/x/y", "/x")]),
@@ -248,6 +380,10 @@ TABLE = {
         ],
         [],
     ),
+    "an IPv6 address in two spellings": (
+        fleet(a=[job("j", "fd00::7", "/x"), job("k", "FD00:0:0::0:7", "/x", **BACK)]),
+        [("error", "circle", "A circle: a:/x -> fd00::7:/x -> a:/x, by jobs j, k.")],
+    ),
     "a server by the name of a pairing": (
         [Server("a", [job("j", "main", "/x")], partners={"main": "hq"}), Server("hq", [job("k", "a", "/x")])],
         [("error", "circle", "A circle: a:/x -> hq:/x -> a:/x, by jobs j on a, k on hq.")],
@@ -258,7 +394,7 @@ TABLE = {
             Server("hq", [], places={"/x": ("8:1", "/data"), "/in": ("8:1", "/data")}),
             Server("b", [job("l", "a", "/z", "/y/sub")]),
         ],
-        [("error", "contended", "A target inside another one: a:/y/sub inside a:/y, by jobs l on b, k on a.")],
+        [("warning", "contended", "A target inside another one: a:/y/sub inside a:/y, by jobs l on b, k on a.")],
     ),
     "a bind mount hides no circle": (
         [
@@ -339,7 +475,7 @@ def test_what_is_accepted_hides_no_other_circle():
     ("one", "other", "kind"),
     [
         (job("k", "hq", "/y", "/in"), job("l", "hq", "/z", "/in"), "contended"),
-        (job("k", "hq", "/y", "/in/sub"), job("l", "hq", "/z", "/in"), "contended"),
+        (job("k", "hq", "/y", "/in/sub"), job("l", "hq", "/z", "/in", delete="extraneous"), "contended"),
         (job("k", "hq", "/y/sub", "/in/sub", delete="synced"), job("l", "hq", "/y", "/in"), "nested"),
         (job("k", "hq", "/y"), job("l", "hq", "/y", **BACK), "circle"),
         (job("k", "a", "/y", "/y/sub"), job("l", "z", "/q"), "inside_itself"),
@@ -368,6 +504,9 @@ def test_a_chain():
         ("info", "chain", "A chain: a:/x -> b:/in/a (inside b:/in) -> c:/in, by jobs j on a, k on b.")
     ]
     assert found(fleet(a=[job("j", "b", "/x", "/in/a")], b=[job("k", "c", "/in", exclude=["/a/"])], c=[]), "info") == []
+    elsewhere = [job("k", "c", "/in", exclude=["/b/"])]
+    inside = fleet(a=[job("j", "b", "/x", "/in/a", include=["/b/"])], b=elsewhere, c=[])
+    assert [kind for _level, kind, _issue in found(inside, "info")] == ["chain"]
 
 
 def test_partners_that_are_not_known():
@@ -403,6 +542,26 @@ def test_only_what_a_job_has_part_in():
     assert [sorted(member.job for member in one.members) for one in circles] == [["j", "k"]]
     circles = [one for one in analyse(servers, [("c", "m")]).findings if one.kind == "circle"]
     assert [sorted(member.job for member in one.members) for one in circles] == [["k", "l", "m"]]
+
+
+def test_a_circle_is_an_error_where_one_of_its_own_elements_overwrites():
+    first = [job("j", "b", "/x", **ADDS)]
+    # what the others do to each other is none of the job's own circle
+    servers = fleet(a=first, b=[job("k", "c", "/x", **ADDS)], c=[job("l", "b", "/x"), job("m", "a", "/x", **ADDS)])
+    circles = [one for one in analyse(servers, [("a", "j")]).findings if one.kind == "circle"]
+    assert [(one.level, one.issue) for one in circles] == [
+        ("warning", "A circle: a:/x -> b:/x -> c:/x -> a:/x, by jobs j on a, k on b, m on c.")
+    ]
+    # but a longer one that it is part of is
+    adds = [*first, job("k", "b", "/x", **dict(ADDS, **BACK))]
+    servers = fleet(a=adds, b=[job("l", "c", "/x")], c=[job("n", "a", "/x", "/x/sub")])
+    circles = [one for one in analyse(servers, [("a", "j")]).findings if one.kind == "circle"]
+    assert [(one.level, one.issue) for one in circles] == [
+        (
+            "error",
+            "A circle: a:/x -> b:/x -> c:/x -> a:/x/sub (inside a:/x), by jobs j on a, l on b, n on c.",
+        )
+    ]
 
 
 def test_the_graph():
@@ -464,12 +623,34 @@ def test_what_filters_certainly_hide(include, exclude, path, hidden):
         ((["*.a"], []), ([], ["*.a", "!x.a"]), False),
         ((["*.a"], []), ([], ["*.b"]), False),
         (([], ["*.a"]), ([], ["*.b"]), False),
+        (([], []), (["*.a"], []), False),
         ((["a"], []), (["b"], []), False),
     ],
 )
 def test_what_filters_certainly_keep_apart(one, other, parted):
     pair = [(tuple(include), tuple(exclude)) for include, exclude in (one, other)]
     assert apart(*pair) is apart(*pair[::-1]) is parted
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "path", "parted"),
+    [
+        ((["*.a"], []), (["*.b"], []), "d", True),
+        ((["*.a"], []), (["*.b"], []), "d.a", False),
+        ((["*.b"], []), (["*.a"], []), "d.a", True),
+        ((["/a/"], []), (["/b/"], []), "a", False),
+        ((["*.a"], []), ([], ["*.a"]), "d", True),
+        ((["*.a"], []), ([], ["*.a"]), "d.a", False),
+        (([], ["*.a"]), (["*.a"], []), "d.a", True),
+        ((["d/"], []), ([], ["d/"]), "d", False),
+        (([], ["/a"]), (["/a"], []), "d", False),
+        ((["*.a"], []), (["*.b"], ["/x/y"]), "d", True),
+        ((["a**"], []), ([], ["a**"]), "ab", False),
+    ],
+)
+def test_what_filters_certainly_keep_apart_from_another_root(one, other, path, parted):
+    pair = [(tuple(include), tuple(exclude)) for include, exclude in (one, other)]
+    assert apart(*pair, path) is parted
 
 
 # --- against a search that tries everything --------------------------------------------------------------------

@@ -692,8 +692,26 @@ def test_a_job_that_closes_a_circle_is_refused(server):
     run = four_steps(server, accept_circular="it is watched", **back)
     assert run["job"]["accept_circular"] == "it is watched"
     # the other job may be edited: the circle is accepted; when it no longer is, that is an error
-    assert not server.apply(**dict(back, name="there", settings={})).get("failed")
+    assert not server.apply(**dict(back, name="there", settings={"exclude": ["*.tmp"]})).get("failed")
     refused(server, message, "circle", "elements[0]", accept_circular=None)
+
+
+def test_a_job_that_stays_where_it_is_closes_no_circle(server):
+    """Such as one that was declared before anybody looked for circles."""
+    server.apply(**job(server, name="there"))
+    back = job(server, settings={"direction": "from_partner"})
+    current = server.apply(accept_circular="for now", **back)["job"]
+    old = dict(current)
+    del old["accept_circular"]
+    server.document.write_text(_job.document_text(old))
+    for edit in ({}, {"comment": "x"}, {"enabled": False}, {"limits": {"parallel": 2}}):
+        run = four_steps(server, **dict(back, **edit))
+        assert run["warnings"] == [NOT_PAIRED]
+    for edit in ({"exclude": ["*.tmp"]}, {"delete": "synced"}):
+        result = server.check(**job(server, settings=dict(edit, direction="from_partner")))
+        assert result["failure"]["code"] == "circle"
+    moved = [{"path": str(server.here), "partner_path": str(server.here / "x")}]
+    assert server.check(**dict(back, elements=moved))["failure"]["code"] == "circle"
 
 
 def test_a_circle_inside_a_job(server):
@@ -755,7 +773,7 @@ def test_a_damaged_neighbour_is_a_warning(server):
     for number, text in enumerate(texts):
         other.write_text(text)
         for run in (server.check, server.apply):
-            assert run(comment=str(number), **job(server))["warnings"] == [
+            assert run(settings={"exclude": [str(number)]}, **job(server))["warnings"] == [
                 "%s: is damaged; it is not looked at for circular connections" % other,
                 NOT_PAIRED,
             ]

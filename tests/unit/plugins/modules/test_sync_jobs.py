@@ -283,6 +283,7 @@ def refused(server, message, code, path, **parameters):
 
 
 ELEMENTS = [{"path": "/srv/a"}]
+OTHERS = [{"path": "/srv/b"}]
 GOOD = {"name": "good", "partner": {"host": "hq"}, "elements": ELEMENTS}
 
 
@@ -349,11 +350,19 @@ GOOD = {"name": "good", "partner": {"host": "hq"}, "elements": ELEMENTS}
             "jobs[1].schedule.timezone",
         ),
         (
-            {"jobs": [GOOD, dict(GOOD, name="x", schedule={"calendar": "nonsense"})]},
+            {"jobs": [GOOD, dict(GOOD, name="x", elements=OTHERS, schedule={"calendar": "nonsense"})]},
             "jobs[1].schedule.calendar: 'nonsense' is refused by systemd (Failed to parse calendar specification "
             '\'nonsense\': Invalid argument); see "man systemd.time", e.g. "Mon..Fri *-*-* 02:30"',
             "invalid_value",
             "jobs[1].schedule.calendar",
+        ),
+        (
+            {"jobs": [GOOD, dict(GOOD, name="x")]},
+            "jobs[0].elements[0]: one target of several elements: hq:/srv/a, by jobs good, x. A target belongs to one "
+            "element: the first that runs takes it, and every run of the others fails. Give each a target of its own, "
+            "such as a subdirectory for each source; where this is meant, give the reason in accept_circular.",
+            "contended",
+            "jobs[0].elements[0]",
         ),
         ({"jobs": [], "purge": "maybe"}, "purge: 'maybe' is not a boolean; use true or false", "wrong_type", "purge"),
         (
