@@ -180,7 +180,7 @@ def _nearest(word: str, words: Iterable[str]) -> str:
     return close[0] if close else ""
 
 
-def _no_control(text: str) -> None:
+def no_control(text: str) -> None:
     match = _CONTROL.search(text)
     if match:
         raise Wrong("%s contains the control character U+%04X; remove it" % (show(text), ord(match.group())))
@@ -201,7 +201,7 @@ def _check_name(text: str) -> str:
 
 def _check_comment(text: str) -> str:
     text = text.strip()
-    _no_control(text)
+    no_control(text)
     if len(text) > 1000:
         raise Wrong("has %d characters; use at most 1000" % len(text))
     return text
@@ -247,7 +247,7 @@ def _check_user(text: str) -> str:
 
 
 def check_path(text: str) -> str:
-    _no_control(text)
+    no_control(text)
     if not text.startswith("/"):
         raise Wrong("%s is not absolute; write the whole path from /" % show(text))
     parts = [part for part in text.split("/") if part not in ("", ".")]
@@ -335,14 +335,14 @@ def _check_timezone(text: str) -> str:
 
 def _check_email(text: str) -> str:
     text = text.strip()
-    _no_control(text)
+    no_control(text)
     if not re.search(_EMAIL_PATTERN, text) or len(text) > _EMAIL_LONGEST:
         raise Wrong("%s is not an e-mail address; write it as name@example.com" % show(text))
     return text
 
 
 def _check_pattern(text: str) -> str:
-    _no_control(text)
+    no_control(text)
     if not text.strip():
         raise Wrong("is empty; write a pattern or remove the entry")
     if text.startswith("#"):

@@ -359,7 +359,7 @@ class _Findings:
         else:
             kind, what = "circle", "A circle: "
             remedy = "Take one of the elements out, so that one place is the source of all" + accept
-            if len(circle) == 2 and not any(elements[arc].both for arc in circle):
+            if len(circle) == 2 and all(elements[arc].kind == "tree" and not elements[arc].both for arc in circle):
                 remedy = "Make one element with direction both of the two" + accept
             if harmful:
                 impact = self._harm(elements[arc] for arc in circle)

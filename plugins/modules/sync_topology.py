@@ -79,6 +79,12 @@ options:
           - Omitted means V([]).
         type: list
         elements: dict
+  scope:
+    description:
+      - The scope of jobs that name none, as for M(serversync.core.sync_job).
+      - Omitted means V(system).
+    type: str
+    choices: [system, user]
   fail_on:
     description:
       - The least level of a finding for which the task fails. With V(never) it does not.
@@ -95,8 +101,8 @@ options:
     type: str
 notes:
   - A finding of level V(error) is a circle with a job that deletes or overwrites or one in which a log grows without
-    end, a target of several elements, a target inside that of a job with O(ignore:settings.delete=extraneous), an element
-    inside another one with other settings between the same servers, or a target inside its own source.
+    end, a target of several elements, a target inside that of a job with O(ignore:settings.delete=extraneous), an
+    element inside another one with other settings between the same servers, or a target inside its own source.
   - A V(warning) is a circle of jobs that only add, which means that O(ignore:settings.delete=never) and
     O(ignore:settings.max_change=0); any other target inside another one; a mesh of elements with direction both; what
     only filters keep apart; and one machine id under two names.
@@ -273,7 +279,10 @@ from ansible_collections.serversync.core.plugins.module_utils._job import (
     JOB,
     Field,
     Problem,
+    Wrong,
     check_path,
+    field_of,
+    no_control,
     resolve,
     show,
 )
@@ -293,6 +302,15 @@ def _list(name: str, description: str, *parts: Field) -> Field:
     )
 
 
+def check_server(text: str) -> str:
+    """Names are lines of the picture and parts of sentences."""
+    text = text.strip()
+    no_control(text)
+    if not text:
+        raise Wrong("is empty; write the name of the server")
+    return text
+
+
 #: What a job may also hold: the version of a document.
 _VERSION = Field("version", "number", "The version of a document.", limits=(1, 1), option=True)
 _PATH = {"check": check_path, "required": "write the whole path from /"}
@@ -310,14 +328,20 @@ GRAMMAR = Field(
                 "mapping",
                 "A server.",
                 parts=(
-                    _text("name", "Its name.", required="write the name of the server"),
-                    Field("aliases", "list", "Further names.", default=[], element=_text("", "A name.")),
+                    _text("name", "Its name.", check=check_server, required="write the name of the server"),
+                    Field(
+                        "aliases",
+                        "list",
+                        "Further names.",
+                        default=[],
+                        element=_text("", "A name.", check=check_server),
+                    ),
                     _text("machine_id", "Its machine id."),
                     _list(
                         "partners",
                         "Its pairings.",
                         _text("name", "The name of the pairing.", required="write the name of the pairing"),
-                        _text("host", "Its host."),
+                        _text("host", "Its host.", check=check_server),
                         _list(
                             "roots", "Not read.", _text("path", "A path."), _text("access", "What is allowed there.")
                         ),
@@ -335,6 +359,7 @@ GRAMMAR = Field(
             ),
             required="list the servers with their jobs",
         ),
+        field_of("scope"),
         _text("fail_on", "The least level that fails.", default="error", choices=("error", "warning", "never")),
         _text("picture", "The file of the picture.", check=check_path),
     ),
@@ -344,15 +369,15 @@ GRAMMAR = Field(
 ENDINGS = {".mmd": "mermaid", ".mermaid": "mermaid", ".dot": "dot", ".gv": "dot", ".svg": "svg"}
 
 
-def server_of(entry: Mapping[str, Any], at: str) -> tuple[Server, list[Problem]]:
-    """A server of the list, its jobs in normal form."""
+def server_of(entry: Mapping[str, Any], at: str, scope: str) -> tuple[Server, list[Problem]]:
+    """A server of the list, its jobs in normal form. `scope`: that of jobs that name none."""
     jobs, problems = [], []
     names: dict[tuple[str, str], int] = {}
     for number, given in enumerate(entry.get("jobs") or []):
         where = "%s.jobs[%d]" % (at, number)
         if given.get("state") == "absent":
             continue
-        job, wrong = resolve(given)
+        job, wrong = resolve(dict(given, scope=given.get("scope") or scope))
         problems += [problem._replace(path="%s.%s" % (where, problem.path)) for problem in wrong]
         first = names.setdefault((job["name"], job["scope"]), number)
         if first != number:
@@ -367,12 +392,12 @@ def server_of(entry: Mapping[str, Any], at: str) -> tuple[Server, list[Problem]]
     return Server(entry["name"], jobs, aliases, entry.get("machine_id"), partners, places), problems
 
 
-def read_servers(entries: list[dict[str, Any]]) -> tuple[list[Server], list[Problem]]:
+def read_servers(entries: list[dict[str, Any]], scope: str) -> tuple[list[Server], list[Problem]]:
     servers, problems = [], []
     names: dict[str, int] = {}
     for number, entry in enumerate(entries):
         at = "servers[%d]" % number
-        server, wrong = server_of(entry, at)
+        server, wrong = server_of(entry, at, scope)
         servers.append(server)
         problems += wrong
         for name, where in ((server.name, ".name"), *((alias, ".aliases") for alias in server.aliases)):
@@ -443,7 +468,7 @@ def results_of(found: Topology) -> dict[str, Any]:
 def main() -> None:
     module = JobModule(GRAMMAR, diff=[], findings=[], graph={}, mermaid="", dot="")
     given = module.declared
-    servers, problems = read_servers(given["servers"])
+    servers, problems = read_servers(given["servers"], given.get("scope") or "system")
     path = given.get("picture")
     problems += check_picture(path) if path else []
     if problems:

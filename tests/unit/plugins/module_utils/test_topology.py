@@ -455,6 +455,14 @@ def test_the_three_sentences():
     ]
 
 
+def test_logs_cannot_go_both_ways():
+    (one,) = analyse(fleet(a=[job("j", "b", "/l", kind="log"), job("k", "b", "/l", kind="log", **BACK)])).findings
+    assert str(one).partition("by jobs j, k. ")[2] == (
+        "Every line comes back to the log that it is from and is appended again, without end. Take one of the elements "
+        "out, so that one place is the source of all; where this is meant, give the reason in accept_circular."
+    )
+
+
 def test_a_reason_is_repeated():
     servers = fleet(a=[job("j", "b", "/x", accept="b is only read.")], b=[job("k", "a", "/x")])
     (one,) = analyse(servers).findings

@@ -136,6 +136,17 @@ def test_a_job_as_it_is_returned_and_one_that_is_absent(controller):
     assert controller.run(servers=servers)["findings"] == []
 
 
+def test_the_scope_of_jobs_that_name_none(controller):
+    """Module defaults of the action group may have it, and paths that only a user's job may have."""
+    servers = [{"name": "a", "jobs": [job("j", "hq", "/tmp/x")]}, {"name": "hq"}]  # noqa: S108
+    message = "servers[0].jobs[0].elements[0].path: '/tmp/x' is under /tmp, of which the job's service has its own; "
+    for scope in ({}, {"scope": "system"}):
+        assert controller.run(servers=servers, **scope)["msg"].startswith(message)
+    assert "failed" not in controller.run(servers=servers, scope="user")
+    servers[0]["jobs"][0]["scope"] = "system"
+    assert controller.run(servers=servers, scope="user")["msg"].startswith(message)
+
+
 def test_pairings_and_places(controller):
     places = [
         {"path": "/srv/x", "file_system": "8:1", "real_path": "/data"},
@@ -189,6 +200,24 @@ def test_pairings_and_places(controller):
             "servers[0].jobs[1].name: 'j' is the name of jobs[0], too; give every job a name of its own",
             "duplicate",
             "servers[0].jobs[1].name",
+        ),
+        (
+            {"servers": [{"name": "a\nb"}]},
+            "servers[0].name: 'a\\nb' contains the control character U+000A; remove it",
+            "invalid_value",
+            "servers[0].name",
+        ),
+        (
+            {"servers": [{"name": " "}]},
+            "servers[0].name: is empty; write the name of the server",
+            "invalid_value",
+            "servers[0].name",
+        ),
+        (
+            {"servers": [{"name": "a", "aliases": ["b\x1b"]}]},
+            "servers[0].aliases[0]: 'b\\x1b' contains the control character U+001B; remove it",
+            "invalid_value",
+            "servers[0].aliases[0]",
         ),
         (
             {"servers": [{"name": "a"}, {"name": "A."}]},
