@@ -311,9 +311,13 @@ def check_server(text: str) -> str:
     return text
 
 
+def check_place(text: str) -> str:
+    """Also / itself, which is where a file system begins."""
+    return check_path(text) if text.strip("/") or not text else "/"
+
+
 #: What a job may also hold: the version of a document.
 _VERSION = Field("version", "number", "The version of a document.", limits=(1, 1), option=True)
-_PATH = {"check": check_path, "required": "write the whole path from /"}
 GRAMMAR = Field(
     "sync_topology",
     "mapping",
@@ -350,9 +354,9 @@ GRAMMAR = Field(
                     _list(
                         "places",
                         "What is known of its paths.",
-                        _text("path", "A path.", **_PATH),
+                        _text("path", "A path.", check=check_place, required="write the whole path from /"),
                         _text("file_system", "Its file system.", required="name the file system"),
-                        _text("real_path", "Where it is there."),
+                        _text("real_path", "Where it is there.", check=check_place),
                     ),
                     _list("jobs", "Its jobs.", *JOB.parts, _VERSION),
                 ),
@@ -431,6 +435,9 @@ def check_picture(path: str) -> list[Problem]:
     if not os.path.isdir(os.path.dirname(path)):
         text = "%s is not in a directory that exists; make the directory first" % show(path)
         return [Problem("invalid_value", "picture", text)]
+    if not os.access(os.path.dirname(path), os.W_OK | os.X_OK):
+        text = "%s is in a directory that the user of this task may not write in; choose another one, or set become"
+        return [Problem("invalid_value", "picture", text % show(path))]
     return []
 
 
@@ -441,7 +448,8 @@ def draw(module: JobModule, path: str, text: str) -> list[dict[str, str]]:
     if found.data is not None and before == text:
         return []
     if not module.check_mode:
-        handle, temporary = tempfile.mkstemp(dir=module.tmpdir)
+        # where it belongs, as atomic_move() fails with a traceback if nothing can be made there
+        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path))
         module.add_cleanup_file(temporary)
         with os.fdopen(handle, "wb") as stream:
             stream.write(text.encode("utf-8"))

@@ -149,6 +149,7 @@ def test_the_scope_of_jobs_that_name_none(controller):
 
 def test_pairings_and_places(controller):
     places = [
+        {"path": "/", "file_system": "8:2", "real_path": "/"},
         {"path": "/srv/x", "file_system": "8:1", "real_path": "/data"},
         {"path": "/mnt/y", "file_system": "8:1", "real_path": "/data"},
     ]
@@ -257,6 +258,12 @@ def test_pairings_and_places(controller):
             "picture",
         ),
         (
+            {"servers": [{"name": "a", "places": [{"path": "/x", "file_system": "1", "real_path": "y"}]}]},
+            "servers[0].places[0].real_path: 'y' is not absolute; write the whole path from /",
+            "invalid_value",
+            "servers[0].places[0].real_path",
+        ),
+        (
             {"servers": [{"name": "a", "places": [{"path": "/x"}]}]},
             "servers[0].places[0].file_system: is missing; name the file system",
             "missing",
@@ -328,6 +335,21 @@ def test_a_picture_that_cannot_be_written(controller):
     path.mkdir()
     result = controller.run(servers=CHAIN, picture=str(path))
     assert result["msg"] == "%s: is a directory where a file belongs; remove it" % path
+    # nobody makes a file there
+    result = controller.run(servers=CHAIN, picture="/proc/fleet.mmd")
+    assert result["msg"] == (
+        "/proc/fleet.mmd: cannot be written (No such file or directory); give the user of this task access to it"
+    )
+
+
+def test_a_directory_that_is_not_this_users(monkeypatch, tmp_path):
+    path = str(tmp_path / "fleet.mmd")
+    assert MODULE.check_picture(path) == []
+    monkeypatch.setattr(MODULE.os, "access", lambda path, mode: False)
+    assert [str(one) for one in MODULE.check_picture(path)] == [
+        "picture: %r is in a directory that the user of this task may not write in; choose another one, or set become"
+        % path
+    ]
 
 
 GRAPH = {
