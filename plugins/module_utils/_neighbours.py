@@ -10,8 +10,8 @@ import os
 import re
 from typing import Any, Collection, Iterable, Mapping, Sequence
 
-from ._fleet import Fleet, Server
-from ._job import JOB, Problem
+from ._fleet import Server
+from ._job import JOB, Problem, parse_document
 from ._store import Layout, declared_names, read_file
 from ._topology import analyse
 
@@ -44,12 +44,13 @@ def read_neighbours(place: Layout, without: Iterable[str]) -> tuple[list[dict[st
     for name in sorted(set(declared_names(place)).difference(without)):
         path = place._replace(name=name).document
         try:
-            job = json.loads((read_file(path).data or b"").decode("utf-8"))
-            Fleet([Server("", [dict(job, name=name)])])
-        except (ValueError, KeyError, TypeError, AttributeError):
+            job, problems = parse_document((read_file(path).data or b"").decode("utf-8"))
+        except UnicodeDecodeError:
+            job, problems = {}, [Problem("damaged_document", "", "is not UTF-8")]
+        if problems:
             damaged.append(path)
-            continue
-        jobs.append(dict(job, name=name))
+        else:
+            jobs.append(dict(job, name=name))
     return jobs, damaged
 
 

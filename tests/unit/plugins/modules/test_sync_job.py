@@ -769,9 +769,15 @@ def test_a_target_of_another_job_is_refused(server):
 def test_a_damaged_neighbour_is_a_warning(server):
     server.apply(**job(server, name="other"))
     other = server.document.parent / "other.json"
-    texts = ("{", "[]", '{"elements": []}', other.read_text().replace('"path"', '"pth"'))
-    for number, text in enumerate(texts):
-        other.write_text(text)
+    whole = other.read_text()
+    texts = ["{", "[]", '{"elements": []}', whole.replace('"path"', '"pth"')]
+    texts += [
+        whole.replace('"exclude": []', '"exclude": [["a"]]'),
+        whole.replace('"at": [', '"every": "soon", "at": ['),
+    ]
+    assert whole not in texts
+    for number, text in enumerate([*texts, "\xff"]):
+        other.write_bytes(text.encode("latin-1"))
         for run in (server.check, server.apply):
             assert run(settings={"exclude": [str(number)]}, **job(server))["warnings"] == [
                 "%s: is damaged; it is not looked at for circular connections" % other,
