@@ -267,7 +267,7 @@ class _Findings:
         elif wiping:
             texts = (
                 "A target inside another one, which deletes what its source lacks: %s, %s." % (where, _jobs(members)),
-                "The outer job deletes what the inner one brings, and the inner one brings it again.",
+                "The outer job deletes what the inner one brings.",
                 accept,
             )
             yield from self._finding("error", "contended", texts, members, reasons)
