@@ -342,8 +342,9 @@ def test_a_picture_that_cannot_be_written(controller):
     )
 
 
-def test_a_directory_that_is_not_this_users(monkeypatch, tmp_path):
-    path = str(tmp_path / "fleet.mmd")
+def test_a_directory_that_is_not_this_users(monkeypatch):
+    path = "/fleet.mmd"
+    monkeypatch.setattr(MODULE.os, "access", lambda path, mode: True)
     assert MODULE.check_picture(path) == []
     monkeypatch.setattr(MODULE.os, "access", lambda path, mode: False)
     assert [str(one) for one in MODULE.check_picture(path)] == [
