@@ -11,8 +11,8 @@ import re
 from typing import Any, Collection, Iterable, Mapping, Sequence
 
 from ._fleet import Server
-from ._job import JOB, Problem, parse_document
-from ._store import Layout, declared_names, read_file
+from ._job import JOB, Problem
+from ._store import Layout, declared_names, read_document
 from ._topology import analyse
 
 MOUNTS = "/proc/self/mountinfo"
@@ -42,14 +42,11 @@ def read_neighbours(place: Layout, without: Iterable[str]) -> tuple[list[dict[st
     """The other jobs of the scope, and the documents that cannot be read as such."""
     jobs, damaged = [], []
     for name in sorted(set(declared_names(place)).difference(without)):
-        path = place._replace(name=name).document
-        try:
-            job, problems = parse_document((read_file(path).data or b"").decode("utf-8"))
-        except UnicodeDecodeError:
-            job, problems = {}, [Problem("damaged_document", "", "is not UTF-8")]
-        if problems:
-            damaged.append(path)
-        else:
+        one = place._replace(name=name)
+        job, said = read_document(one)
+        if said:
+            damaged.append(one.document)
+        elif job is not None:
             jobs.append(dict(job, name=name))
     return jobs, damaged
 

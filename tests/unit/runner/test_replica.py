@@ -14,7 +14,7 @@ from serversync.entry import Entry, pack
 from serversync.failure import Failure, Stopped
 from serversync.frames import PAYLOAD_LIMIT
 from serversync.metadata import Problem
-from serversync.parcel import HEAD, REFUSED, Made, Parcel, pack_made, wrap
+from serversync.parcel import HEAD, Made, Parcel, pack_made, wrap
 from serversync.replica import Partner, PartnerTree, fitting
 from serversync.wire import decode_ops, encode_entry, encode_result, plausible
 
@@ -61,7 +61,7 @@ def scan(**reply: Any) -> Any:
 
 ASKED = [(b"plc", FILE.record)]
 SHORT = HEAD.pack(len(pack([(b"plc", b"x", b"")]))) + pack([(b"plc", b"x", b"")])
-MADE: Made = (FILE, FILE.record, None)
+MADE: Made = (FILE, None)
 GIVEN = Parcel([(b"plc", FILE.record, b"")], [b"data"])
 
 
@@ -161,14 +161,14 @@ NONSENSE: list[Callable[[], object]] = [
     lambda: list(tree(wrap(GIVEN), wrap(GIVEN)).give(ASKED)),
     lambda: taken(b""),
     lambda: taken(pack_made([MADE, MADE])),
-    lambda: taken(pack_made([(FILE, FILE._replace(uid=-1).record, None)])),
+    lambda: taken(pack_made([(FILE._replace(uid=-1), None)])),
     lambda: taken(b"\0x\0\0"),
 ]
 
 
 def test_files_come_and_go_in_parcels() -> None:
     assert list(tree(wrap(GIVEN)).give(ASKED)) == [GIVEN]
-    made = [MADE, (None, REFUSED, Problem("no_space", "No space left on device"))]
+    made = [MADE, (None, Problem("no_space", "No space left on device"))]
     assert taken(pack_made(made), GIVEN._replace(items=GIVEN.items * 2, contents=GIVEN.contents * 2)) == [made]
 
 

@@ -165,6 +165,7 @@ def test_it_dies_with_the_runner() -> None:
     """However the runner dies; else it would hold the job's lock until the last of its bytes has gone over."""
     reading, writing = os.pipe()
     os.set_inheritable(writing, True)
+    # The sleep is cut short by the kill; where it is not, the test fails at its end, and does not wait for ever.
     outliving = f"import os, time; os.write({writing}, b'on '); time.sleep(20); os.write({writing}, b'and on')"
     argv = [sys.executable, "-c", outliving]
     # What is inherited, as the lock is, has to be open in the runner, too.

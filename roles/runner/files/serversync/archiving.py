@@ -15,7 +15,7 @@ from typing import Any
 from serversync.archive import Archive, Intent, Update
 from serversync.detect import Summary, digest
 from serversync.entry import HERE, THERE, Entry, Row, pack
-from serversync.propagate import Brought, Done, Side
+from serversync.propagate import Done, Side
 from serversync.reconcile import OTHER, SIDES, Decision, Seen, half_of, parent
 
 # An entry whose ctime is this near to the scan (ns) may have changed once more without a trace.
@@ -50,18 +50,14 @@ class Archiving:
         self.changed: set[str] = set()
         self.begun = False
 
-    def intend(
-        self, side: str, steps: Iterable[tuple[Decision, Entry | None]], brought: Mapping[bytes, Brought]
-    ) -> None:
+    def intend(self, side: str, steps: Iterable[tuple[Decision, Entry | None]]) -> None:
         """Journals what is about to be put on the side, with what the other side has: after a kill that is the pair."""
         other, batch = OTHER[side], []
         for decision, coming in steps:
             planned = {HERE: decision.here, THERE: decision.there}
-            come = brought.get(decision.path)
-            source = known(planned[other], come.source if come else None)
+            source = known(planned[other])
             expected = known(planned[side])
-            # Of what has come its inode and ctime are known, but of no account.
-            after = known(coming, come.record if come else coming.record_as(0, 0)) if coming else (None, b"")
+            after = (coming.record_as(0, 0), coming.more_but(b"")) if coming else (None, b"")
             batch.append(Intent(decision.path, other, None, source[0], b"", source[1]))
             batch.append(Intent(decision.path, side, expected[0], after[0], expected[1], after[1]))
         self.archive.intend(batch)
@@ -129,7 +125,7 @@ class Archiving:
         if status == "agreed" and None in entries.values():
             # The target has a directory by that name, in which nothing takes part.
             status, by = "left", "delete"
-        row = row_of(decision.path, status, entries, made_for(decision, entries, propagated), racy, by)
+        row = row_of(decision.path, status, entries, racy, by)
         if decision.status == "unresolved":
             old = self.archive.row(decision.path)
             if old is not None:
@@ -238,9 +234,9 @@ class Archiving:
             self.sides[side].tree.mark({**marker, **generations})
 
 
-def known(seen: Seen, record: bytes | None = None) -> tuple[bytes | None, bytes]:
-    """Record, where it has been made already, and ``more`` of what is there, which says nothing of contents."""
-    return (record or seen.record, seen.more_but(b"")) if isinstance(seen, Entry) else (None, b"")
+def known(seen: Seen) -> tuple[bytes | None, bytes]:
+    """Record and ``more`` of what is there, which says nothing of contents."""
+    return (seen.record, seen.more_but(b"")) if isinstance(seen, Entry) else (None, b"")
 
 
 def several(entry: Entry) -> bool:
@@ -272,33 +268,14 @@ def undigested(more: bytes) -> bytes:
 LINES = {HERE: here_line, THERE: there_line}
 
 
-def made_for(decision: Decision, entries: Mapping[str, Seen], propagated: Mapping[str, Done]) -> dict[str, bytes]:
-    """The records that were made when the path's contents were brought, as far as they are those of the entries."""
-    found = {}
-    for side in SIDES:
-        come = propagated[side].brought.get(decision.path)
-        if come is not None and entries[side] is come.entry and decision.path not in propagated[OTHER[side]].entries:
-            found = {OTHER[side]: come.source, side: come.record}
-    return found
-
-
-def row_of(
-    path: bytes,
-    status: str,
-    entries: Mapping[str, Seen],
-    records: Mapping[str, bytes] | None = None,
-    racy: str = "",
-    by: str = "",
-) -> Row:
-    """records: of the entries, where they have been made already."""
+def row_of(path: bytes, status: str, entries: Mapping[str, Seen], racy: str = "", by: str = "") -> Row:
     here, there = (entry if isinstance(entry := entries[side], Entry) else None for side in SIDES)
-    made = records or {}
     return Row(
         path,
         status,
-        (made.get(HERE) or here.record) if here else None,
+        here.record if here else None,
         here.more if here else b"",
-        (made.get(THERE) or there.record) if there else None,
+        there.record if there else None,
         there.more if there else b"",
         racy=racy,
         by=by,

@@ -40,8 +40,8 @@ READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 MAKING = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 Item = tuple[bytes, bytes, bytes]
-# A file in the stage as read back, and its record; what kept it from there, or, of one that is there, did not take.
-Made = tuple[Union[Entry, None], bytes, Union[Problem, None]]
+# A file in the stage as read back; what kept it from there, or, of one that is there, what did not take.
+Made = tuple[Union[Entry, None], Union[Problem, None]]
 
 
 class Parcel(NamedTuple):
@@ -98,13 +98,13 @@ def problem_of(more: bytes) -> Problem:
 
 
 def pack_made(made: Iterable[Made]) -> bytes:
-    return pack((b"", record, told(problem) if problem else b"") for _entry, record, problem in made)
+    return pack((b"", entry.record if entry else REFUSED, told(problem) if problem else b"") for entry, problem in made)
 
 
 def unpack_made(data: bytes) -> list[Made]:
     """The inverse of ``pack_made``; raises ValueError on what is none."""
     return [
-        (None if record == REFUSED else plausible(Entry.parse(record)), record, problem_of(more) if more else None)
+        (None if record == REFUSED else plausible(Entry.parse(record)), problem_of(more) if more else None)
         for _nothing, record, more in map(bounded, unpack(data))
     ]
 
@@ -184,12 +184,12 @@ def write(directories: Directories, parcel: Parcel, preserve: frozenset[str]) ->
     """Makes the files, of records in this server's owner numbers."""
     for (path, record, more), content in zip(parcel.items, parcel.contents):
         if record == REFUSED:
-            yield None, REFUSED, problem_of(more)
+            yield None, problem_of(more)
             continue
         try:
             yield written(directories, path, plausible(Entry.parse(record)), content, preserve)
         except OSError as error:
-            yield None, REFUSED, refusal(error)
+            yield None, refusal(error)
 
 
 def fill(descriptor: int, content: bytes) -> None:
@@ -220,5 +220,4 @@ def written(directories: Directories, path: bytes, want: Entry, content: bytes, 
         raise
     finally:
         os.close(descriptor)
-    entry = Entry.of(info)
-    return entry, entry.record, problems[0] if problems else None
+    return Entry.of(info), problems[0] if problems else None

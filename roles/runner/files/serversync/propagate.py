@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Propagation of one piece of a plan: stage, journal, commit; what comes of it goes into the archive.
 
-rsync brings contents into the stage of the replica that is to change; that replica's own process puts each path in its
-place, after both replicas were looked at again. A path that has moved meanwhile is left for the next attempt.
+Contents come into the stage of the replica that is to change, small files in parcels and larger ones by rsync; that
+replica's own process puts each path in its place, after both replicas were looked at again. A path that has moved
+meanwhile is left for the next attempt.
 """
 
 from __future__ import annotations
@@ -66,20 +67,10 @@ class Settings:
 
 
 @dataclass
-class Brought:
-    """A file as it came in a parcel, with the records that were made for it: source's, and the stage's of ``entry``."""
-
-    source: bytes
-    entry: Entry
-    record: bytes
-
-
-@dataclass
 class Done:
     """What a propagation did on one replica: entries as read back (None: removed), and what it could not do."""
 
     entries: dict[bytes, Entry | None] = field(default_factory=dict)
-    brought: dict[bytes, Brought] = field(default_factory=dict)
     versions: dict[bytes, bytes] = field(default_factory=dict)
     problems: dict[bytes, tuple[str, str]] = field(default_factory=dict)
     # Codes of problems that a later attempt may not have.
@@ -115,7 +106,7 @@ class Propagation:
         source: Side,
         target: Side,
         settings: Settings,
-        intend: Callable[[str, Iterable[tuple[Decision, Entry | None]], Mapping[bytes, Brought]], None],
+        intend: Callable[[str, Iterable[tuple[Decision, Entry | None]]], None],
         agreed: Callable[[bytes], bool],
         later: Callable[[bytes], Iterable[bytes]],
         progress: Callable[[str, int, int], None],
@@ -138,6 +129,8 @@ class Propagation:
         self.carry = source.server.carry or target.server.carry
         # What brings contents by itself knows one stage.
         self.place = b"" if self.carry else b"%d/" % number
+        # What came in parcels, as it is in the stage.
+        self.brought: dict[bytes, Entry] = {}
         self.running: rsync.Running | None = None
         self.names: IO[bytes] | None = None
 
@@ -210,16 +203,17 @@ class Propagation:
                 (Op("mkdir", one.path, None, writable(self.wanted(one))) for one in self.made if self.kind(one) == "d"),
             )
         )
-        files = [one for one in self.leaders if self.kind(one) == "f"]
-        small = {one.path for one in files if self.fits(one)}
-        self.alike = [one for one in files if one.path not in small and self.same_look(one)]
-        coming = [one for one in files if one.path not in small and not self.same_look(one)]
+        small: list[Decision] = []
+        large: list[Decision] = []
+        self.alike: list[Decision] = []
+        for one in self.leaders:
+            if self.kind(one) == "f":
+                (small if self.fits(one) else self.alike if self.same_look(one) else large).append(one)
         if self.carry is None:
-            self.start(coming, anew=False)
-            if small:
-                self.hand_over([one for one in files if one.path in small])
+            self.start(large, anew=False)
+            self.hand_over(small)
         else:
-            self.bring(self.carry, coming)
+            self.bring(self.carry, large)
 
     def arrived(self) -> None:
         """Everything has come that was to come from the source; Failure where the way was lost."""
@@ -262,13 +256,12 @@ class Propagation:
             if self.kind(one) == "d"
         )
         # What was handed over is known, unless it has been given attributes since.
-        brought = self.done.brought
         for path in attributes:
-            brought.pop(path, None)
-        asked = (self.place + one.path for one in self.leaders if one.path not in brought)
+            self.brought.pop(path, None)
+        asked = (self.place + one.path for one in self.leaders if one.path not in self.brought)
         staged = dict(self.target.tree.staged(asked))
         self.staged = {path[len(self.place) :]: entry for path, entry in staged.items() if isinstance(entry, Entry)}
-        self.staged.update((path, one.entry) for path, one in brought.items())
+        self.staged.update(self.brought)
         good = self.verify(self.leaders)
         self.clear([one for one in self.leaders if one.path in self.inside and one.path not in good])
         self.good = [one for one in self.leaders if one.path in good]
@@ -384,22 +377,22 @@ class Propagation:
 
     def hand_over(self, files: list[Decision]) -> None:
         """Lets small files come, whose entries in the stage are known then, and which nobody has to look at again."""
+        if not files:
+            return
         assert not isinstance(self.source.tree, SftpTree) and not isinstance(self.target.tree, SftpTree)
         self.progress("copying", 0, 0)
         by_path = {one.path: one for one in files}
         sent: list[Parcel] = []
-        records = [self.planned(one).record for one in files]
-        known = dict(zip(by_path, records))
         count = 0
-        with closing(self.source.tree.give(zip(by_path, records))) as parcels:
+        with closing(self.source.tree.give((one.path, self.planned(one).record) for one in files)) as parcels:
             for made in self.target.tree.take(self.addressed(one, by_path, sent) for one in parcels):
-                for (path, given, _more), (entry, record, problem) in zip(sent.pop(0).items, made):
+                for (path, given, _more), (entry, problem) in zip(sent.pop(0).items, made):
                     path = path[len(self.place) :]
                     if problem is not None:
                         self.done.problems[path] = problem
                     size = self.planned(by_path[path]).size
                     if given != REFUSED and entry is not None and (entry.kind, entry.size) == ("f", size):
-                        self.done.brought[path] = Brought(known[path], entry, record)
+                        self.brought[path] = entry
                 count += len(made)
                 self.progress("copying", count, self.done.sent)
 
@@ -501,9 +494,6 @@ class Propagation:
             assert isinstance(planned, Entry)
             if not isinstance(current, Entry) or not unmoved(planned, current):
                 self.done.problems[one.path] = ("moved", "was changed on the source during the run")
-            elif one.path in self.done.brought:
-                if self.done.problems.get(one.path, NO_PROBLEM)[0] in (*FLAWS, ""):
-                    good.add(one.path)
             elif (planned.kind == "f" or one.path in self.inside) and not self.whole(planned, arrived):
                 why = self.incomplete
                 said = (why.code, why.message) if why else ("not_staged", "did not arrive whole")
@@ -570,7 +560,6 @@ class Propagation:
                     if op.do != "aside"
                     for one in [decision, *(within.get(decision.path, []) if op.do == "tree" else [])]
                 ),
-                self.done.brought,
             )
             for (decision, op), result in zip(batch, list(self.target.tree.commit(op for _decision, op in batch))):
                 inner = within.get(decision.path, []) if op.do == "tree" else []
@@ -651,7 +640,7 @@ class Propagation:
                 leader = there[0]
             steps.append((one, Op("link", one.path, self.replaced(one), self.wanted(one), to=leader)))
         for batch in cut(steps, BATCH):
-            self.intend(self.target.name, ((one, op.want) for one, op in batch), {})
+            self.intend(self.target.name, ((one, op.want) for one, op in batch))
             for (one, op), result in zip(batch, list(self.target.tree.commit(op for _one, op in batch))):
                 self.keep(one, op, result)
             self.progress("committing", len(self.done.entries), 0)
@@ -698,7 +687,7 @@ class Propagation:
             for one in sorted(metas, key=lambda one: (self.kind(one) == "d", [-len(one.path)]))
         ]
         for batch in cut(steps, BATCH):
-            self.intend(self.target.name, ((one, op.want) for one, op in batch), {})
+            self.intend(self.target.name, ((one, op.want) for one, op in batch))
             for (one, op), result in zip(batch, list(self.target.tree.commit(op for _one, op in batch))):
                 self.keep(one, op, result)
                 several = op.expect is not None and op.expect.kind != "d" and op.expect.nlink > 1

@@ -389,14 +389,14 @@ class Desk:
         if tree not in self.readable:
             raise Failure("write_only", "what was opened for writing only is not given")
         files = [(path, record) for path, record, _more in unpack(payload)]
-        within(path for path, _record in files)
+        check_paths(path for path, _record in files)
         for one in tree.give(files):
             yield {"more": True}, wrap(one)
         yield {}, b""
 
     def verb_take(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
         parcel = unwrap(payload)
-        within(path for path, _record, _more in parcel.items)
+        check_paths(path for path, _record, _more in parcel.items)
         [made] = self.tree(request).take([parcel])
         yield {}, pack_made(made)
 
@@ -442,7 +442,7 @@ def below(payload: bytes) -> list[bytes]:
     return paths
 
 
-def within(paths: Iterable[bytes]) -> None:
+def check_paths(paths: Iterable[bytes]) -> None:
     for path in paths:
         if not good(path):
             raise Failure("bad_path", f"{os.fsdecode(path)!r} is not a path below the element")

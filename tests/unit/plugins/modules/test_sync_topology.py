@@ -17,25 +17,11 @@ import yaml
 from ansible_collections.serversync.core.plugins.module_utils import _job, _picture
 from jinja2.nativetypes import NativeEnvironment
 
+from tests import declaring
+
 ROOT = Path(__file__).resolve().parents[4]
 MODULE = importlib.import_module("ansible_collections.serversync.core.plugins.modules.sync_topology")
-NAME = "ansible_collections.serversync.core.plugins.modules.sync_topology"
-PROGRAM = (
-    """
-import contextlib, json, runpy, sys
-from ansible.module_utils import basic
-arguments = json.load(sys.stdin)
-try:
-    from ansible.module_utils.testing import patch_module_args
-    context = patch_module_args(arguments)
-except ImportError:  # ansible-core 2.18
-    basic._ANSIBLE_ARGS = json.dumps({"ANSIBLE_MODULE_ARGS": arguments}).encode()
-    context = contextlib.nullcontext()
-with context:
-    runpy.run_module("%s", run_name="__main__")
-"""
-    % NAME
-)
+PROGRAM = declaring.PROGRAM.replace("MODULE", "sync_topology")
 
 DOT = """\
 #!%s -IS
