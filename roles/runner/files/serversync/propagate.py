@@ -21,7 +21,7 @@ from serversync import rsync
 from serversync.commit import FLAWS, TRANSIENT, Op, Result
 from serversync.entry import Entry
 from serversync.failure import Failure
-from serversync.parcel import CHANGED, NEW, REFUSED, Parcel
+from serversync.parcel import CHANGED, NEW, REFUSED, Item, Parcel
 from serversync.reconcile import OTHER, SIDES, Decision, Owners, Seen, of, parent
 from serversync.replica import Carry, Coming, Replica, Server
 from serversync.sftptree import SftpTree
@@ -376,17 +376,17 @@ class Propagation:
         )
 
     def hand_over(self, files: list[Decision]) -> None:
-        """Lets small files come, whose entries in the stage are known then, and which nobody has to look at again."""
+        """Lets small files come, whose entries in the stage are known then."""
         if not files:
             return
         assert not isinstance(self.source.tree, SftpTree) and not isinstance(self.target.tree, SftpTree)
         self.progress("copying", 0, 0)
         by_path = {one.path: one for one in files}
-        sent: list[Parcel] = []
+        sent: list[list[Item]] = []
         count = 0
         with closing(self.source.tree.give((one.path, self.planned(one).record) for one in files)) as parcels:
             for made in self.target.tree.take(self.addressed(one, by_path, sent) for one in parcels):
-                for (path, given, _more), (entry, problem) in zip(sent.pop(0).items, made):
+                for (path, given, _more), (entry, problem) in zip(sent.pop(0), made):
                     path = path[len(self.place) :]
                     if problem is not None:
                         self.done.problems[path] = problem
@@ -396,8 +396,11 @@ class Propagation:
                 count += len(made)
                 self.progress("copying", count, self.done.sent)
 
-    def addressed(self, parcel: Parcel, files: Mapping[bytes, Decision], sent: list[Parcel]) -> Parcel:
-        """The parcel as the target is to have it, in its own numbers of owners and its place in the stage."""
+    def addressed(self, parcel: Parcel, files: Mapping[bytes, Decision], sent: list[list[Item]]) -> Parcel:
+        """The parcel as the target is to have it, in its own numbers of owners and its place in the stage.
+
+        What it says is added to ``sent``.
+        """
         owners = self.settings.owners[self.target.name]
         items = []
         for path, record, more in parcel.items:
@@ -412,8 +415,8 @@ class Propagation:
                 record = self.wanted(decision).record
             items.append((self.place + path, record, more))
         self.done.sent += sum(map(len, parcel.contents))
-        sent.append(Parcel(items, parcel.contents))
-        return sent[-1]
+        sent.append(items)
+        return Parcel(items, parcel.contents)
 
     def planned(self, decision: Decision) -> Entry:
         entry = self.seen(decision, self.source)

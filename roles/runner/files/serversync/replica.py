@@ -447,20 +447,21 @@ class PartnerTree:
 
     def take(self, parcels: Iterable[Parcel]) -> Iterator[list[Made]]:
         # The next ones are on their way while one is unpacked; what is said of those that wait fits into any buffer.
-        waiting: deque[tuple[int, Parcel]] = deque()
+        waiting: deque[tuple[int, int]] = deque()
         for parcel in parcels:
-            waiting.append((self.connection.ask_early("take", wrap(parcel), tree=self.handle), parcel))
+            number = self.connection.ask_early("take", wrap(parcel), tree=self.handle)
+            waiting.append((number, len(parcel.items)))
             if len(waiting) > UNDER_WAY:
                 yield self.taken(*waiting.popleft())
         while waiting:
             yield self.taken(*waiting.popleft())
 
-    def taken(self, number: int, parcel: Parcel) -> list[Made]:
+    def taken(self, number: int, count: int) -> list[Made]:
         _reply, data = self.connection.answer(number, ON_ITS_WAY)
         with understood(self.connection):
             made = unpack_made(data)
-            if len(made) != len(parcel.items):
-                raise ValueError(f"{len(made)} files were made of {len(parcel.items)}")
+            if len(made) != count:
+                raise ValueError(f"{len(made)} files were made of {count}")
             return made
 
     def commit(self, ops: Iterable[Op]) -> Iterator[Result]:

@@ -437,13 +437,10 @@ class Synchronization:
                 running = {side: pool.submit(work, side) for side in SIDES}
                 return {side: future.result() for side, future in running.items()}
             except (Stopped, KeyboardInterrupt):
-                self.abort()
+                # Threads hear of no signal, and reading contents may take them hours.
+                for server in self.servers.values():
+                    server.abort()
                 raise
-
-    def abort(self) -> None:
-        """Threads hear of no signal, and reading contents may take them hours."""
-        for server in self.servers.values():
-            server.abort()
 
     def plan(self) -> Plan:
         """Detects and reconciles; ``report`` has the plan."""
@@ -1121,9 +1118,6 @@ class Synchronization:
             if coming is not None:
                 coming.arrived()
                 problems |= self.conclude(coming, archiving)
-        except (Stopped, KeyboardInterrupt):
-            self.abort()
-            raise
         finally:
             for piece in (before, coming):
                 if piece is not None:
