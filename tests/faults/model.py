@@ -262,6 +262,7 @@ class Model:
 
     def predict(self, here: Tree, there: Tree) -> Prediction:
         """The trees after a run (excluded paths left out); nothing is remembered of it yet, see ``settle``."""
+        everything = here, there
         here, there = self.visible(here), self.visible(there)
         found = Prediction()
         for path in sorted({*here, *there, *self.rows}):
@@ -294,6 +295,10 @@ class Model:
                     elif tree[above].kind != "d":
                         found.loose.add(above)
                     above = os.path.dirname(above)
+        for tree, whole in zip((found.here, found.there), everything, strict=True):
+            # What is left with excluded files alone is not there for another look, which the run may take.
+            hidden = {path: node for path, node in whole.items() if self.hidden(path)}
+            found.loose |= tree.keys() - self.visible({**hidden, **tree}).keys()
         found.loose |= {path for path in self.doubtful if not self.same(here.get(path), there.get(path))}
         # Names of one inode are written through one another: their group decides with them.
         for tree in (here, there):

@@ -205,6 +205,14 @@ class Scenario:
                     if world.model.same(before.here[path], before.there[path])
                 }
                 remembered = dict(world.model.rows)
+                # Nor whether the archive has what was decided of a path that had agreed.
+                early |= {
+                    path
+                    for path, status in world.predicted.statuses.items()
+                    if status in ("kept", "left", "unresolved")
+                    and path in remembered
+                    and remembered[path].status == "agreed"
+                }
                 world.model.absorb(middle.here, middle.there)
                 if not world.model.rules.deletions:
                     # How far the first run got with what it would not delete nobody knows.

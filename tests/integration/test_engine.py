@@ -520,6 +520,25 @@ def test_a_new_empty_directory_and_one_of_excluded_files_both_stay(pair: Pair, d
     assert not (pair.path / "new").exists()
 
 
+@pytest.mark.parametrize("direction", ["both", "to_partner"])
+def test_a_directory_that_a_run_leaves_with_excluded_files_alone_is_settled_by_it(pair: Pair, direction: str) -> None:
+    (pair.path / "inner" / "rest").mkdir(parents=True)
+    for name in ("gone here", "gone there"):
+        (pair.path / "inner" / "rest" / name).write_text(name)
+    (pair.path / "file").write_text("a file")
+    pair.declare(settings=settings(direction=direction, exclude=["*.tmp"], delete="synced"))
+    pair.here.run("nightly")
+    (pair.partner_path / "inner" / "rest" / "draft.tmp").write_text("excluded")
+    (pair.path / "inner" / "rest" / "gone here").unlink()
+    gone = pair.partner_path if direction == "both" else pair.path
+    (gone / "inner" / "rest" / "gone there").unlink()
+    assert pair.here.run("nightly")["state"].startswith("equal")
+    assert (pair.partner_path / "inner" / "rest" / "draft.tmp").read_text() == "excluded"
+    assert (pair.path / "inner").exists() is (direction == "to_partner")
+    again = pair.here.run("nightly")["elements"][0]
+    assert (again["created"], again["updated"], again["deleted"], again["attributes"]) == (0, 0, 0, 0)
+
+
 def test_a_new_name_here_and_another_mode_there_are_one_file_on_both(pair: Pair) -> None:
     (pair.path / "file").write_text("x")
     (pair.path / "file").chmod(0o640)

@@ -20,6 +20,8 @@ from serversync.reconcile import OTHER, SIDES, Decision, Seen, half_of, parent
 
 # An entry whose ctime is this near to the scan (ns) may have changed once more without a trace.
 RACY = 10_000_000
+# The digest of a directory without children.
+EMPTY = digest([])
 Problems = dict[bytes, tuple[str, str]]
 
 
@@ -48,6 +50,8 @@ class Archiving:
         self.touched = set(touched)
         # Sides on which something was done.
         self.changed: set[str] = set()
+        # By side, the directories in which something was removed.
+        self.emptier: dict[str, set[bytes]] = {side: set() for side in SIDES}
         self.begun = False
 
     def intend(self, side: str, steps: Iterable[tuple[Decision, Entry | None]]) -> None:
@@ -93,6 +97,8 @@ class Archiving:
                         files[side][now.inode] = now
                     entries[side] = now
                     refresh[side].add(parent(decision.path))
+                    if now is None:
+                        self.emptier[side].add(parent(decision.path))
             if decision.status == "dropped":
                 dropped.append(decision.path)
             else:
@@ -195,12 +201,21 @@ class Archiving:
         unseen: Collection[bytes],
         verified: bool,
         seen: bool,
-    ) -> None:
-        """The plan has been carried out; ``seen``: nothing was left out of it, and there was no problem with it."""
+    ) -> set[bytes]:
+        """The plan has been carried out; ``seen``: nothing was left out of it, and there was no problem with it.
+
+        Returns the directories that have nothing left in them but, if at all, what does not take part.
+        """
         if self.begun:
             self.mark(current=self.archive.generation[0], next="")
         # With the rows there: what the next scan finds with these digests has not moved.
         directories = [(path, *self.archived_digests(path)) for path in sorted(self.touched)]
+        emptied = {
+            path
+            for path, *digests in directories
+            for side, found in zip(SIDES, digests)
+            if path and found == EMPTY and path in self.emptier[side]
+        }
         streams = {
             side: self.scans[side].stream
             if seen and side not in self.changed and not self.scans[side].problems
@@ -217,6 +232,7 @@ class Archiving:
                 verified=verified,
             )
         )
+        return emptied
 
     def archived_digests(self, directory: bytes) -> tuple[bytes | None, bytes | None]:
         """The digests that a scan of the archived children would have; None: the directory is not there."""

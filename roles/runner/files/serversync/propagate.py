@@ -669,8 +669,10 @@ class Propagation:
 
     def leave_out(self) -> None:
         """A directory that still holds nothing but what does not take part is not there for this run, nor the next."""
+        if not self.shared:
+            return
         entries = self.done.entries
-        filled = {parent(path) for path, entry in entries.items() if entry is not None} if self.shared else set()
+        filled = {parent(path) for path, entry in entries.items() if entry is not None and path not in self.shared}
         for path in sorted(self.shared, reverse=True):
             if path in entries and path not in filled and not self.awaited(path):
                 entries[path] = None

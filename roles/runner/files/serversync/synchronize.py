@@ -1059,13 +1059,15 @@ class Synchronization:
         finished = whole and len(unseen) <= UNSEEN and not (self.due_to_verify() and problems)
         # What has changed in them is edited for the next run, too, until it has been heeded.
         heeded = whole and (not self.archive.settings or (finished and not self.held_back))
-        archiving.finish(
+        emptied = archiving.finish(
             settings=self.now if heeded else None,
             finished=finished,
             unseen=unseen,
             verified=self.verify,
             seen=whole and not self.held_back and not self.report.problems,
         )
+        # One that is there for excluded files alone is not there for a run, which another look tells.
+        self.again |= bool(emptied and self.settings["exclude"])
 
     def unseen(self) -> set[bytes]:
         """What the archive does not know once this plan is carried out, or does not know as it is by new settings."""
