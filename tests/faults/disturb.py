@@ -321,7 +321,7 @@ def unreadable(world: World, rng: random.Random, stand: Stand) -> Disturbed:
     if found is None:
         return Disturbed([], note="nothing there to be unreadable")
     path, side = found
-    mode = path.stat().st_mode & 0o7777
+    before, mode = world.look(), path.stat().st_mode & 0o7777
     taken, midway = rng.choice([0o777, 0o222]), rng.random() < 0.3
     with through(world, side, *(NO_SPECIAL_RIGHTS if ROOT else ())):
         if not midway:
@@ -336,7 +336,8 @@ def unreadable(world: World, rng: random.Random, stand: Stand) -> Disturbed:
     with suppress(FileNotFoundError):
         path.chmod(mode)
     note = f"{path} is {mode & ~taken:o}{' from the midst on' if midway else ''}, {side}"
-    return Disturbed([ended], edited=midway, note=note)
+    # Its mode was edited, and edited back, whatever became of its contents.
+    return Disturbed([ended], edited=True, note=note, wrong=laws.kept(before, world.look()))
 
 
 def bad_sector(world: World, rng: random.Random, stand: Stand) -> Disturbed:

@@ -39,6 +39,8 @@ class Rules:
     owners: bool = True
     # How far the clocks are apart, ns: what is nearer to each other than that is a tie.
     skew: int = 0
+    # Whether a replica tells that contents were touched whose size and time are as before.
+    change_times: bool = True
 
 
 class Aspect(NamedTuple):
@@ -114,6 +116,12 @@ class Model:
         row = self.rows.get(path)
         if here is None and there is None:
             return Outcome(None, None, "dropped")
+        if row is not None and (here is None or there is None) and not self.rules.change_times:
+            node, old = (here, row.here) if here is not None else (there, row.there)
+            # There is nothing to compare it with where its contents alone have moved.
+            unseen = node and old and node.content != old.content and self.same(node._replace(content=old.content), old)
+            if unseen:
+                return Outcome(here, there, row.status, loose=True)
         if row is not None and row.status != "agreed":
             if self.same(here, row.here) and self.same(there, row.there) and not freed:
                 # What is below a directory goes the way of what stands against it.

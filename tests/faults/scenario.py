@@ -198,13 +198,14 @@ class Scenario:
                 world.model.settle(world.predicted, middle.here, middle.there)
                 world.model.rules = self.rules(world, deletions=True)
             else:
-                # What was the same before it came to be archived only if the run got that far.
+                # What was the same before it, or gone on both, came to be archived so only if the run got that far.
                 early = {
                     path
                     for path in {*before.here} & {*before.there} - {*world.model.rows}
                     if world.model.same(before.here[path], before.there[path])
                 }
                 remembered = dict(world.model.rows)
+                early |= {path for path in world.model.rows if path not in before.here and path not in before.there}
                 # Nor whether the archive has what was decided of a path that had agreed.
                 early |= {
                     path

@@ -107,7 +107,8 @@ class World:
         # SFTP has no words for owners.
         self.owners = ROOT and not self.sftp
         rules = {key: settings[key] for key in ("direction", "conflict", "delete") if key in settings}
-        self.model = Model(Rules(**{"conflict": "this_server_wins", **rules}, owners=self.owners), self.excluded)
+        rules = {"conflict": "this_server_wins", **rules, "owners": self.owners, "change_times": not self.sftp}
+        self.model = Model(Rules(**rules), self.excluded)
         # Contents that somebody wrote as a whole; see laws.whole.
         self.known: set[bytes] = set()
         # What is expected of the run that is judged.

@@ -400,6 +400,26 @@ def test_the_side_that_was_touched_is_the_one_that_changed() -> None:
     assert (one.row, outcome(one)) == ("8", "update agreed")
 
 
+@pytest.mark.parametrize(
+    ("now", "ctime", "expected"),
+    [
+        (b"1", 6, ("b2", "update agreed")),
+        (b"3", 6, ("b3", "nothing unresolved")),
+        (b"", 5, ("b2", "update agreed")),
+    ],
+)
+def test_an_edit_that_only_the_contents_tell_counts_beside_one_of_the_other_side(
+    now: bytes, ctime: int, expected: tuple[str, str]
+) -> None:
+    old = row(b"x", OLD._replace(digest=b"1"), OLD_THERE._replace(digest=b"1"))
+    here, there = OLD._replace(ctime=ctime), file(2, 200, inode=70)
+    rules: dict[str, object] = {"verify": True, "direction": "both", "conflict": "no_winner"}
+    if now:
+        assert plan(Triple(b"x", here, there, old), **rules).needs == [b"x"]
+    one = decide(here._replace(digest=now), there._replace(digest=now and b"2"), old, **rules)
+    assert (one.row, outcome(one)) == expected
+
+
 def test_verified_contents_leave_only_the_times() -> None:
     here, there = file(1, 300, digest=b"1"), OLD_THERE._replace(digest=b"1")
     one = decide(here, there, row(b"x", OLD, OLD_THERE), verify=True)

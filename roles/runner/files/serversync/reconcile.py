@@ -685,7 +685,7 @@ class Reconciliation:
             same = here.kind == there.kind
         else:
             same = self.same_content(triple)
-            if same is None:
+            if same is None or (pair is not None and rules.verify and self.unread(triple, pair)):
                 one = mine if mine.content else other
                 clean = agreed and not doubtful and mine.content != other.content and not one.replaced
                 if not (clean and (self.both or mine.content == (self.source == HERE))) or decided:
@@ -710,6 +710,14 @@ class Reconciliation:
             unchanged = exact and triple.row is not None and exactly(triple, triple.row)
             return self.make(triple, "1", "equal", "unchanged" if unchanged else "agreed", "equal")
         return self.combine(triple, content, metadata)
+
+    def unread(self, triple: Triple, pair: tuple[Entry | None, Entry | None]) -> bool:
+        """Whether a side was touched since its contents were read, and only reading them again tells if they moved."""
+        sides = zip((triple.here, triple.there), pair)
+        return any(
+            isinstance(new, Entry) and old is not None and old.digest and not new.digest and new.ctime != old.ctime
+            for new, old in sides
+        )
 
     def whose(self, triple: Triple, here_moved: bool, there_moved: bool, agreed: bool) -> Outcome:
         if here_moved != there_moved:
