@@ -188,15 +188,20 @@ def output(*argv: str) -> str:
 
 
 def mount(path: Path) -> tuple[str, str]:
-    """Kind and mount options of the file system that holds the path."""
-    best = ("", "", "")
+    """Kind and mount options of the file system that holds the path, and of the one that holds its image."""
+    best = ("", "", "", "")
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields, _dash, rest = line.partition(" - ")
         point = fields.split()[4]
         inside = str(path) == point or str(path).startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(best[0]):
-            best = (point, rest.split()[0], ",".join([fields.split()[5], rest.split()[2]]))
-    return best[1], best[2]
+            kind, device, options = rest.split()[:3]
+            best = (point, kind, ",".join([fields.split()[5], options]), device)
+    _point, kind, options, device = best
+    image = Path("/sys/block", Path(device).name, "loop", "backing_file")
+    if image.exists():
+        kind = f"{kind} in a file on {mount(Path(image.read_text().strip()))[0]}"
+    return kind, options
 
 
 def environment(directory: Path) -> dict[str, Any]:
