@@ -89,7 +89,7 @@ def tebibyte(pair: Pair, _rng: random.Random) -> list[str]:
         stream.write(b"in the middle")
     before = world.look().there
     process = world.start()
-    while not list(world.there.glob(".serversync/*/stage/*/.holes.*")) and process.poll() is None:
+    while not list(world.there.glob(".serversync/*/stage/**/.holes.*")) and process.poll() is None:
         time.sleep(0.1)  # Between two looks: nothing tells when rsync has begun with it.
     process.kill()
     ended = world.end(process)
@@ -100,7 +100,7 @@ def tebibyte(pair: Pair, _rng: random.Random) -> list[str]:
     ended = world.run_through()
     if ended.outcome != "equal" or world.look().there != before:
         wrong.append(f"L11: without it the run ended {ended.outcome}: {ended.why}")
-    if list(world.there.glob(".serversync/*/stage/*/.holes.*")):
+    if list(world.there.glob(".serversync/*/stage/**/.holes.*")):
         wrong.append("L11: what was on its way is still in the stage")
     return wrong
 
