@@ -53,7 +53,7 @@ def many_entries(pair: Pair, rng: random.Random) -> list[str]:
         path = world.here / f"{number:06} {'n' * (number % 240)}"
         path.write_text(str(number))
         os.utime(path, (EPOCH + number, EPOCH + number))
-    for kind, after in (("runner", 4.0), ("rsync", 1.0), ("serve", 15.0), ("runner", 20.0)):
+    for kind, after in (("runner", 3.0), ("serve", 2.0), ("ssh", 3.0), ("runner", 4.0)):
         print(f"  {kind} killed: {killed(world, kind, after).outcome}", flush=True)
     wrong = done(world, world.run_through())
     for number, path in enumerate(sorted(world.there.iterdir())):
