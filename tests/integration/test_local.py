@@ -346,6 +346,46 @@ def test_a_job_that_never_ran_says_how_to_run_it(server: Server, tmp_path: Path)
     assert "never" in server.serversync("status").stdout
 
 
+def test_the_last_runs_of_a_job(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    server.declare("nightly", [(tmp_path / "a", tmp_path / "b")])
+    assert "nightly has not run yet" in server.serversync("history", "nightly", code=2).stderr
+    (tmp_path / "a" / "x").write_text("1")
+    server.run("nightly")
+    (tmp_path / "a").rename(tmp_path / "away")
+    server.run("nightly", code=1)
+    (tmp_path / "away").rename(tmp_path / "a")
+    server.run("nightly")
+    runs = json.loads(server.serversync("history", "nightly", "--json").stdout)
+    assert [run["state"] for run in runs] == ["equal", "failed", "equal"]
+    assert json.loads(server.serversync("history", "nightly", "--json", "--limit", "1").stdout) == runs[:1]
+    table = server.serversync("history", "nightly").stdout
+    assert all(run["run"] in table for run in runs)
+    assert all(len(line) <= 100 for line in table.splitlines())
+    assert "there is no job 'other'" in server.serversync("history", "other", code=2).stderr
+
+
+def test_metrics_are_where_the_role_wants_them(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "collector").mkdir()
+    server.declare("nightly", [(tmp_path / "a", tmp_path / "b")])
+    server.declare("other", [(tmp_path / "a", tmp_path / "c")])
+    settings = json.loads((server.config / "runner.json").read_text())
+    (server.config / "runner.json").write_text(json.dumps({**settings, "metrics_dir": str(tmp_path / "collector")}))
+    server.run("nightly")
+    [written] = (tmp_path / "collector").iterdir()
+    assert written.name == "serversync-nightly.prom" and written.stat().st_mode & 0o777 == 0o644
+    assert 'serversync_job_state{job="nightly",state="equal"} 1' in written.read_text()
+    printed = server.serversync("metrics").stdout
+    assert 'serversync_job_state{job="other",state="none"} 1' in printed
+    assert set(written.read_text().splitlines()) <= set(printed.splitlines())
+    # What cannot be written fails no run, and is told.
+    (tmp_path / "collector").rename(tmp_path / "gone")
+    done = server.serversync("run", "nightly")
+    expected = f"no metrics in {tmp_path}/collector: No such file or directory; check runner_metrics_dir of the role"
+    assert expected in done.stdout
+
+
 def test_elements_that_overlap_in_a_document_edited_by_hand(server: Server, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     server.declare("both", [(tmp_path / "a", tmp_path / "b"), (tmp_path / "c", tmp_path / "b" / "c")])

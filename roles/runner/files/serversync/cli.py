@@ -80,6 +80,10 @@ def parser() -> Parser:
         text = "only this element, by its path; may be given several times"
         command.add_argument("--element", metavar="PATH", action="append", help=text)
     add("status", "the jobs of this server with their last and next run", "any")
+    add("history", "the last runs of a job", "one").add_argument(
+        "--limit", metavar="N", type=int, default=20, help="so many at most, the newest first; default: 20"
+    )
+    add("metrics", "the jobs as metrics, in the text format of OpenMetrics and Prometheus", "any")
     add("show", "one run with every attempt, element and error", "one").add_argument(
         "run", metavar="RUN", nargs="?", help="the run's name; default: the last"
     )
@@ -361,6 +365,24 @@ def command_status(layout: Layout, arguments: argparse.Namespace) -> int:
 
     rows = status.status(layout, arguments.job)
     tell(arguments, rows, lambda: show_status(rows))
+    return 0
+
+
+def command_history(layout: Layout, arguments: argparse.Namespace) -> int:
+    from serversync import status
+    from serversync.display import show_history
+
+    runs = status.runs(layout, arguments.job, arguments.limit)
+    tell(arguments, runs, lambda: show_history(runs))
+    return 0
+
+
+def command_metrics(layout: Layout, arguments: argparse.Namespace) -> int:
+    from serversync import metrics, status
+
+    found = [*metrics.samples(status.status(layout, arguments.job))]
+    told = [one._asdict() for one in found]
+    tell(arguments, told, lambda: print(metrics.render(found), end=""))
     return 0
 
 

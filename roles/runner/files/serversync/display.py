@@ -49,7 +49,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str |
     for column in columns:
         # A job's name is what one types next, a state is one word.
         justify: Literal["left", "right"] = "right" if column in NUMBERS else "left"
-        grid.add_column(column, overflow="fold", justify=justify, no_wrap=column in ("job", "state", "after"))
+        grid.add_column(column, overflow="fold", justify=justify, no_wrap=column in ("job", "run", "state", "after"))
     for row in rows:
         grid.add_row(*(Text(lines(cell), style=COLOURS.get(str(cell), "")) for cell in row))
     Console(width=None if sys.stdout.isatty() else 100, highlight=False).print(grid)
@@ -60,7 +60,7 @@ def lines(cell: object) -> str:
     return "\n".join(map(safe, cell)) if isinstance(cell, tuple) else safe(cell)
 
 
-NUMBERS = {"bytes", "conflicts", "copied", "deleted", "duration", "entries", "new", "updated"}
+NUMBERS = {"bytes", "config", "conflicts", "copied", "deleted", "duration", "entries", "new", "tries", "updated"}
 COLOURS = {
     "equal": "green",
     "failed": "bold red",
@@ -243,6 +243,28 @@ def show_status(rows: list[dict[str, Any]]) -> None:
             print(f"{row['job']}: {safe(row['problem'])}")
         elif row["last"] and row["last"]["error"]:
             print(f"{row['job']}: {safe(describe(row['last']['error']))}")
+
+
+def show_history(runs: list[dict[str, Any]]) -> None:
+    from serversync.history import worst
+
+    def cells(run: dict[str, Any]) -> tuple[object, ...]:
+        before = [entry["state_before"] for entry in run["elements"] if entry["state_before"]]
+        return (
+            run["run"],
+            run["trigger"],
+            run["configuration"],
+            worst(before) if before else "-",
+            run["state"],
+            duration(run),
+            len(run["attempts"]),
+            copied(run),
+            total(run, "deleted"),
+            conflicts(run),
+        )
+
+    columns = ("run", "by", "config", "before", "after", "duration", "tries", "copied", "deleted", "conflicts")
+    table(columns, map(cells, runs))
 
 
 def copied(record: dict[str, Any]) -> int:

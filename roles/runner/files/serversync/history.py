@@ -102,12 +102,16 @@ class History:
                 "(SELECT run FROM runs WHERE job = ?1 ORDER BY started DESC LIMIT ?3))",
                 (job.name, f"-{KEEP_DAYS} days", KEEP_RUNS),
             )
+        query = "SELECT max(json_extract(record, '$.ended')) FROM runs WHERE job = ? AND state LIKE 'equal%'"
+        (good,) = self.database.execute(query, (job.name,)).fetchone()
         published = {
             "job": job.name,
             "comment": job["comment"],
             "enabled": job["enabled"],
             "partner": job.partner,
             "elements": [element.path for element in job.elements],
+            # The end of the last run after which the replicas were as declared.
+            "good": good,
             "runs": self.runs(job.name, PUBLISHED),
         }
         with self.kept():

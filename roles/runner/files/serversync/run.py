@@ -17,7 +17,7 @@ from itertools import islice
 from queue import Queue
 from typing import Any
 
-from serversync import __version__
+from serversync import __version__, metrics
 from serversync.display import safe
 from serversync.entry import HERE, THERE
 from serversync.failure import Failure, InvalidDocument, Stopped, of_system
@@ -224,6 +224,7 @@ class Run:
                 if not free:
                     self.skip()
                     keep()
+                    self.measure()
                     return record
                 history.close_unfinished(self.job.name, timestamp())
                 keep()
@@ -236,7 +237,15 @@ class Run:
                         record["notification"] = tell(record)
                     if record["notification"]:
                         keep()
+                    self.measure()
         return record
+
+    def measure(self) -> None:
+        """Metrics tell of a run, and fail none."""
+        try:
+            metrics.write(self.layout, self.job.name)
+        except Failure as failure:
+            self.log(safe(failure))
 
     def skip(self) -> None:
         message = "another run of this job is on; this one was skipped"

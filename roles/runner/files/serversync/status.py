@@ -11,14 +11,15 @@ from typing import Any
 
 from serversync import job
 from serversync.failure import InvalidDocument
-from serversync.history import published, published_names, worst
+from serversync.history import PUBLISHED, published, published_names, worst
 from serversync.layout import Layout
 
 MICROSECONDS = 1_000_000
 
 
 def status(layout: Layout, name: str | None) -> list[dict[str, Any]]:
-    """A row a job: name, partner, enabled, state, problem, last (its record), next (seconds since the epoch)."""
+    """A row a job: name, partner, enabled, state, problem, last (its record), good (when the last good run ended),
+    unresolved (paths), next (seconds since the epoch)."""
     declared = known_jobs(layout)
     if name is not None:
         check_known(name, declared)
@@ -44,7 +45,7 @@ def check_known(name: str, declared: list[str]) -> None:
 def row(layout: Layout, name: str, elapse: int | None) -> dict[str, Any]:
     """One job; a document or record that cannot be used is a row as well, with what is wrong with it."""
     found: dict[str, Any] = {"job": name, "partner": None, "enabled": None, "state": None, "problem": None}
-    found |= {"next": elapse, "last": None}
+    found |= {"next": elapse, "last": None, "good": None, "unresolved": 0}
     try:
         known = published(layout, name) or {"runs": []}
         paths = known.get("elements")
@@ -54,9 +55,13 @@ def row(layout: Layout, name: str, elapse: int | None) -> dict[str, Any]:
             paths = [element.path for element in document.elements]
     except InvalidDocument as problem:
         return found | {"state": "invalid", "problem": str(problem)}
-    runs = known["runs"]
-    found |= {"partner": known["partner"], "enabled": known["enabled"], "last": next(iter(runs), None)}
-    return found | {"state": state(runs, paths)}
+    past = known["runs"]
+    found |= {"partner": known["partner"], "enabled": known["enabled"], "last": next(iter(past), None)}
+    found["good"] = known.get("good")
+    # One that was skipped has looked at nothing.
+    looked = next((run for run in past if run["elements"]), {"elements": []})
+    found["unresolved"] = sum(int(entry["standing"].get("unresolved", 0)) for entry in looked["elements"])
+    return found | {"state": state(past, paths)}
 
 
 def state(runs: list[dict[str, Any]], paths: list[str] | None) -> str | None:
@@ -96,16 +101,22 @@ def next_runs(layout: Layout) -> dict[str, int]:
     }
 
 
-def record(layout: Layout, name: str, run: str | None) -> dict[str, Any]:
-    """One published run of a job, the last where none is named."""
+def runs(layout: Layout, name: str, limit: int) -> list[dict[str, Any]]:
+    """The newest published runs of a job, the newest first."""
     check_known(name, known_jobs(layout))
     known = published(layout, name)
-    runs = known["runs"] if known else []
-    if not runs:
+    found = known["runs"] if known else []
+    if not found:
         raise InvalidDocument("no_run", f"{name} has not run yet; start it with: serversync run {name}")
-    for each in runs:
+    return list(found[:limit])
+
+
+def record(layout: Layout, name: str, run: str | None) -> dict[str, Any]:
+    """One published run of a job, the last where none is named."""
+    found = runs(layout, name, PUBLISHED)
+    for each in found:
         if run in (None, each["run"]):
             return dict(each)
     raise InvalidDocument(
-        "unknown_run", f"{name} has no run {run!r}; the newest are {', '.join(r['run'] for r in runs[:5])}"
+        "unknown_run", f"{name} has no run {run!r}; the newest are {', '.join(r['run'] for r in found[:5])}"
     )
