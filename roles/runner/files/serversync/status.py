@@ -59,7 +59,7 @@ def row(layout: Layout, name: str, elapse: int | None) -> dict[str, Any]:
     found |= {"partner": known["partner"], "enabled": known["enabled"], "last": next(iter(past), None)}
     found["good"] = known.get("good")
     # One that was skipped has looked at nothing.
-    looked = next((run for run in past if run["elements"]), {"elements": []})
+    looked: dict[str, Any] = next((run for run in past if run["elements"]), {"elements": []})
     found["unresolved"] = sum(int(entry["standing"].get("unresolved", 0)) for entry in looked["elements"])
     return found | {"state": state(past, paths)}
 
