@@ -177,11 +177,15 @@ options:
         elements: str
       events:
         description:
-          - What a mail is sent for. V(failure) when the last try has failed, V(success) after every good run.
-          - On creation V([failure]).
+          - What a mail is sent for; one mail a run at most.
+          - V(failure) when the last try has failed.
+          - V(conflict) when paths wait for a person, or a guard stopped the run; not again while it is the same.
+          - V(recovery) after the first good run that follows one of these.
+          - V(success) after every good run, V(always) after every run.
+          - On creation V([conflict, failure, recovery]).
         type: list
         elements: str
-        choices: [failure, success]
+        choices: [failure, conflict, recovery, success, always]
   settings:
     description:
       - How the elements are synchronized.

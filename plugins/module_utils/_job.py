@@ -713,8 +713,10 @@ JOB = Field(
                     "events",
                     "list",
                     "What a mail is sent for.",
-                    default=["failure"],
-                    element=Field("", "text", "An event.", choices=("failure", "success")),
+                    default=["conflict", "failure", "recovery"],
+                    element=Field(
+                        "", "text", "An event.", choices=("failure", "conflict", "recovery", "success", "always")
+                    ),
                     check=sorted,
                 ),
             ),

@@ -206,7 +206,12 @@ def sink(server: Server) -> Iterator[Sink]:
 
 @pytest.mark.parametrize(
     ("events", "told"),
-    [(["failure"], ["FAILED"]), (["success"], ["succeeded"]), (["failure", "success"], ["FAILED", "succeeded"])],
+    [
+        (["failure"], ["FAILED"]),
+        (["success"], ["succeeded"]),
+        (["failure", "success"], ["FAILED", "succeeded"]),
+        (["conflict", "failure", "recovery"], ["FAILED", "RECOVERED"]),
+    ],
 )
 def test_the_mail_that_the_job_asks_for(
     server: Server, sink: Sink, tmp_path: Path, events: list[str], told: list[str]
@@ -235,6 +240,21 @@ def test_the_failure_mail_names_job_server_and_cause(server: Server, sink: Sink,
     )
     assert f"elements[0].path: {tmp_path / 'a'} does not exist" in mail.get_content()
     assert record["notification"] == {"event": "failure", "to": ["ops@example.com"], "error": None}
+
+
+def test_what_waits_for_a_person_is_told_once(server: Server, sink: Sink, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a" / "x").write_text("this")
+    (tmp_path / "b" / "x").write_text("the other")
+    notification = {"email": ["ops@example.com"], "events": ["conflict", "failure", "recovery"]}
+    settings = {"direction": "both", "exclude": [], "delete": "never", "conflict": "no_winner"}
+    server.declare("told", [(tmp_path / "a", tmp_path / "b")], notification=notification, settings=settings)
+    server.run("told", code=3)
+    assert server.run("told", code=3)["notification"] is None
+    server.serversync("resolve", "told", "x", "--use", "partner")
+    server.run("told")
+    assert [mail["Subject"].partition(" told ")[2] for mail in sink.mails] == ["LEFT PATHS TO DECIDE", "RECOVERED"]
 
 
 def test_a_mail_server_that_is_away_is_told_and_fails_no_run(server: Server, tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def perform(
             wait=time.sleep,
             watch=watch,
         )
-        return one.carry_out(lambda record: notify.tell(layout, document, record, say))
+        return one.carry_out(lambda record, past: notify.tell(layout, document, record, past, say))
 
 
 def command_run(layout: Layout, arguments: argparse.Namespace) -> int:

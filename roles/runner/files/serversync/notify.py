@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from serversync.display import ARROWS, describe, duration, local_time, safe, size
@@ -20,23 +20,62 @@ if TYPE_CHECKING:
 PATIENCE = 30
 
 
-def event(record: dict[str, Any]) -> str | None:
-    """What the record is to its recipients: ``failure``, ``success``, or nothing to tell (a skipped run).
+# States after which somebody has to come, and those after which nobody has.
+BAD = {"failed": "failure", "different": "conflict"}
+GOOD = ("equal", "equal_with_warnings")
 
-    A run that left something to decide is no success: somebody has to come.
+
+def event(record: dict[str, Any], past: Iterable[dict[str, Any]], wanted: Collection[str]) -> str | None:
+    """Which of the wanted events the record is; the first that fits, as there is one mail a run.
+
+    past: the job's records before it, the newest first. What waits for a person is told once, and again when it is
+    not the same any more.
     """
-    events = {"failed": "failure", "different": "failure", "equal": "success", "equal_with_warnings": "success"}
-    return events.get(record["state"])
+    state = record["state"]
+    found = [BAD[state]] if state in BAD else []
+    if state in GOOD:
+        before = next((run["state"] for run in past if run["state"] in (*BAD, *GOOD)), None)
+        found = [*(["recovery"] if before in BAD else []), "success"]
+    for one in (*found, "always"):
+        if one in wanted and not (one == "conflict" and told_already(record, past)):
+            return one
+    return None
+
+
+def waiting(record: dict[str, Any]) -> list[Any]:
+    """What of the record waits for a person: by element, the unresolved paths and the guards that stopped it."""
+    return [
+        [entry["path"], entry["standing"].get("unresolved"), entry.get("unresolved"), entry["guards"]]
+        for entry in record["elements"]
+        if entry.get("unresolved") or entry["guards"]
+    ]
+
+
+def told_already(record: dict[str, Any], past: Iterable[dict[str, Any]]) -> bool:
+    """Whether a mail has gone out about the same, and nothing has been well since."""
+    for run in past:
+        if run["state"] in GOOD:
+            return False
+        sent = run["notification"]
+        if sent and sent["event"] == "conflict" and not sent["error"]:
+            return waiting(run) == waiting(record)
+    return False
 
 
 # Decisions that somebody should read.
 OPEN = ("conflict", "unresolved")
-OUTCOMES = {"failure": "FAILED", "success": "succeeded"}
+OUTCOMES = {
+    "failed": "FAILED",
+    "different": "LEFT PATHS TO DECIDE",
+    "equal": "succeeded",
+    "equal_with_warnings": "succeeded",
+    "skipped": "was skipped",
+}
 
 
-def compose(job: Job, record: dict[str, Any], sender: str, server: str) -> EmailMessage:
+def compose(job: Job, record: dict[str, Any], sender: str, server: str, *, recovered: bool) -> EmailMessage:
     """One mail for one run: the subject says it all, the body has every element, attempt and error."""
-    outcome = "LEFT PATHS TO DECIDE" if record["state"] == "different" else OUTCOMES[event(record) or ""]
+    outcome = "RECOVERED" if recovered else OUTCOMES[record["state"]]
     attempts = len(record["attempts"])
     subject = f"[serversync] {server}: {job.name} {outcome}"
     if record["error"]:
@@ -72,7 +111,7 @@ def compose(job: Job, record: dict[str, Any], sender: str, server: str) -> Email
     lines += ["", f"The whole record:  serversync show {job.name} {record['run']}"]
     if record["state"] == "different":
         lines.append(f"To decide:         serversync conflicts {job.name}; serversync plan {job.name}")
-    elif event(record) == "failure":
+    elif record["state"] == "failed":
         lines.append(f"Once it is mended: serversync run {job.name}")
     from email.message import EmailMessage
     from email.utils import formatdate, make_msgid
@@ -89,19 +128,29 @@ def compose(job: Job, record: dict[str, Any], sender: str, server: str) -> Email
     return mail
 
 
-def tell(layout: Layout, job: Job, record: dict[str, Any], log: Callable[[str], None]) -> dict[str, Any] | None:
-    """Sends the mail that the job asks for; what becomes of it is told in the record, and never fails the run."""
+def tell(
+    layout: Layout,
+    job: Job,
+    record: dict[str, Any],
+    past: Callable[[], Sequence[dict[str, Any]]],
+    log: Callable[[str], None],
+) -> dict[str, Any] | None:
+    """Sends the mail that the job asks for; what becomes of it is told in the record, and never fails the run.
+
+    past: see ``event``.
+    """
     recipients = job["notification"]["email"]
-    if not recipients or event(record) not in job["notification"]["events"]:
+    this = event(record, past(), job["notification"]["events"]) if recipients else None
+    if this is None:
         return None
-    result: dict[str, Any] = {"event": event(record), "to": recipients, "error": None}
+    result: dict[str, Any] = {"event": this, "to": recipients, "error": None}
     smtp: dict[str, Any] = {}
     try:
         # Most runs have nothing to tell.
         import smtplib
 
         smtp = json.loads(layout.settings.read_text(encoding="utf-8"))["smtp"]
-        mail = compose(job, record, smtp["sender"], os.uname().nodename)
+        mail = compose(job, record, smtp["sender"], os.uname().nodename, recovered=this == "recovery")
         with smtplib.SMTP(smtp["host"], smtp["port"], timeout=PATIENCE) as server:
             refused = server.send_message(mail)
         if refused:

@@ -21,7 +21,7 @@ from serversync import __version__, metrics
 from serversync.display import safe
 from serversync.entry import HERE, THERE
 from serversync.failure import Failure, InvalidDocument, Stopped, of_system
-from serversync.history import History, replace, worst
+from serversync.history import PUBLISHED, History, replace, worst
 from serversync.job import Element, Job, seconds, select
 from serversync.layout import Layout
 from serversync.log import Append, engine
@@ -210,8 +210,11 @@ class Run:
             "notification": None,
         }
 
-    def carry_out(self, tell: Callable[[Record], dict[str, Any] | None]) -> Record:
-        """Runs the job under its lock, or records that it was skipped; ``tell`` sends the notification of a record."""
+    def carry_out(self, tell: Callable[[Record, Callable[[], list[Record]]], dict[str, Any] | None]) -> Record:
+        """Runs the job under its lock, or records that it was skipped.
+
+        ``tell`` sends the notification of a record; it may ask for those before it, the newest first.
+        """
         record = self.record
         with closing(History(self.layout)) as history:
 
@@ -234,7 +237,7 @@ class Run:
                     try:
                         keep()
                     finally:
-                        record["notification"] = tell(record)
+                        record["notification"] = tell(record, lambda: history.runs(self.job.name, PUBLISHED)[1:])
                     if record["notification"]:
                         keep()
                     self.measure()
@@ -432,6 +435,7 @@ class Run:
         entry["bytes"] += report.sent
         entry["files"] = report.entries
         entry["standing"] = report.standing
+        entry["unresolved"] = [os.fsdecode(path) for path in report.unresolved]
         entry["warnings"] = list(dict.fromkeys(entry["warnings"] + report.warnings))
         entry["guards"] = report.guards
         if entry["state_before"] is None:
@@ -472,7 +476,7 @@ class Run:
 def blank(job: Job, element: Element) -> dict[str, Any]:
     counters = dict.fromkeys(("files", "created", "updated", "attributes", "deleted", "conflicts", "lines", "bytes"), 0)
     states = dict.fromkeys(("state_before", "state_after", "error"))
-    lists: dict[str, Any] = {name: [] for name in ("problems", "paths", "warnings", "guards")}
+    lists: dict[str, Any] = {name: [] for name in ("problems", "paths", "unresolved", "warnings", "guards")}
     return {**describe(job, element), **states, **counters, **lists, "standing": {}}
 
 

@@ -84,7 +84,7 @@ def test_the_normal_form_of_the_least_job():
         "account": {"user": "serversync", "private_key_file": None},
         "schedule": None,
         "on_error": {"retries": 3, "delay": "5m"},
-        "notification": {"email": [], "events": ["failure"]},
+        "notification": {"email": [], "events": ["conflict", "failure", "recovery"]},
         "settings": SETTINGS,
         "elements": [{"path": "/srv/a", "partner_path": "/srv/a", "kind": "tree", "previous_path": None}],
         "limits": {"parallel": 1},
@@ -217,7 +217,7 @@ BAD = [
     ({"settings": {"max_deletes": 2}}, "settings.max_deletes: is not an option; did you mean max_delete?"),
     (
         {"notification": {"events": ["failure", "late"]}},
-        "notification.events[1]: 'late' is not one of failure, success",
+        "notification.events[1]: 'late' is not one of failure, conflict, recovery, success, always",
     ),
     # partner and account
     ({"partner": None}, "partner.host: is missing; name the partner server"),
@@ -1320,7 +1320,7 @@ def declarations(draw):
             ),
             notification=maybe(
                 email=st.lists(st.sampled_from(["a@b", "c@d.e"])),
-                events=st.lists(st.sampled_from(["failure", "success"])),
+                events=st.lists(st.sampled_from(["failure", "conflict", "recovery", "success", "always"])),
             ),
             settings=maybe(
                 direction=st.sampled_from(["to_partner", "from_partner", "both"]),

@@ -85,7 +85,7 @@ def test_create(server):
             "catch_up": True,
         },
         "on_error": {"retries": 3, "delay": "5m"},
-        "notification": {"email": [], "events": ["failure"]},
+        "notification": {"email": [], "events": ["conflict", "failure", "recovery"]},
         "settings": {
             "direction": "to_partner",
             "conflict": "newer_wins",
