@@ -105,7 +105,7 @@ class Server:
         record: dict[str, Any] = json.loads(self.serversync("run", job, "--json", code=code).stdout)
         return record
 
-    def declare(self, name: str, elements: list[tuple[Path, Path]], **options: Any) -> Path:
+    def declare(self, name: str, elements: list[tuple[Path, Path]], /, **options: Any) -> Path:
         """Writes a job document; options replace whole parts of it."""
         document = {
             "version": 1,

@@ -349,6 +349,15 @@ options:
             what was known of it there, so that the next run is no first run. It may stay in the task.
           - V(null) is none, and the default on creation.
         type: str
+      requires:
+        description:
+          - The O(elements[].path) of other elements of the job that have to be well first, such as the program of a
+            machine before its recipes. This one is begun when they are done, and left alone, with the state C(skipped)
+            and the reason on record, if one of them failed, was skipped or was stopped by a guard.
+          - What is chosen for a run by C(--element) takes along what it requires.
+          - On creation V([]).
+        type: list
+        elements: str
   limits:
     description:
       - What a run may take of the servers.

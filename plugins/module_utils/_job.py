@@ -885,6 +885,16 @@ JOB = Field(
                         optional=True,
                         later=True,
                     ),
+                    Field(
+                        "requires",
+                        "list",
+                        "The paths of elements of this job that have to be well before this one is begun.",
+                        default=[],
+                        element=Field("", "text", "A path.", check=_check_element_path, schema=_plain(_PATH_PATTERN)),
+                        check=sorted,
+                        commas=False,
+                        later=True,
+                    ),
                 ),
             ),
             schema={"minItems": 1},
@@ -1348,6 +1358,41 @@ def _resolve_elements(job: dict[str, Any], problems: list[Problem]) -> None:
                 break
             replicas.append((side, at + name, path))
     _resolve_previous(elements, problems)
+    _resolve_requires(elements, problems)
+
+
+def _resolve_requires(elements: Sequence[Mapping[str, Any]], problems: list[Problem]) -> None:
+    """What is required is an element of this job, and no element has to wait for itself."""
+    before = len(problems)
+    paths = [element["path"] for element in elements]
+    for number, element in enumerate(elements):
+        others = [path for path in paths if path != element["path"]]
+        for path in element["requires"]:
+            if path in others:
+                continue
+            remedy = "use %s" % _one_of(others) if others else "leave it out"
+            text = "%s is not the path of another element of this job; %s" % (show(path), remedy)
+            if path == element["path"]:
+                text = "%s is the element itself; leave it out" % show(path)
+            problems.append(Problem("invalid_value", "elements[%d].requires" % number, text))
+    if len(problems) > before:
+        return
+    left = {element["path"]: element["requires"] for element in elements}
+    while True:
+        ready = [path for path, requires in left.items() if not any(one in left for one in requires)]
+        if not ready:
+            break
+        for path in ready:
+            del left[path]
+    if not left:
+        return
+    # from anywhere in what is left one comes to a circle, and goes round
+    way = [next(iter(left))]
+    while way[-1] not in way[:-1]:
+        way.append(next(path for path in left[way[-1]] if path in left))
+    circle = way[way.index(way[-1]) :]
+    text = "%s closes a circle (%s); leave one of them out" % (show(circle[1]), " requires ".join(circle))
+    problems.append(Problem("conflict", "elements[%d].requires" % paths.index(circle[0]), text))
 
 
 def _resolve_previous(elements: Sequence[Mapping[str, Any]], problems: list[Problem]) -> None:

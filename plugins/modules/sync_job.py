@@ -187,6 +187,17 @@ EXAMPLES = r"""
         previous_path: /srv/line1/archive
   become: true
 
+- name: Recipes go only behind the programs that they are for
+  serversync.core.sync_job:
+    name: line1-coupled
+    partner:
+      host: hq.example.com
+    elements:
+      - path: /srv/line1/programs
+      - path: /srv/line1/recipes
+        requires: [/srv/line1/programs]
+  become: true
+
 - name: What comes back from the other server goes there again, and that is meant
   serversync.core.sync_job:
     name: line1-round-trip
@@ -285,6 +296,7 @@ job:
         partner_path: /srv/line1/programs
         kind: tree
         previous_path: null
+        requires: []
     limits: {parallel: 1}
     accept_circular: null
 diff:

@@ -48,7 +48,8 @@ options:
     choices: [system, user]
   elements:
     description:
-      - The elements that are synchronized, by their paths on this server; at least one.
+      - The elements that are synchronized, by their paths on this server; at least one. They take along what they
+        require.
       - Omitted means all.
     type: list
     elements: str

@@ -27,6 +27,7 @@ MATRIX = sorted("%s-%s" % (line, kind) for line in ("line1", "line2", "line3") f
 CASES: dict[str, tuple[list[str], list[str]]] = {
     "first": ([], LINES[:1]),
     "detail": (["first"], LINES[:1]),
+    "coupled": ([], ["line1"]),
     "defaults": ([], LINES[:1]),
     "base": ([], LINES),
     "matrix": ([], MATRIX),

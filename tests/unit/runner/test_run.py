@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from serversync import place, run
 from serversync.failure import Failure
-from serversync.job import Job
+from serversync.job import Element, Job, in_order
 from serversync.layout import Layout
 from serversync.synchronize import Progress, Report
 
@@ -88,6 +88,37 @@ def test_attempts_go_on_as_long_as_another_one_can_help(
     assert record["state"] == state
     last = outcomes[-1]
     assert record["error"] == (last.as_dict() if last else None)
+
+
+COUPLED = [
+    Element(0, "/c", "/c", requires=["/a", "/b"]),
+    Element(1, "/a", "/a"),
+    Element(2, "/b", "/b", requires=["/a"]),
+]
+
+
+def test_elements_go_behind_what_they_require() -> None:
+    assert in_order(COUPLED) == [1, 2, 0]
+    # what is required and is no part of the run is waited for by nobody
+    assert in_order([COUPLED[2], COUPLED[0]]) == [0, 1]
+    assert in_order([Element(number, str(number), "") for number in range(3)]) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("errors", "transient"),
+    [([LOST, None], True), ([LOST, BUSY], True), ([LOST, REFUSED], False), ([None, REFUSED], False)],
+)
+def test_what_was_left_alone_is_tried_again_where_all_that_it_requires_is(
+    errors: list[Failure | None], transient: bool
+) -> None:
+    entries = [
+        {"path": path, "state_after": "failed" if error else "equal", "error": error and error.as_dict(), "guards": []}
+        for path, error in zip(("/a", "/b"), errors)
+    ]
+    unwell = run.unfit(COUPLED[0], entries)
+    assert len(unwell) == sum(error is not None for error in errors)
+    assert run.required(COUPLED[0], unwell).transient is transient
+    assert run.unfit(COUPLED[1], entries) == []
 
 
 def test_the_lock_is_held_as_long_as_what_was_started_lives(tmp_path: Path) -> None:

@@ -27,13 +27,20 @@ class Element:
     """One directory tree, file or log that the job keeps in sync; paths are absolute, kind is ``tree`` or ``log``."""
 
     def __init__(
-        self, index: int, path: str, partner_path: str, previous_path: str | None = None, kind: str = "tree"
+        self,
+        index: int,
+        path: str,
+        partner_path: str,
+        previous_path: str | None = None,
+        kind: str = "tree",
+        requires: Sequence[str] = (),
     ) -> None:
         self.index = index
         self.path = path
         self.partner_path = partner_path
         self.previous_path = previous_path
         self.kind = kind
+        self.requires = tuple(requires)
 
     def field(self, side: str) -> str:
         """The option that names this element's replica: side is ``this_server`` or ``partner``."""
@@ -67,7 +74,14 @@ class Job:
     @property
     def elements(self) -> list[Element]:
         return [
-            Element(index, entry["path"], entry["partner_path"], entry.get("previous_path"), entry.get("kind", "tree"))
+            Element(
+                index,
+                entry["path"],
+                entry["partner_path"],
+                entry.get("previous_path"),
+                entry.get("kind", "tree"),
+                entry.get("requires", ()),
+            )
             for index, entry in enumerate(self.document["elements"])
         ]
 
@@ -84,6 +98,34 @@ def select(job: Job, only: Sequence[str] | None) -> list[Element]:
             paths = ", ".join(element.path for element in job.elements)
             raise InvalidDocument("unknown_element", f"job {job.name} has no element {path!r} (elements: {paths})")
     return chosen
+
+
+def with_required(job: Job, only: Sequence[str] | None) -> list[Element]:
+    """The elements of a run: those that are chosen, and what they require, and so on."""
+    chosen = select(job, only)
+    elements = {element.path: element for element in job.elements}
+    paths = {element.path for element in chosen}
+    waiting = list(paths)
+    while waiting:
+        more = [path for path in elements[waiting.pop()].requires if path not in paths]
+        paths.update(more)
+        waiting += more
+    return [element for path, element in elements.items() if path in paths]
+
+
+def in_order(elements: Sequence[Element]) -> list[int]:
+    """The elements by their numbers, each behind those that it requires, else as they stand."""
+    numbers = {element.path: number for number, element in enumerate(elements)}
+    order: list[int] = []
+    while len(order) < len(elements):
+        order.append(
+            next(
+                number
+                for number, element in enumerate(elements)
+                if number not in order and all(numbers[path] in order for path in element.requires if path in numbers)
+            )
+        )
+    return order
 
 
 def seconds(duration: str) -> int:
@@ -211,7 +253,7 @@ def first_problem(document: Any) -> str | None:
 
     errors = sorted(Draft202012Validator(schema()).iter_errors(document), key=lambda error: list(map(str, error.path)))
     if not errors:
-        return overlap(document)
+        return overlap(document) or coupling(document)
     # Of alternatives ("null or an object") the innermost message says more than "matches none of them".
     error = errors[0]
     while error.context:
@@ -240,6 +282,22 @@ def overlap(document: dict[str, Any]) -> str | None:
             return f"{where}: {previous!r} is the same path as {archives[previous]}"
         if previous:
             archives[previous] = where
+    return None
+
+
+def coupling(document: dict[str, Any]) -> str | None:
+    """Nor can it say that what an element requires is another one, and in the end not the element itself."""
+    left = {element["path"]: element.get("requires", []) for element in document["elements"]}
+    for index, element in enumerate(document["elements"]):
+        for path in element.get("requires", []):
+            if path not in left:
+                return f"elements[{index}].requires: {path!r} is not the path of an element"
+    while left:
+        ready = [path for path, requires in left.items() if not any(one in left for one in requires)]
+        if not ready:
+            index = next(index for index, element in enumerate(document["elements"]) if element["path"] in left)
+            return f"elements[{index}].requires: closes a circle of {', '.join(left)}"
+        left = {path: requires for path, requires in left.items() if path not in ready}
     return None
 
 

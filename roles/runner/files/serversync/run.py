@@ -10,7 +10,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime, timezone
 from itertools import islice
@@ -22,7 +22,7 @@ from serversync.display import safe
 from serversync.entry import HERE, THERE
 from serversync.failure import Failure, InvalidDocument, Stopped, of_system
 from serversync.history import PUBLISHED, History, replace, worst
-from serversync.job import Element, Job, seconds, select
+from serversync.job import Element, Job, in_order, seconds, with_required
 from serversync.layout import Layout
 from serversync.log import Append, engine
 from serversync.pieces import moved_bytes
@@ -81,7 +81,8 @@ def plan(layout: Layout, job: Job, only: Sequence[str] | None = None) -> dict[st
     """
     elements = []
     with Servers(layout, job) as servers:
-        for element in select(job, only):
+        planned = with_required(job, only)
+        for element in planned:
             found: dict[str, Any] = describe(job, element) | {
                 "decisions": [],
                 "guards": [],
@@ -97,6 +98,10 @@ def plan(layout: Layout, job: Job, only: Sequence[str] | None = None) -> dict[st
             except Failure as error:
                 found["error"] = error.as_dict()
             elements.append(found)
+    for number in in_order(planned):
+        elements[number]["guards"] += [
+            f"{path}, which it requires, {why}" for path, why, _passes in unfit(planned[number], elements)
+        ]
     failed = any(entry["error"] for entry in elements)
     kept = keep_plan(layout, job, elements)
     return {"job": job.name, "partner": job.partner, "plan": kept, "failed": failed, "elements": elements}
@@ -167,6 +172,23 @@ def describe(job: Job, element: Element) -> dict[str, Any]:
     }
 
 
+def unfit(element: Element, entries: Iterable[dict[str, Any]]) -> list[tuple[str, str, bool]]:
+    """What the element requires and is not well: the path, why, and whether another attempt can help.
+
+    entries: of a record or a plan. An unresolved path keeps nothing back: the rest of that element is as it should be.
+    """
+    found = []
+    for entry in entries:
+        if entry["path"] in element.requires:
+            state = entry.get("state_after")
+            if entry["error"]:
+                what = "was skipped" if state == "skipped" else "failed" if state else "would fail"
+                found.append((entry["path"], what, bool(entry["error"]["transient"])))
+            elif entry["guards"]:
+                found.append((entry["path"], "was stopped by a guard" if state else "would be stopped", False))
+    return found
+
+
 class Run:
     """One run; ``record`` is what is told of it, in the end and on the way."""
 
@@ -188,7 +210,8 @@ class Run:
         self.log = log
         self.wait = wait
         self.watch = watch
-        self.elements = select(job, only)
+        self.elements = with_required(job, only)
+        self.order = in_order(self.elements)
         self.first = first
         self.begun: dict[int, Any] = {}
         self.plans: dict[str, list[dict[str, Any]]] = {}
@@ -259,11 +282,12 @@ class Run:
     def attempt_all(self) -> Record:
         """Attempts until nothing is left that another attempt could cure; sets the record's state."""
         retries, delay = self.job["on_error"]["retries"], seconds(self.job["on_error"]["delay"])
-        todo = list(range(len(self.elements)))
+        todo = self.order
         try:
             for number in range(1, retries + 2):
                 started = timestamp()
                 failures = self.attempt(todo)
+                failures = {index: failures[index] for index in self.order if index in failures}
                 todo = [index for index, failure in failures.items() if failure.transient]
                 self.record["attempts"].append(
                     {
@@ -358,13 +382,20 @@ class Run:
             finally:
                 waiting.put(mine)
 
+        left = list(todo)
+        running: dict[Future[Failure | None], int] = {}
         with ThreadPoolExecutor(parallel) as pool:
-            running = {index: pool.submit(one, index) for index in todo}
             try:
-                for index, future in running.items():
-                    failure = future.result()
-                    if failure:
-                        yield index, failure
+                while left or running:
+                    open_ = {self.elements[index].path for index in (*left, *running.values())}
+                    for index in [index for index in left if open_.isdisjoint(self.elements[index].requires)]:
+                        left.remove(index)
+                        running[pool.submit(one, index)] = index
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        index = running.pop(future)
+                        failure = future.result()
+                        if failure:
+                            yield index, failure
             except BaseException:
                 # Told to stop: the others must not go on for hours.
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -373,6 +404,11 @@ class Run:
 
     def synchronize(self, index: int, servers: dict[str, Server]) -> Failure | None:
         element, entry = self.elements[index], self.record["elements"][index]
+        unwell = unfit(element, self.record["elements"])
+        if unwell:
+            failure = required(element, unwell)
+            self.tell(index, failure)
+            return failure
         report = Report()
         one = self.begun.pop(index, None)
         if one is None:
@@ -452,8 +488,8 @@ class Run:
 
     def tell(self, index: int, failure: Failure) -> None:
         entry = self.record["elements"][index]
-        # Nothing of it was looked at: its root is another run's.
-        state = "skipped" if failure.code == "running" else "failed"
+        # Nothing of it was touched: its root is another run's, or what it requires is not well.
+        state = "skipped" if failure.code in ("running", "required") else "failed"
         entry["state_after"], entry["error"] = state, failure.as_dict()
         self.log(f"{safe(entry['path'])}: {state}: {safe(str(failure))}")
 
@@ -471,6 +507,14 @@ class Run:
         if kept:
             self.record["plan"] = keep_plan(self.layout, self.job, kept)
         self.record["ended"] = timestamp()
+
+
+def required(element: Element, unwell: list[tuple[str, str, bool]]) -> Failure:
+    """Why an element was left alone. Another attempt helps where it helps all that this one requires."""
+    path, what, _passes = unwell[0]
+    message = f"{path} {what}, and this element requires it; once that is mended, the next run synchronizes both"
+    field = f"elements[{element.index}].requires"
+    return Failure("required", message, field=field, transient=all(passes for _path, _what, passes in unwell))
 
 
 def blank(job: Job, element: Element) -> dict[str, Any]:

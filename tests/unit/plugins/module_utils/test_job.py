@@ -86,7 +86,9 @@ def test_the_normal_form_of_the_least_job():
         "on_error": {"retries": 3, "delay": "5m"},
         "notification": {"email": [], "events": ["conflict", "failure", "recovery"]},
         "settings": SETTINGS,
-        "elements": [{"path": "/srv/a", "partner_path": "/srv/a", "kind": "tree", "previous_path": None}],
+        "elements": [
+            {"path": "/srv/a", "partner_path": "/srv/a", "kind": "tree", "previous_path": None, "requires": []}
+        ],
         "limits": {"parallel": 1},
         "accept_circular": None,
     }
@@ -164,7 +166,8 @@ BAD = [
     ),
     (
         {"elements": ["/a"]},
-        "elements[0]: '/a' is text, not a dictionary; write it with the keys path, partner_path, kind, previous_path",
+        "elements[0]: '/a' is text, not a dictionary; write it with the keys path, partner_path, kind, previous_path, "
+        "requires",
     ),
     ({"elements": [None]}, "elements[0]: is empty; write a value or remove the entry"),
     ({"enabled": "maybe"}, "enabled: 'maybe' is not a boolean; use true or false"),
@@ -501,6 +504,46 @@ BAD = [
         "elements[1].previous_path: '/c' is the same path as elements[0].previous_path; "
         "an archive is of one element, name another path",
     ),
+    # coupled elements
+    (
+        {"elements": [{"path": "/a"}, {"path": "/b", "requires": ["/a", "/c"]}]},
+        "elements[1].requires: '/c' is not the path of another element of this job; use /a",
+    ),
+    (
+        {"elements": [{"path": "/a"}, {"path": "/b", "partner_path": "/c", "requires": "/c"}, {"path": "/d"}]},
+        "elements[1].requires: '/c' is not the path of another element of this job; use /a, /d",
+    ),
+    (
+        {"elements": [{"path": "/a", "requires": ["/b"]}]},
+        "elements[0].requires: '/b' is not the path of another element of this job; leave it out",
+    ),
+    (
+        {"elements": [{"path": "/a", "requires": ["/a/"]}]},
+        "elements[0].requires: '/a' is the element itself; leave it out",
+    ),
+    (
+        {"elements": [{"path": "/a"}, {"path": "/b", "requires": ["a"]}]},
+        "elements[1].requires[0]: 'a' is not absolute; write the whole path from /",
+    ),
+    (
+        {"elements": [{"path": "/a", "requires": {"path": "/b"}}]},
+        "elements[0].requires: {'path': '/b'} is a dictionary, not a list; begin each entry with a dash",
+    ),
+    (
+        {"elements": [{"path": "/a", "requires": ["/b"]}, {"path": "/b", "requires": ["/a"]}]},
+        "elements[0].requires: '/b' closes a circle (/a requires /b requires /a); leave one of them out",
+    ),
+    (
+        {
+            "elements": [
+                {"path": "/a", "requires": ["/b"]},
+                {"path": "/b", "requires": ["/c", "/d"]},
+                {"path": "/c"},
+                {"path": "/d", "requires": ["/b"]},
+            ]
+        },
+        "elements[1].requires: '/d' closes a circle (/b requires /d requires /b); leave one of them out",
+    ),
     # logs
     (
         {"elements": [{"path": "/a", "kind": "file"}]},
@@ -710,6 +753,14 @@ def test_a_private_key_is_never_repeated():
             {"elements": [{"path": "/srv/a", "previous_path": "//b/"}]},
             {"elements": [{"path": "/srv/a", "previous_path": "/b"}]},
         ),
+        (
+            {"elements": [{"path": "/srv/a"}, {"path": "/b"}, {"path": "/c", "requires": "/srv/a/"}]},
+            {"elements": [{"path": "/srv/a"}, {"path": "/b", "requires": []}, {"path": "/c", "requires": ["/srv/a"]}]},
+        ),
+        (
+            {"elements": [{"path": "/a"}, {"path": "/b"}, {"path": "/c", "requires": ["/b", "/a", "/b"]}]},
+            {"elements": [{"path": "/a"}, {"path": "/b"}, {"path": "/c", "requires": ["/a", "/b"]}]},
+        ),
         ({"elements": [{"path": "//srv///a/./"}]}, {"elements": [{"path": "/srv/a", "partner_path": "/srv/a"}]}),
         (
             {"partner": {"host": "hq", "host_key": KEY + " root@hq, the new one"}},
@@ -773,7 +824,7 @@ def full():
         },
         elements=[
             {"path": "/srv/a", "partner_path": "/srv/b", "previous_path": "/srv/d"},
-            {"path": "/srv/c", "kind": "log"},
+            {"path": "/srv/c", "kind": "log", "requires": ["/srv/a"]},
         ],
         limits={"parallel": 4},
         accept_circular="the other one is read only",
@@ -826,7 +877,8 @@ def test_null_for_a_whole_mapping():
 def test_lists_are_replaced_whole_and_entries_start_from_the_defaults():
     job = changed(full(), elements=[{"path": "/srv/a"}])
     assert job == dict(
-        full(), elements=[{"path": "/srv/a", "partner_path": "/srv/a", "kind": "tree", "previous_path": None}]
+        full(),
+        elements=[{"path": "/srv/a", "partner_path": "/srv/a", "kind": "tree", "previous_path": None, "requires": []}],
     )
     assert changed(full(), settings={"exclude": ["y"]})["settings"]["exclude"] == ["y"]
 
@@ -915,10 +967,10 @@ def test_tmp_is_for_user_jobs():
 
 def test_a_path_of_this_server_may_look_like_a_pattern():
     odd = {"path": "/srv/a[1]*?\\", "partner_path": "/srv/b"}
-    assert made(elements=[odd])["elements"] == [dict(odd, kind="tree", previous_path=None)]
+    assert made(elements=[odd])["elements"] == [dict(odd, kind="tree", previous_path=None, requires=[])]
     local = {"partner": {"host": "hq", "connection": "local"}, "elements": [{"path": "/a", "partner_path": "/b[*?\\"}]}
     job = made(**local)
-    assert job["elements"] == [dict(local["elements"][0], kind="tree", previous_path=None)]
+    assert job["elements"] == [dict(local["elements"][0], kind="tree", previous_path=None, requires=[])]
     VALIDATOR.validate(job)
     VALIDATOR.validate(made(elements=[odd]))
 
@@ -1036,7 +1088,11 @@ def test_the_schema_is_one_and_describes_every_field():
     walk(SCHEMA)
 
 
-LATER = {"limits", "accept_circular", "kind", "previous_path"} | set(SETTINGS) - {"direction", "delete", "exclude"}
+LATER = {"limits", "accept_circular", "kind", "previous_path", "requires"} | set(SETTINGS) - {
+    "direction",
+    "delete",
+    "exclude",
+}
 
 
 def mutants(value, path=()):
@@ -1177,6 +1233,9 @@ def test_what_may_be_left_out_of_a_document_has_a_default_and_nothing_else_has()
         {"limits": {"parallel": 9}},
         {"limits": None},
         {"elements": [{"path": "/a", "partner_path": "/b", "previous_path": "b"}]},
+        {"elements": [{"path": "/a", "partner_path": "/b", "requires": ["b"]}]},
+        {"elements": [{"path": "/a", "partner_path": "/b", "requires": ["/b", "/b"]}]},
+        {"elements": [{"path": "/a", "partner_path": "/b", "requires": None}]},
         {"elements": []},
         *({"elements": [{"path": "/a", "partner_path": "/srv/a%s1" % char}]} for char in "*?[\\"),
         *(
@@ -1357,6 +1416,9 @@ def declarations(draw):
     job["elements"] = draw(st.lists(st.builds(dict, path=PATHS), min_size=1, max_size=3))
     for element in job["elements"]:
         element.update(draw(maybe(previous_path=PATHS)))
+    for number, element in enumerate(job["elements"][1:], 1):
+        paths = [one["path"] for one in job["elements"][:number]]
+        element.update(draw(maybe(requires=st.lists(st.sampled_from(paths)))))
     return job
 
 

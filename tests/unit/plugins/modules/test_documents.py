@@ -74,6 +74,23 @@ def test_neither_side_takes_two_elements_for_one_archive(tmp_path, previous):
 
 
 @pytest.mark.parametrize(
+    ("requires", "message"),
+    [
+        ([[], ["/srv/x"]], r"elements\[1\].requires: '/srv/x' is not the path of an element"),
+        ([["/srv/a"], []], r"elements\[0\].requires: closes a circle of /srv/a"),
+        ([["/srv/b"], ["/srv/a"]], r"elements\[0\].requires: closes a circle of /srv/a, /srv/b"),
+    ],
+)
+def test_neither_side_takes_an_element_that_would_wait_for_ever(tmp_path, requires, message):
+    made = declared()
+    for element, paths in zip(made["elements"], requires):
+        element["requires"] = paths
+    assert _job.normalise(made)[1]
+    with pytest.raises(InvalidDocument, match=message):
+        loaded(tmp_path, made)
+
+
+@pytest.mark.parametrize(
     ("text", "total", "number"),
     [
         ("25%", 1000, 250),

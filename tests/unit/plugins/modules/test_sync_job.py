@@ -104,7 +104,13 @@ def test_create(server):
             "compress": "auto",
         },
         "elements": [
-            {"path": str(server.here), "partner_path": str(server.here), "kind": "tree", "previous_path": None}
+            {
+                "path": str(server.here),
+                "partner_path": str(server.here),
+                "kind": "tree",
+                "previous_path": None,
+                "requires": [],
+            }
         ],
         "limits": {"parallel": 1},
         "accept_circular": None,
@@ -143,6 +149,7 @@ EDITS = [
     {"settings": {"verify_every": 7, "keep_versions": "30d", "versions_max": "50G"}},
     {"settings": {"bandwidth_limit": "20M", "compress": "never"}},
     {"elements": [{"path": "HERE", "partner_path": "/srv/b", "previous_path": "/srv/before"}]},
+    {"elements": [{"path": "HERE"}, {"path": "/srv/b", "requires": ["HERE"]}]},
     {"limits": {"parallel": 4}},
     {"accept_circular": "it is meant"},
 ]
@@ -229,6 +236,7 @@ def test_a_document_of_the_version_before_is_completed_once(server):
     old = json.loads(json.dumps(current))
     old["settings"] = {"direction": "to_partner", "exclude": [], "delete": "never"}
     del old["limits"], old["accept_circular"], old["elements"][0]["previous_path"], old["elements"][0]["kind"]
+    del old["elements"][0]["requires"]
     server.document.write_text(_job.document_text(old))
     run = four_steps(server, **job(server))
     assert run["job"] == current
