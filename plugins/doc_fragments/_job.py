@@ -358,6 +358,36 @@ options:
           - On creation V([]).
         type: list
         elements: str
+  before:
+    description:
+      - Services of systemd that are started before a run moves anything, one after another, each when the one before it
+        is done; such as one that dumps a database. A service has C(Type=oneshot), or a run does not wait for its end;
+        one that is active already is left as it is.
+      - One that fails fails the run, which is not tried again by O(on_error), and has no element begun.
+      - With O(scope=user) these are services of the user's own systemd manager. A plan and a check start none.
+      - On creation V([]).
+    type: list
+    elements: dict
+    suboptions:
+      unit:
+        description:
+          - The whole name of the service, such as V(dump-db.service) or V(dump-db@main.service).
+        type: str
+        required: true
+  after:
+    description:
+      - Services that are started when a run is over, whatever it came to, even if one of O(before) failed or the run
+        was stopped or killed; such as one that thaws what was frozen. All of them are tried, and one that fails makes
+        the run a failed one.
+      - On creation V([]).
+    type: list
+    elements: dict
+    suboptions:
+      unit:
+        description:
+          - The whole name of the service, as in O(before).
+        type: str
+        required: true
   limits:
     description:
       - What a run may take of the servers.

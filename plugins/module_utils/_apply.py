@@ -19,6 +19,7 @@ from ._store import (
     Plan,
     StoreError,
     Wanted,
+    command_error,
     declared_names,
     find,
     layout,
@@ -119,6 +120,12 @@ def check_server(server: Server, given: Mapping[str, Any], job: dict[str, Any], 
             text = "no systemd manager runs for this user; "
             text += "call 'loginctl enable-linger USER' once, or set schedule: null"
         problems.append(Problem("no_systemd", "schedule", text))
+    units = next((name for name in ("before", "after") if job[name]), None)
+    if units and not server.systemd:
+        text = "no systemd runs on this server that could start these units; leave them out"
+        if place.scope == "user" and systemd_runs("system", os.environ, 0):
+            text = "no systemd manager runs for this user; call 'loginctl enable-linger USER' once, or leave it out"
+        problems.append(Problem("no_systemd", units, text))
     pin = pin_problem(job, server.pairings)
     if pin:
         problems.append(pin)
@@ -234,6 +241,26 @@ def warn_of_what_is_missing(server: Server, ways: Sequence[Way]) -> None:
         server.module.warn("%s%s: %s" % (where[0], more, text))
 
 
+def warn_of_units(server: Server, ways: Sequence[Way]) -> None:
+    """A unit that cannot be started would be found by the first run, which is in the night."""
+    units: dict[str, str] = {}
+    for way in ways:
+        for name in ("before", "after"):
+            for number, one in enumerate(way.declared.job[name] if way.declared.job else []):
+                units.setdefault(one["unit"], "%s%s[%d].unit" % (way.declared.at, name, number))
+    if not units or not server.systemd:
+        return
+    argv = [*server.place.systemctl, "show", "--property=LoadState", "--", *units]
+    code, out, err = server.module.run(argv)
+    if code:
+        raise command_error(argv, code, out, err)
+    states = [line.partition("=")[2] for line in out.splitlines() if line.startswith("LoadState=")]
+    for (unit, path), state in zip(units.items(), states):
+        if state != "loaded":
+            text = "%s: %s cannot be started (systemd says %s); until it can, runs fail"
+            server.module.warn(text % (path, unit, state))
+
+
 class Applied(NamedTuple):
     """What came of it, or in check mode would."""
 
@@ -290,6 +317,7 @@ def apply(
         module.warn(lacking + "; without check mode this task fails until the role serversync.core.runner is applied")
     if jobs and deployed:
         warn_of_what_is_missing(server, ways)
+    warn_of_units(server, ways)
     for one in ways:
         if one.declared.job is None and one.found.neighbours:
             module.warn("%s holds files of others; it stays" % os.path.dirname(one.declared.place.drop_in))

@@ -51,6 +51,9 @@ _PRIVATE_ROOTS = ("/tmp", "/var/tmp")  # noqa: S108  nothing is made there
 #: help: it is undone only in names that are there already and have one of the first three.
 _WILD = "*?[\\"
 _NO_WILD_PATTERN = r"^[^*?\[\\]*$"
+#: Of systemd's names those of services that can be started, but for the units of jobs.
+_UNIT_PATTERN = r"^(?!serversync@)(?!.*@\.service$)[A-Za-z0-9:_][A-Za-z0-9:_.@\\-]*\.service$(?!\n)"
+_UNIT_LONGEST = 255
 #: What of settings.preserve SFTP has no words for.
 _NOT_BY_SFTP = ("hardlinks", "acls", "xattrs", "sparse")
 _KEY_PATTERN = r"^[a-z0-9@.-]+ [A-Za-z0-9+/]+={0,2}$(?!\n)"
@@ -266,6 +269,21 @@ def _check_element_path(text: str) -> str:
         if _inside(path, root):
             raise Wrong("%s is under %s, which holds no files to keep; name another path" % (show(path), root))
     return path
+
+
+def _check_unit(text: str) -> str:
+    text = text.strip()
+    example = "e.g. dump-db.service"
+    if not text.endswith(".service"):
+        raise Wrong("%s is not a service; write its whole name, %s" % (show(text), example))
+    if text.startswith("serversync@"):
+        remedy = "put the elements into one job, where elements[].requires couples them"
+        raise Wrong("%s is the unit of a job, which does not fail where a run does; %s" % (show(text), remedy))
+    if text.endswith("@.service"):
+        raise Wrong("%s is a template; name an instance of it, e.g. dump-db@main.service" % show(text))
+    if not re.search(_UNIT_PATTERN, text) or len(text) > _UNIT_LONGEST:
+        raise Wrong("%s is not the name of a unit; write it as systemctl list-units does, %s" % (show(text), example))
+    return text
 
 
 def _check_key_file(text: str) -> str:
@@ -513,6 +531,19 @@ def _patterns(name: str, description: str, later: bool = False) -> Field:
         schema={"allOf": [{"prefixItems": [{"pattern": "^[^!]"}]}]},
         later=later,
     )
+
+
+def _units(name: str, description: str) -> Field:
+    unit = Field(
+        "unit",
+        "text",
+        "The name of a service.",
+        check=_check_unit,
+        schema=_plain(_UNIT_PATTERN, _UNIT_LONGEST),
+        required="name a service of systemd, e.g. dump-db.service",
+    )
+    element = Field("", "mapping", "A unit of the administrator.", parts=(unit,))
+    return Field(name, "list", description, default=[], element=element, later=True)
 
 
 _PRESERVE = ("times", "permissions", "owner", "group", "links", "hardlinks", "acls", "xattrs", "sparse")
@@ -899,6 +930,10 @@ JOB = Field(
             ),
             schema={"minItems": 1},
         ),
+        _units(
+            "before", "Units that are started, and waited for, before a run moves anything; one that fails, fails it."
+        ),
+        _units("after", "Units that are started when a run is over, whatever it came to."),
         Field(
             "limits",
             "mapping",
@@ -1395,6 +1430,16 @@ def _resolve_requires(elements: Sequence[Mapping[str, Any]], problems: list[Prob
     problems.append(Problem("conflict", "elements[%d].requires" % paths.index(circle[0]), text))
 
 
+def _resolve_units(job: Mapping[str, Any], problems: list[Problem]) -> None:
+    for name in ("before", "after"):
+        units = [one["unit"] for one in job[name]]
+        for number, unit in enumerate(units):
+            first = units.index(unit)
+            if first < number:
+                text = "%s is %s[%d].unit, too; leave one of them out" % (show(unit), name, first)
+                problems.append(Problem("conflict", "%s[%d].unit" % (name, number), text))
+
+
 def _resolve_previous(elements: Sequence[Mapping[str, Any]], problems: list[Problem]) -> None:
     """An archive is of one element: no other may have it or take it over."""
     taken = {element["path"]: "elements[%d].path" % number for number, element in enumerate(elements)}
@@ -1426,6 +1471,7 @@ def resolve(given: Mapping[str, Any], current: Mapping[str, Any] | None = None) 
     _resolve_schedule(job, given, current, problems)
     _resolve_settings(job, given, problems)
     _resolve_elements(job, problems)
+    _resolve_units(job, problems)
     return job, problems
 
 

@@ -13,6 +13,7 @@ from ._schedule import on_calendar, seconds_of
 
 HEADER = "# Written by serversync.core.sync_job; changes made here are lost.\n"
 
+_LAUNCHERS = {"system": "+/usr/bin/serversync", "user": "%h/.local/bin/serversync"}
 _PATHS = ("path", "partner_path")
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9/._@:,+=~-]+")
 
@@ -88,6 +89,7 @@ def drop_in_text(job: dict[str, Any], regular_files: Collection[str] = ()) -> st
     if job["comment"]:
         description += ": " + job["comment"]
     lines = ["[Unit]", "Description=" + description_value(description)]
+    service: list[str] = []
     if job["scope"] == "system":
         sources, targets = paths_here(job)
         logs = {element[name] for element in job["elements"] if element["kind"] == "log" for name in _PATHS}
@@ -100,7 +102,11 @@ def drop_in_text(job: dict[str, Any], regular_files: Collection[str] = ()) -> st
             directory = target if directory == "/" else directory
             if directory not in writable:
                 writable.append(directory)
-        lines += ["", "[Service]"]
-        lines += ["ReadOnlyPaths=" + path_value(path) for path in sources]
-        lines += ["ReadWritePaths=" + path_value(path) for path in writable]
+        service += ["ReadOnlyPaths=" + path_value(path) for path in sources]
+        service += ["ReadWritePaths=" + path_value(path) for path in writable]
+    if job["after"]:
+        # a run that was killed cannot start them; it is root that may
+        service.append("ExecStopPost=%s died %%i" % _LAUNCHERS[job["scope"]])
+    if service:
+        lines += ["", "[Service]", *service]
     return HEADER + "\n".join(lines) + "\n"

@@ -198,6 +198,21 @@ EXAMPLES = r"""
         requires: [/srv/line1/programs]
   become: true
 
+- name: A database is dumped before every run, and the snapshot that it was dumped from is removed after it
+  serversync.core.sync_job:
+    name: recipes-db
+    partner:
+      host: hq.example.com
+    schedule:
+      at: "01:30"
+    elements:
+      - path: /var/backups/recipes-db
+    before:
+      - unit: dump-db.service
+    after:
+      - unit: remove-snapshot.service
+  become: true
+
 - name: What comes back from the other server goes there again, and that is meant
   serversync.core.sync_job:
     name: line1-round-trip
@@ -297,6 +312,8 @@ job:
         kind: tree
         previous_path: null
         requires: []
+    before: []
+    after: []
     limits: {parallel: 1}
     accept_circular: null
 diff:

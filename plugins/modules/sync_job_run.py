@@ -149,6 +149,14 @@ run:
       description: Every element with its states, what was done in figures, warnings and the error.
       type: list
       elements: dict
+    before:
+      description: What became of each service that was started before the run, and RV(run.after) of those after it.
+      type: list
+      elements: dict
+    after:
+      description: As RV(run.before).
+      type: list
+      elements: dict
     error:
       description: Why the run failed, or V(null).
       type: dict

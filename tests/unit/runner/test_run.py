@@ -44,6 +44,8 @@ def attempts(monkeypatch: pytest.MonkeyPatch, outcomes: list[Failure | None]) ->
         "settings": {"direction": "to_partner", "exclude": []},
         "on_error": {"retries": 2, "delay": "1h"},
         "elements": [{"path": "/a", "partner_path": "/b"}],
+        "before": [],
+        "after": [],
         "limits": {"parallel": 1},
     }
     waits: list[float] = []

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -92,6 +93,8 @@ def parser() -> Parser:
     door.add_argument("--pairing", metavar="NAME", required=True)
     door.add_argument("--connection", action="store_true", help="stdin is a connection of the pairing's socket")
     add("unit", "what the service of a job starts").add_argument("job", metavar="JOB")
+    add("units", "start the units that a job has before or after a run; asked at a socket that is standard input")
+    add("died", "what the service of a job starts when it has ended").add_argument("job", metavar="JOB")
     return top
 
 
@@ -174,10 +177,11 @@ def perform(
     """A run in this process."""
     from serversync.servers import Connecting
 
-    connecting = Connecting(layout, document)
+    # Units that take an hour would leave the connection idle for it.
+    connecting = None if document["before"] else Connecting(layout, document)
     from serversync import notify, run
 
-    with connecting:
+    with connecting or nullcontext():
         one = run.Run(
             layout,
             document,
@@ -350,6 +354,26 @@ def command_unit(layout: Layout, arguments: argparse.Namespace) -> int:
     except Stopped:
         # What a run had to say of its end is on record.
         return FAILED
+    return 0
+
+
+def command_units(layout: Layout, _arguments: argparse.Namespace) -> int:
+    from serversync import units
+
+    return units.serve(layout)
+
+
+def command_died(layout: Layout, arguments: argparse.Namespace) -> int:
+    from serversync import job, unit, units
+
+    # In systemd's words; a process that could still speak has started them itself.
+    if os.environ.get("EXIT_CODE") not in ("killed", "dumped"):
+        return 0
+    name = job.check_name(arguments.job)
+    request = unit.request_of(name) if layout.privileged else None
+    if request is None or request["verb"] == "run":
+        started = units.after_death(layout, job.load(layout, name))
+        log(f"the runner was killed; started, and not waited for: {', '.join(started)}")
     return 0
 
 

@@ -124,6 +124,8 @@ def show_record(record: dict[str, Any], *, followed: bool = False) -> None:
                 for entry in record["elements"]
             ),
         )
+    for line in units(record):
+        print(safe(line))
     if not followed:
         show_errors(record)
     for entry in record["elements"]:
@@ -132,6 +134,15 @@ def show_record(record: dict[str, Any], *, followed: bool = False) -> None:
     if notification and not followed:
         what = f"failed: {notification['error']}" if notification["error"] else "sent"
         print(f"mail to {safe(', '.join(notification['to']))} {safe(what)}")
+
+
+def units(record: dict[str, Any]) -> list[str]:
+    """What became of the administrator's units around a run."""
+    return [
+        f"{phase} {one['unit']}: {describe(one['error']) if one['error'] else f'done, {duration(one)}'}"
+        for phase in ("before", "after")
+        for one in record.get(phase, ())  # records of earlier versions have none
+    ]
 
 
 def show_errors(record: dict[str, Any]) -> None:

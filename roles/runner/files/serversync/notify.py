@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from serversync.display import ARROWS, describe, duration, local_time, safe, size
+from serversync.display import ARROWS, describe, duration, local_time, safe, size, units
 from serversync.job import Job
 from serversync.layout import Layout
 
@@ -90,6 +90,7 @@ def compose(job: Job, record: dict[str, Any], sender: str, server: str, *, recov
         f"Run:       {record['run']} ({record['trigger']}, configuration {record['configuration']})",
         f"Started:   {local_time(record['started'])}, took {duration(record)}",
         f"Attempts:  {attempts}",
+        *units(record),
         "",
     ]
     for entry in record["elements"]:

@@ -228,6 +228,8 @@ class Run:
             "state": "running",
             "attempts": [],
             "elements": [blank(job, element) for element in self.elements],
+            "before": [],
+            "after": [],
             "error": None,
             "plan": None,
             "notification": None,
@@ -255,7 +257,10 @@ class Run:
                 history.close_unfinished(self.job.name, timestamp())
                 keep()
                 try:
-                    self.attempt_all()
+                    try:
+                        self.attempt_all()
+                    finally:
+                        self.after()
                 finally:
                     try:
                         keep()
@@ -284,6 +289,12 @@ class Run:
         retries, delay = self.job["on_error"]["retries"], seconds(self.job["on_error"]["delay"])
         todo = self.order
         try:
+            failure = self.start_units("before")
+            if failure:
+                for entry in self.record["elements"]:
+                    entry["state_after"] = "skipped"
+                self.end(failure)
+                return self.record
             for number in range(1, retries + 2):
                 started = timestamp()
                 failures = self.attempt(todo)
@@ -311,6 +322,33 @@ class Run:
             raise
         self.end(None)
         return self.record
+
+    def start_units(self, phase: str) -> Failure | None:
+        """The administrator's units of ``before`` or ``after``; what one failed with.
+
+        Not tried again: how often that makes sense the unit itself says (Restart=).
+        """
+        if not self.job[phase]:
+            return None
+        from serversync import units
+
+        self.log(f"{phase}: {', '.join(units.names(self.job, phase))}")
+        try:
+            self.record[phase] = units.ask(self.layout, self.job, phase)
+            failure = next((Failure.from_dict(one["error"]) for one in self.record[phase] if one["error"]), None)
+        except Failure as refused:
+            failure = refused
+        if failure:
+            self.log(safe(str(failure)))
+        return failure
+
+    def after(self) -> None:
+        """Whatever the run came to: what ``before`` has stopped or mounted must not stay so."""
+        failure = self.start_units("after")
+        if failure and self.record["state"] != "failed":
+            self.record |= {"state": "failed", "error": failure.as_dict()}
+        if self.job["after"]:
+            self.record["ended"] = timestamp()
 
     def worst(self) -> str:
         return worst(entry["state_after"] for entry in self.record["elements"] if entry["state_after"])

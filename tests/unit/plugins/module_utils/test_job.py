@@ -89,6 +89,8 @@ def test_the_normal_form_of_the_least_job():
         "elements": [
             {"path": "/srv/a", "partner_path": "/srv/a", "kind": "tree", "previous_path": None, "requires": []}
         ],
+        "before": [],
+        "after": [],
         "limits": {"parallel": 1},
         "accept_circular": None,
     }
@@ -108,6 +110,8 @@ def test_the_order_of_the_document():
         "notification",
         "settings",
         "elements",
+        "before",
+        "after",
         "limits",
         "accept_circular",
     ]
@@ -544,6 +548,61 @@ BAD = [
         },
         "elements[1].requires: '/d' closes a circle (/b requires /d requires /b); leave one of them out",
     ),
+    # units around a run
+    *(
+        ({name: given}, "%s%s" % (name, message))
+        for name in ("before", "after")
+        for given, message in (
+            ("dump-db.service", ": 'dump-db.service' is text, not a list; begin each entry with a dash"),
+            (
+                ["dump-db.service"],
+                "[0]: 'dump-db.service' is text, not a dictionary; write it with the keys unit",
+            ),
+            ([{}], "[0].unit: is missing; name a service of systemd, e.g. dump-db.service"),
+            (
+                [{"unit": "a.service", "user": "root"}],
+                "[0].user: is not an option; did you mean account.user?",
+            ),
+            (
+                [{"unit": "dump-db"}],
+                "[0].unit: 'dump-db' is not a service; write its whole name, e.g. dump-db.service",
+            ),
+            (
+                [{"unit": "srv.mount"}],
+                "[0].unit: 'srv.mount' is not a service; write its whole name, e.g. dump-db.service",
+            ),
+            (
+                [{"unit": "a.service"}, {"unit": "dump@.service"}],
+                "[1].unit: 'dump@.service' is a template; name an instance of it, e.g. dump-db@main.service",
+            ),
+            (
+                [{"unit": "serversync@demo.service"}],
+                "[0].unit: 'serversync@demo.service' is the unit of a job, which does not fail where a run does; "
+                "put the elements into one job, where elements[].requires couples them",
+            ),
+            *(
+                (
+                    [{"unit": wrong}],
+                    "[0].unit: %r is not the name of a unit; write it as systemctl list-units does, "
+                    "e.g. dump-db.service" % wrong,
+                )
+                for wrong in (
+                    "a b.service",
+                    "--force.service",
+                    "/etc/x.service",
+                    "%h.service",
+                    "a;b.service",
+                    "a\n.service",
+                    "\u00e4.service",
+                    ".service",
+                )
+            ),
+            (
+                [{"unit": "a.service"}, {"unit": "a.service"}],
+                "[1].unit: 'a.service' is %s[0].unit, too; leave one of them out" % name,
+            ),
+        )
+    ),
     # logs
     (
         {"elements": [{"path": "/a", "kind": "file"}]},
@@ -748,6 +807,8 @@ def test_a_private_key_is_never_repeated():
         ({"settings": {"verify": "checksum", "verify_every": None}}, {"settings": {"verify": "checksum"}}),
         ({"limits": {"parallel": "1"}}, {"limits": None}),
         ({"accept_circular": " as before. "}, {"accept_circular": "as before"}),
+        ({"before": [], "after": None}, {}),
+        ({"before": [{"unit": " a.service "}]}, {"before": [{"unit": "a.service"}], "after": []}),
         ({"elements": [{"path": "/srv/a", "previous_path": None}]}, {}),
         (
             {"elements": [{"path": "/srv/a", "previous_path": "//b/"}]},
@@ -826,6 +887,8 @@ def full():
             {"path": "/srv/a", "partner_path": "/srv/b", "previous_path": "/srv/d"},
             {"path": "/srv/c", "kind": "log", "requires": ["/srv/a"]},
         ],
+        before=[{"unit": "dump-db.service"}, {"unit": "mount@srv-dump.service"}],
+        after=[{"unit": "thaw\\x2ddb:1.service"}],
         limits={"parallel": 4},
         accept_circular="the other one is read only",
     )
@@ -1088,7 +1151,7 @@ def test_the_schema_is_one_and_describes_every_field():
     walk(SCHEMA)
 
 
-LATER = {"limits", "accept_circular", "kind", "previous_path", "requires"} | set(SETTINGS) - {
+LATER = {"before", "after", "limits", "accept_circular", "kind", "previous_path", "requires"} | set(SETTINGS) - {
     "direction",
     "delete",
     "exclude",
@@ -1234,6 +1297,19 @@ def test_what_may_be_left_out_of_a_document_has_a_default_and_nothing_else_has()
         {"limits": None},
         {"elements": [{"path": "/a", "partner_path": "/b", "previous_path": "b"}]},
         {"elements": [{"path": "/a", "partner_path": "/b", "requires": ["b"]}]},
+        *(
+            {name: units}
+            for name in ("before", "after")
+            for units in (
+                None,
+                [{}],
+                ["a.service"],
+                *([{"unit": wrong}] for wrong in ("a", "-a.service", "a@.service", "a b.service", "a.service\n")),
+                [{"unit": "serversync@a.service"}],
+                [{"unit": "a.service", "more": 1}],
+                [{"unit": "a.service"}, {"unit": "a.service"}],
+            )
+        ),
         {"elements": [{"path": "/a", "partner_path": "/b", "requires": ["/b", "/b"]}]},
         {"elements": [{"path": "/a", "partner_path": "/b", "requires": None}]},
         {"elements": []},
@@ -1338,6 +1414,15 @@ AMOUNTS = SHARES | st.integers(0, 10**9 - 1) | st.integers(0, 10**9 - 1).map("{:
 SIZES = st.builds("{}{}".format, st.integers(1, 1024), st.sampled_from("kmgtKMGT"))
 
 
+UNITS = st.lists(
+    st.builds(
+        lambda name: {"unit": name}, st.from_regex(_job._UNIT_PATTERN, fullmatch=True).filter(lambda n: len(n) < 99)
+    ),
+    max_size=2,
+    unique_by=lambda one: one["unit"],
+)
+
+
 def choices_of(name):
     return st.sampled_from(next(part for part in _job.field_of("settings").parts if part.name == name).choices)
 
@@ -1398,6 +1483,8 @@ def declarations(draw):
                 bandwidth_limit=SIZES.filter(lambda size: size[-1] not in "tT"),
                 compress=choices_of("compress"),
             ),
+            before=UNITS,
+            after=UNITS,
             limits=maybe(parallel=st.integers(1, 8)),
             accept_circular=WORDS.filter(lambda words: words.strip().rstrip(".")),
         )

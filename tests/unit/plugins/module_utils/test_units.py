@@ -85,6 +85,13 @@ def test_of_a_log_the_directory_is_open_where_it_is_written_and_nothing_is_mount
     assert services(job(settings={"direction": "from_partner"}, **made)) == ["ReadWritePaths=-/logs"]
 
 
+def test_who_is_killed_before_its_units_after_the_run_leaves_them_to_systemd():
+    units = {"before": [{"unit": "a.service"}], "after": [{"unit": "b.service"}]}
+    assert services(job(**units))[-1] == "ExecStopPost=+/usr/bin/serversync died %i"
+    assert services(job(scope="user", **units)) == ["ExecStopPost=%h/.local/bin/serversync died %i"]
+    assert "Exec" not in _units.drop_in_text(job(before=units["before"]))
+
+
 def test_user_jobs_have_no_sandbox():
     assert "[Service]" not in _units.drop_in_text(job(scope="user"))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.serversync.core.plugins.module_utils import _job
+from ansible_collections.serversync.core.plugins.module_utils import _job, _store
 from jinja2.nativetypes import NativeEnvironment
 
 from tests.declaring import PROGRAM, Server, assert_on_disk
@@ -61,7 +61,8 @@ def four_steps(server, **parameters):
         assert (result["changed"], result["diff"], result["commands"]) == (False, [], [])
         assert result["job"] == run["job"]
         assert server.snapshot() == after, "an unchanged declaration has written"
-        assert [call[2] for call in server.calls(calls)] == ["show"]
+        units = bool(run["job"]) and bool(run["job"]["before"] + run["job"]["after"])
+        assert [call[2] for call in server.calls(calls)] == ["show"] * (1 + units)
     return run
 
 
@@ -112,6 +113,8 @@ def test_create(server):
                 "requires": [],
             }
         ],
+        "before": [],
+        "after": [],
         "limits": {"parallel": 1},
         "accept_circular": None,
     }
@@ -150,6 +153,8 @@ EDITS = [
     {"settings": {"bandwidth_limit": "20M", "compress": "never"}},
     {"elements": [{"path": "HERE", "partner_path": "/srv/b", "previous_path": "/srv/before"}]},
     {"elements": [{"path": "HERE"}, {"path": "/srv/b", "requires": ["HERE"]}]},
+    {"before": [{"unit": "dump-db.service"}]},
+    {"after": [{"unit": "thaw-db.service"}, {"unit": "a@b.service"}]},
     {"limits": {"parallel": 4}},
     {"accept_circular": "it is meant"},
 ]
@@ -167,7 +172,7 @@ def test_edit_one_detail_and_leave_the_rest(server, edit):
         assert name in edit or run["job"][name] == created[name]
     assert server.memory()["active"] == {"serversync@demo.timer": "active"}
     reloads = [command for command in run["commands"] if command[-1] == "daemon-reload"]
-    assert len(reloads) == (1 if set(edit) & {"schedule", "comment"} else 0)
+    assert len(reloads) == (1 if set(edit) & {"schedule", "comment", "after"} else 0)
 
 
 def test_an_edited_schedule_fires_no_run(server):
@@ -235,7 +240,14 @@ def test_a_document_of_the_version_before_is_completed_once(server):
     current = server.apply(**job(server))["job"]
     old = json.loads(json.dumps(current))
     old["settings"] = {"direction": "to_partner", "exclude": [], "delete": "never"}
-    del old["limits"], old["accept_circular"], old["elements"][0]["previous_path"], old["elements"][0]["kind"]
+    del (
+        old["before"],
+        old["after"],
+        old["limits"],
+        old["accept_circular"],
+        old["elements"][0]["previous_path"],
+        old["elements"][0]["kind"],
+    )
     del old["elements"][0]["requires"]
     server.document.write_text(_job.document_text(old))
     run = four_steps(server, **job(server))
@@ -638,6 +650,27 @@ def test_a_path_that_is_not_there_is_a_warning(server):
     for name, other in (("path", "partner_path"), ("partner_path", "path")):
         run = server.check(settings={"direction": "both"}, elements=[{name: str(missing), other: str(server.here)}])
         assert run["warnings"] == ["elements[0].%s: %s does not exist on this server" % (name, missing)]
+
+
+def test_a_unit_that_cannot_be_started_is_a_warning(server):
+    (server.units / "there.service").write_text("[Service]\nType=oneshot\n")
+    units = {"before": [{"unit": "there.service"}, {"unit": "gone.service"}], "after": [{"unit": "gone.service"}]}
+    for run in (server.check, server.apply):
+        assert run(**job(server, **units))["warnings"][-1] == (
+            "before[1].unit: gone.service cannot be started (systemd says not-found); until it can, runs fail"
+        )
+    (server.root / "broken-show").touch()
+    assert server.check(**job(server, **units))["failure"]["code"] == "command_failed"
+
+
+def test_units_need_a_systemd(tmp_path):
+    server = Server(tmp_path, systemd=False)
+    text = "no systemd runs on this server that could start these units; leave them out"
+    if _store.systemd_runs("system", {}, 0):
+        text = "no systemd manager runs for this user; call 'loginctl enable-linger USER' once, or leave it out"
+    for name in ("before", "after"):
+        given = job(server, schedule=None, **{name: [{"unit": "a.service"}]})
+        refused(server, "%s: %s" % (name, text), "no_systemd", name, **given)
 
 
 def test_a_time_that_is_over_is_a_warning(server):
