@@ -398,6 +398,17 @@ options:
           - How many elements are synchronized at a time, from V(1) to V(8).
           - On creation V(1).
         type: int
+      timeout:
+        description:
+          - How long one attempt of a run may take, from V(1m) to V(30d). It is ended then, counts as failed, and is
+            tried again as O(on_error) says; the next one goes on from there.
+          - V(null) is as long as it takes, and the default on creation.
+        type: str
+      nice:
+        description:
+          - How much a run gives way to other processes of this server, from V(0) to V(19), as C(nice) has it.
+          - On creation V(0).
+        type: int
   accept_circular:
     description:
       - Why a circular connection that the job is part of is meant, in one line. Also accepts the other errors that

@@ -940,6 +940,23 @@ JOB = Field(
             "What a run may take of the servers.",
             parts=(
                 Field("parallel", "number", "How many elements are synchronized at a time.", default=1, limits=(1, 8)),
+                duration(
+                    "timeout",
+                    "How long one attempt may take before it is ended and counts as failed; null: as long as it takes.",
+                    None,
+                    _schedule.MINUTE,
+                    30 * _schedule.DAY,
+                    optional=True,
+                    later=True,
+                ),
+                Field(
+                    "nice",
+                    "number",
+                    "How much a run gives way to other processes of this server.",
+                    default=0,
+                    limits=(0, 19),
+                    later=True,
+                ),
             ),
             later=True,
         ),

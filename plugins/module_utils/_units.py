@@ -13,6 +13,8 @@ from ._schedule import on_calendar, seconds_of
 
 HEADER = "# Written by serversync.core.sync_job; changes made here are lost.\n"
 
+#: Seconds for what a run does beside its attempts: records, a mail, and ending what was timed out.
+_GRACE = 600
 _LAUNCHERS = {"system": "+/usr/bin/serversync", "user": "%h/.local/bin/serversync"}
 _PATHS = ("path", "partner_path")
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9/._@:,+=~-]+")
@@ -80,6 +82,15 @@ def paths_here(job: dict[str, Any]) -> tuple[list[str], list[str]]:
     return (ours, theirs) if direction == "to_partner" else (theirs, ours)
 
 
+def longest(job: dict[str, Any]) -> int:
+    """The seconds after which a run is over, whatever its attempts come to; who is not, cannot end itself any more.
+
+    It is not known of one that waits for the administrator's units.
+    """
+    retries, timeout = job["on_error"]["retries"], seconds_of(job["limits"]["timeout"])
+    return int((retries + 1) * timeout + retries * seconds_of(job["on_error"]["delay"]) + _GRACE)
+
+
 def drop_in_text(job: dict[str, Any], regular_files: Collection[str] = ()) -> str:
     """What the job adds to the service. `regular_files`: paths on this server that are one file.
 
@@ -104,6 +115,11 @@ def drop_in_text(job: dict[str, Any], regular_files: Collection[str] = ()) -> st
                 writable.append(directory)
         service += ["ReadOnlyPaths=" + path_value(path) for path in sources]
         service += ["ReadWritePaths=" + path_value(path) for path in writable]
+    limits = job["limits"]
+    if limits["nice"]:
+        service.append("Nice=%d" % limits["nice"])
+    if limits["timeout"] and not job["before"] and not job["after"]:
+        service.append("TimeoutStartSec=%ds" % longest(job))
     if job["after"]:
         # a run that was killed cannot start them; it is root that may
         service.append("ExecStopPost=%s died %%i" % _LAUNCHERS[job["scope"]])

@@ -198,6 +198,22 @@ EXAMPLES = r"""
         requires: [/srv/line1/programs]
   become: true
 
+- name: A night has its end, and the machines that work in it come first
+  serversync.core.sync_job:
+    name: line1-night
+    partner:
+      host: hq.example.com
+    schedule:
+      at: "22:00"
+    elements:
+      - path: /srv/line1/archive-of-the-day
+    on_error:
+      retries: 1
+    limits:
+      timeout: 3h
+      nice: 10
+  become: true
+
 - name: A database is dumped before every run, and the snapshot that it was dumped from is removed after it
   serversync.core.sync_job:
     name: recipes-db
@@ -314,7 +330,7 @@ job:
         requires: []
     before: []
     after: []
-    limits: {parallel: 1}
+    limits: {parallel: 1, timeout: null, nice: 0}
     accept_circular: null
 diff:
   description:

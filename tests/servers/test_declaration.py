@@ -21,6 +21,10 @@ JOB = """
           - {path: /srv/line1/passing, partner_path: /srv/sites/siteA/passing}
         state: STATE
 """
+LIMITED = JOB.replace(
+    "        state: STATE\n",
+    "        limits: {timeout: 1h, nice: 10}\n        on_error: {retries: 1, delay: 10m}\n        state: present\n",
+)
 FIND = ("find", "/etc", "/run/systemd", "/var/lib/systemd", "-name", "*passing-by*")
 
 
@@ -52,3 +56,13 @@ def test_the_timer_is_what_was_declared(site: Server) -> None:
         assert line in shown.splitlines()
     site.run("systemd-analyze", "verify", "serversync@line1-documents.timer", "serversync@line1-documents.service")
     assert "line1-recipes" not in site.run("systemctl", "list-unit-files", "serversync@*.timer")
+
+
+def test_systemd_keeps_to_the_limits(site: Server, play: Any) -> None:
+    play(LIMITED)
+    try:
+        shown = site.run("systemctl", "show", "--property=Nice,TimeoutStartUSec", "serversync@passing-by.service")
+        # Two attempts, what is between them, and ten minutes for the runner to end by itself.
+        assert sorted(shown.split("\n")[:2]) == ["Nice=10", "TimeoutStartUSec=2h 20min"]
+    finally:
+        play(JOB.replace("STATE", "absent"))

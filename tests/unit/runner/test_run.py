@@ -46,7 +46,7 @@ def attempts(monkeypatch: pytest.MonkeyPatch, outcomes: list[Failure | None]) ->
         "elements": [{"path": "/a", "partner_path": "/b"}],
         "before": [],
         "after": [],
-        "limits": {"parallel": 1},
+        "limits": {"parallel": 1, "timeout": None},
     }
     waits: list[float] = []
     monkeypatch.setattr(run, "engine", lambda _element: Synchronized)

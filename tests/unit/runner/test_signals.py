@@ -95,3 +95,30 @@ def test_who_ignores_it_goes_on(number: signal.Signals) -> None:
 
 def test_all_is_put_back() -> None:
     assert said(PUT_BACK) == "as before -1"
+
+
+# The main thread waits for something that does not come; a limit that is taken away in time, and one that is not.
+LIMITED = """
+import sys, threading
+sys.path.insert(0, sys.argv[1])
+from serversync.failure import Overdue
+from serversync.signals import Limit, heard
+
+with heard():
+    with Limit(None), Limit(3600):
+        pass
+    try:
+        with Limit(0.01):
+            threading.Event().wait()
+    except Overdue:
+        print("over")
+    # one that came too late
+    import os, signal
+    os.kill(os.getpid(), signal.SIGALRM)
+print("well")
+"""
+
+
+def test_what_has_a_limit_is_over_when_that_is() -> None:
+    done = subprocess.run([sys.executable, "-c", LIMITED, str(PACKAGE)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "over\nwell\n", "")

@@ -177,6 +177,7 @@ def perform(
     """A run in this process."""
     from serversync.servers import Connecting
 
+    give_way(layout, document["limits"]["nice"])
     # Units that take an hour would leave the connection idle for it.
     connecting = None if document["before"] else Connecting(layout, document)
     from serversync import notify, run
@@ -194,6 +195,13 @@ def perform(
             watch=watch,
         )
         return one.carry_out(lambda record, past: notify.tell(layout, document, record, past, say))
+
+
+def give_way(layout: Layout, nice: int) -> None:
+    """As the job's service does, for a run that is none of a service."""
+    missing = nice - os.getpriority(os.PRIO_PROCESS, 0)
+    if missing > 0 and not layout.privileged:
+        os.nice(missing)
 
 
 def command_run(layout: Layout, arguments: argparse.Namespace) -> int:

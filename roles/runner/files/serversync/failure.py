@@ -57,5 +57,9 @@ class Stopped(BaseException):
     """The process was told to end (SIGTERM, SIGHUP), or nobody waits for its work any more; raised wherever it is."""
 
 
+class Overdue(Stopped):
+    """The attempt has taken as long as it may; raised in the main thread, wherever that is."""
+
+
 class InvalidDocument(Failure):
     """A job document or a name given on the command line that cannot be used; exit code 2."""

@@ -20,7 +20,7 @@ from typing import Any
 from serversync import __version__, metrics
 from serversync.display import safe
 from serversync.entry import HERE, THERE
-from serversync.failure import Failure, InvalidDocument, Stopped, of_system
+from serversync.failure import Failure, InvalidDocument, Overdue, Stopped, of_system
 from serversync.history import PUBLISHED, History, replace, worst
 from serversync.job import Element, Job, in_order, seconds, with_required
 from serversync.layout import Layout
@@ -30,6 +30,7 @@ from serversync.place import RUN_TIME
 from serversync.reconcile import Decision
 from serversync.replica import Partner, Server
 from serversync.servers import Connecting, Servers
+from serversync.signals import Limit
 from serversync.synchronize import NAMED_PATHS, Progress, Report, seen_text, silent
 
 Record = dict[str, Any]
@@ -358,12 +359,24 @@ class Run:
         failures: dict[int, Failure] = {}
         for index in todo:
             self.record["elements"][index] |= {"state_after": None, "error": None}
+        limit = self.job["limits"]["timeout"]
+        connecting, self.first = self.first or Connecting(self.layout, self.job), None
         try:
-            connecting, self.first = self.first or Connecting(self.layout, self.job), None
-            with connecting, ExitStack() as held:
+            with Limit(seconds(limit) if limit else None), connecting, ExitStack() as held:
                 self.begin(todo[0], connecting, held)
                 with connecting.result() as servers:
                     failures.update(self.side_by_side(todo, servers))
+        except Overdue:
+            connecting.abort()
+            message = (
+                f"the attempt was not over after {limit} and was ended; the next one goes on from there; if that is "
+                "not enough, look into the partner and the network, or raise it"
+            )
+            # What other threads had under way has failed for its lost connection, which says less.
+            for index in todo:
+                if index not in failures and self.record["elements"][index]["state_after"] in (None, "failed"):
+                    failures[index] = Failure("timeout", message, field="limits.timeout", transient=True)
+                    self.tell(index, failures[index])
         except Failure as failure:
             # Without a connection none of the elements that are left can be tried.
             for index in todo:

@@ -76,6 +76,8 @@ class Servers:
         from serversync import rsync
 
         rsync.stop()
+        if self.connection is not None:
+            self.connection.abort()
         for server in self.by_side.values():
             server.abort()
         for channel in self.channels:
@@ -113,6 +115,14 @@ class Connecting:
         if self.servers is None:
             raise self.error or Failure("connection", "the connection was not made", transient=True)
         return self.servers
+
+    def abort(self) -> None:
+        """Ends and closes it, however far it has come."""
+        if self.servers is not None:
+            self.servers.abort()
+        self.thread.join()
+        if self.servers is not None:
+            self.servers.held.close()
 
     def __enter__(self) -> None:
         return

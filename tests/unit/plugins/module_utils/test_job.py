@@ -91,7 +91,7 @@ def test_the_normal_form_of_the_least_job():
         ],
         "before": [],
         "after": [],
-        "limits": {"parallel": 1},
+        "limits": {"parallel": 1, "timeout": None, "nice": 0},
         "accept_circular": None,
     }
 
@@ -465,8 +465,8 @@ BAD = [
     ({"accept_circular": " . "}, "accept_circular: is empty; write why the circle is meant, or null where none is"),
     ({"accept_circular": "a\nb"}, "accept_circular: 'a\\nb' contains the control character U+000A; remove it"),
     ({"accept_circular": "a" * 1001}, "accept_circular: has 1001 characters; use at most 1000"),
-    ({"limits": 2}, "limits: 2 is a number, not a dictionary; write it with the keys parallel"),
-    ({"limits": {"nice": 10}}, "limits.nice: is not an option; use one of parallel"),
+    ({"limits": 2}, "limits: 2 is a number, not a dictionary; write it with the keys parallel, timeout, nice"),
+    ({"limits": {"cpus": 10}}, "limits.cpus: is not an option; use one of parallel, timeout, nice"),
     # settings that exclude each other
     (
         {"settings": {"direction": "both", "delete": "extraneous"}},
@@ -548,6 +548,17 @@ BAD = [
         },
         "elements[1].requires: '/d' closes a circle (/b requires /d requires /b); leave one of them out",
     ),
+    # limits
+    ({"limits": {"timeout": "forever"}}, "limits.timeout: 'forever' " + DURATION),
+    ({"limits": {"timeout": 7200}}, "limits.timeout: 7200 has no unit; write e.g. 90s, 15m, 2h or 7d"),
+    ({"limits": {"timeout": "59s"}}, "limits.timeout: '59s' is out of range; use 1m to 30d"),
+    ({"limits": {"timeout": "31d"}}, "limits.timeout: '31d' is out of range; use 1m to 30d"),
+    ({"limits": {"timeout": 0}}, "limits.timeout: '0' is out of range; use 1m to 30d"),
+    ({"limits": {"nice": -5}}, "limits.nice: -5 is out of range; use 0 to 19"),
+    ({"limits": {"nice": 20}}, "limits.nice: 20 is out of range; use 0 to 19"),
+    ({"limits": {"nice": "low"}}, "limits.nice: 'low' is not a whole number; use 0 to 19"),
+    ({"limits": {"niceness": 5}}, "limits.niceness: is not an option; did you mean nice?"),
+    ({"timeout": "2h"}, "timeout: is not an option; did you mean limits.timeout?"),
     # units around a run
     *(
         ({name: given}, "%s%s" % (name, message))
@@ -806,6 +817,8 @@ def test_a_private_key_is_never_repeated():
         ({"settings": {"verify_every": "10"}}, {"settings": {"verify_every": 10.0}}),
         ({"settings": {"verify": "checksum", "verify_every": None}}, {"settings": {"verify": "checksum"}}),
         ({"limits": {"parallel": "1"}}, {"limits": None}),
+        ({"limits": {"timeout": "120m", "nice": "10"}}, {"limits": {"timeout": " 2 H", "nice": 10.0}}),
+        ({"limits": {"timeout": None, "nice": None}}, {}),
         ({"accept_circular": " as before. "}, {"accept_circular": "as before"}),
         ({"before": [], "after": None}, {}),
         ({"before": [{"unit": " a.service "}]}, {"before": [{"unit": "a.service"}], "after": []}),
@@ -889,7 +902,7 @@ def full():
         ],
         before=[{"unit": "dump-db.service"}, {"unit": "mount@srv-dump.service"}],
         after=[{"unit": "thaw\\x2ddb:1.service"}],
-        limits={"parallel": 4},
+        limits={"parallel": 4, "timeout": "2h", "nice": 10},
         accept_circular="the other one is read only",
     )
 
@@ -1151,7 +1164,9 @@ def test_the_schema_is_one_and_describes_every_field():
     walk(SCHEMA)
 
 
-LATER = {"before", "after", "limits", "accept_circular", "kind", "previous_path", "requires"} | set(SETTINGS) - {
+LATER = {"before", "after", "limits", "timeout", "nice", "accept_circular", "kind", "previous_path", "requires"} | set(
+    SETTINGS
+) - {
     "direction",
     "delete",
     "exclude",
@@ -1294,6 +1309,11 @@ def test_what_may_be_left_out_of_a_document_has_a_default_and_nothing_else_has()
         {"accept_circular": "a\nb"},
         {"limits": {}},
         {"limits": {"parallel": 9}},
+        {"limits": {"parallel": 1, "timeout": "2 h"}},
+        {"limits": {"parallel": 1, "timeout": 7200}},
+        {"limits": {"parallel": 1, "nice": 20}},
+        {"limits": {"parallel": 1, "nice": -1}},
+        {"limits": {"parallel": 1, "nice": None}},
         {"limits": None},
         {"elements": [{"path": "/a", "partner_path": "/b", "previous_path": "b"}]},
         {"elements": [{"path": "/a", "partner_path": "/b", "requires": ["b"]}]},
@@ -1485,7 +1505,11 @@ def declarations(draw):
             ),
             before=UNITS,
             after=UNITS,
-            limits=maybe(parallel=st.integers(1, 8)),
+            limits=maybe(
+                parallel=st.integers(1, 8),
+                timeout=DURATIONS.filter(lambda d: _schedule.seconds_of(d) >= 60),
+                nice=st.integers(0, 19),
+            ),
             accept_circular=WORDS.filter(lambda words: words.strip().rstrip(".")),
         )
     )

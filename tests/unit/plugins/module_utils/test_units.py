@@ -92,6 +92,16 @@ def test_who_is_killed_before_its_units_after_the_run_leaves_them_to_systemd():
     assert "Exec" not in _units.drop_in_text(job(before=units["before"]))
 
 
+def test_limits_of_a_run_and_a_backstop_for_one_that_cannot_end_itself():
+    limited = {"limits": {"timeout": "2h", "nice": 10}, "on_error": {"retries": 3, "delay": "5m"}}
+    for scope in ("system", "user"):
+        lines = services(job(scope=scope, **limited))
+        assert lines[-2:] == ["Nice=10", "TimeoutStartSec=%ds" % (4 * 7200 + 3 * 300 + 600)]
+    # how long the units of others take nobody knows
+    for name in ("before", "after"):
+        assert "Timeout" not in _units.drop_in_text(job(**limited, **{name: [{"unit": "a.service"}]}))
+
+
 def test_user_jobs_have_no_sandbox():
     assert "[Service]" not in _units.drop_in_text(job(scope="user"))
 

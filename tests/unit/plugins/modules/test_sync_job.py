@@ -115,7 +115,7 @@ def test_create(server):
         ],
         "before": [],
         "after": [],
-        "limits": {"parallel": 1},
+        "limits": {"parallel": 1, "timeout": None, "nice": 0},
         "accept_circular": None,
     }
     assert run["job"] == expected
@@ -156,6 +156,8 @@ EDITS = [
     {"before": [{"unit": "dump-db.service"}]},
     {"after": [{"unit": "thaw-db.service"}, {"unit": "a@b.service"}]},
     {"limits": {"parallel": 4}},
+    {"limits": {"timeout": "2h"}},
+    {"limits": {"nice": 10}},
     {"accept_circular": "it is meant"},
 ]
 
@@ -172,7 +174,8 @@ def test_edit_one_detail_and_leave_the_rest(server, edit):
         assert name in edit or run["job"][name] == created[name]
     assert server.memory()["active"] == {"serversync@demo.timer": "active"}
     reloads = [command for command in run["commands"] if command[-1] == "daemon-reload"]
-    assert len(reloads) == (1 if set(edit) & {"schedule", "comment", "after"} else 0)
+    reloaded = set(edit) & {"schedule", "comment", "after"} or set(edit.get("limits", {})) & {"timeout", "nice"}
+    assert len(reloads) == (1 if reloaded else 0)
 
 
 def test_an_edited_schedule_fires_no_run(server):
