@@ -146,7 +146,8 @@ def assert_on_disk(diff: list) -> None:
     for entry in diff:
         path = Path(entry["after_header"])
         if path.is_absolute() and path != Path("/dev/null") and " (" not in str(path):
-            assert path.read_text() == entry["after"]
+            hidden = entry["after"] in ("(a password)\n", "(another password)\n")
+            assert hidden or path.read_text() == entry["after"]
         elif path == Path("/dev/null"):
             assert not os.path.lexists(entry["before_header"])
 

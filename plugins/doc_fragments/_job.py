@@ -103,6 +103,17 @@ options:
           - The absolute path of the private key on this server.
           - V(null) is the runner's own key, and the default on creation.
         type: str
+      password:
+        description:
+          - The password of the account, with O(partner.connection=sftp) only, for servers that take no key. Giving it
+            clears O(account.private_key_file), and the other way round.
+          - It is kept outside of the job's document in C(/etc/serversync/credentials/), which only root reads, or in
+            O(scope=user) below C(~/.config/serversync/credentials/), and handed to the job's service as a credential of
+            systemd. Where C(systemd-creds) has a key of this server it is encrypted with that. It is compared
+            without ever being shown. V(kept as a credential), which is returned in its place, may be given back and
+            means that it stays as it is.
+          - V(null) is a log-in by key, and the default on creation; a password that is kept is removed then.
+        type: str
   schedule:
     description:
       - When the job runs by itself. V(null) removes the schedule; the job is then run by hand with C(serversync

@@ -10,10 +10,11 @@ import shutil
 import tempfile
 from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 
-from ._job import Problem, document_text, own_problems, pairings_of, pin_problem, resolve
+from ._job import Problem, document_text, own_problems, pairings_of, password_of, pin_problem, resolve
 from ._module import JobModule
 from ._schedule import on_calendar
 from ._store import (
+    FileState,
     Found,
     Layout,
     Plan,
@@ -21,6 +22,7 @@ from ._store import (
     Wanted,
     command_error,
     declared_names,
+    encrypts,
     find,
     layout,
     manager_environment,
@@ -65,6 +67,10 @@ class Declared(NamedTuple):
     given: Mapping[str, Any]
     place: Layout
     job: dict[str, Any] | None
+
+    @property
+    def has_password(self) -> bool:
+        return bool(self.job and self.job["account"] and self.job["account"]["password"])
 
 
 class Way(NamedTuple):
@@ -130,6 +136,26 @@ def check_server(server: Server, given: Mapping[str, Any], job: dict[str, Any], 
     if pin:
         problems.append(pin)
     return problems
+
+
+def files_of(server: Server, declared: Declared, found: Found) -> dict[str, Wanted]:
+    """The files of a job. A password that is kept stays as it is, be it encrypted or not."""
+    place, job = declared.place, declared.job
+    if job is None:
+        return wanted_files(place, None, "", server.gid)
+    password, encrypted = None, False
+    if declared.has_password:
+        there = {path: found.files.get(path, FileState()) for path in (place.encrypted, place.password)}
+        kept = next((path for path, file in there.items() if file.data), None)
+        password = password_of(declared.given)
+        if password is None and kept is None:
+            text = "is to be kept as it is, but none is kept on this server; give the password itself"
+            server.module.fail([Problem("missing", declared.at + "account.password", text)])
+        if password is None:
+            password = (there[kept or ""].data or b"").decode("utf-8")
+        same = kept and there[kept].data == password.encode("utf-8")
+        encrypted = kept == place.encrypted if same else encrypts(place)
+    return wanted_files(place, job, document_text(job), server.gid, password, encrypted)
 
 
 def check_circles(server: Server, ways: Sequence[Way]) -> None:
@@ -294,9 +320,8 @@ def apply(
     for declared in declarations:
         place = declared.place
         units = fleet(place) if fleet else read_units(place, module.run) if server.systemd and not many else None
-        found = find(place, units)
-        text = document_text(declared.job) if declared.job else ""
-        wanted = wanted_files(place, declared.job, text, server.gid)
+        found = find(place, units, module.run)
+        wanted = files_of(server, declared, found)
         ways.append(Way(declared, found, wanted, plan(place, found, wanted, server.uid)))
     if many:
         reload = server.systemd and os.path.exists(server.place.pending)

@@ -51,6 +51,8 @@ _PRIVATE_ROOTS = ("/tmp", "/var/tmp")  # noqa: S108  nothing is made there
 #: help: it is undone only in names that are there already and have one of the first three.
 _WILD = "*?[\\"
 _NO_WILD_PATTERN = r"^[^*?\[\\]*$"
+#: What a job has in the place of a secret, which is kept in a file of its own. It is no secret that anybody has.
+KEPT = "kept as a credential"
 #: Of systemd's names those of services that can be started, but for the units of jobs.
 _UNIT_PATTERN = r"^(?!serversync@)(?!.*@\.service$)[A-Za-z0-9:_][A-Za-z0-9:_.@\\-]*\.service$(?!\n)"
 _UNIT_LONGEST = 255
@@ -110,8 +112,8 @@ def _own(value: Any) -> Any:
 class Field:
     """One field of the grammar.
 
-    kind      text, time, duration, size, amount, flag, number, mapping or list;
-              an amount is a share, or a count or size
+    kind      text, time, duration, size, amount, flag, number, secret, mapping or list;
+              an amount is a share, or a count or size; of a secret the normal form says only that it is kept
     default   its value in a new job; None with a mapping that is `optional`: there is none
     check     canonical value from a value of the right kind; raises Wrong
     schema    what JSON Schema can say of the normal form beyond the kind
@@ -166,6 +168,11 @@ class Field:
     def defaults(self) -> dict[str, Any]:
         """A mapping with the defaults of its parts."""
         return {part.name: part.default() for part in self.parts if not part.option}
+
+    @property
+    def secret(self) -> bool:
+        """Whether it is a secret, or has one in it: then no value of it is shown."""
+        return self.kind == "secret" or any(part.secret for part in self.parts)
 
 
 def show(value: Any) -> str:
@@ -269,6 +276,16 @@ def _check_element_path(text: str) -> str:
         if _inside(path, root):
             raise Wrong("%s is under %s, which holds no files to keep; name another path" % (show(path), root))
     return path
+
+
+def _check_password(text: str) -> str:
+    if not text:
+        raise Wrong("is empty; give the password, or null for a log-in by key")
+    if re.search("[\x00\r\n]", text):
+        raise Wrong("has more than one line; give the password alone")
+    if len(text) > 1000:
+        raise Wrong("has %d characters; use at most 1000" % len(text))
+    return text
 
 
 def _check_unit(text: str) -> str:
@@ -645,6 +662,15 @@ JOB = Field(
                     schema=_plain(r"^/[^\u0000-\u001f\u007f-\u009f\u2028\u2029]+$(?!\n)"),
                     optional=True,
                 ),
+                Field(
+                    "password",
+                    "secret",
+                    "Whether the log-in is by a password, which is kept outside of this document; null: by key.",
+                    check=_check_password,
+                    schema={"enum": [None, KEPT]},
+                    optional=True,
+                    later=True,
+                ),
             ),
         ),
         Field(
@@ -997,6 +1023,7 @@ _SPEC_TYPES = {
     "amount": "str",
     "flag": "bool",
     "number": "int",
+    "secret": "str",
     "mapping": "dict",
     "list": "list",
 }
@@ -1008,6 +1035,7 @@ _SCHEMA_TYPES = {
     "amount": "string",
     "flag": "boolean",
     "number": "integer",
+    "secret": "string",
     "mapping": "object",
     "list": "array",
 }
@@ -1070,6 +1098,15 @@ def _read_amount(value: Any) -> str:
     return _read_text(value)
 
 
+def _read_secret(value: Any) -> str:
+    if isinstance(value, (bool, float)) or not isinstance(value, (str, int)):
+        raise Wrong("is %s, not text; quote it" % _kind_of(value), "wrong_type")
+    try:
+        return _read_text(value)
+    except Wrong:
+        raise Wrong("is not valid UTF-8; only passwords in UTF-8 can be declared") from None
+
+
 def _read_flag(value: Any) -> bool:
     if isinstance(value, (bool, int, float)) and value in (0, 1):
         return bool(value)
@@ -1094,6 +1131,7 @@ _READERS: dict[str, Callable[[Any], str]] = {
     "duration": _read_duration,
     "size": _read_size,
     "amount": _read_amount,
+    "secret": _read_secret,
 }
 
 
@@ -1112,7 +1150,8 @@ def _read_list(field: Field, value: Any, path: str, problems: list[Problem]) -> 
             Problem(
                 "wrong_type",
                 path,
-                "%s is %s, not a list; begin each entry with a dash" % (show(value), _kind_of(value)),
+                "%sis %s, not a list; begin each entry with a dash"
+                % ("" if element.secret else show(value) + " ", _kind_of(value)),
             )
         )
         return _INVALID
@@ -1157,11 +1196,8 @@ def _read_mapping(field: Field, value: Any, path: str, problems: list[Problem]) 
         with contextlib.suppress(ValueError):
             value = json.loads(value)
     if not isinstance(value, dict):
-        text = "%s is %s, not a dictionary; write it with the keys %s" % (
-            show(value),
-            _kind_of(value),
-            _one_of(names),
-        )
+        shown = "" if field.secret else show(value) + " "
+        text = "%sis %s, not a dictionary; write it with the keys %s" % (shown, _kind_of(value), _one_of(names))
         problems.append(Problem("wrong_type", path, text))
         return _INVALID
     before = len(problems)
@@ -1257,6 +1293,7 @@ def _resolve_partner(job: dict[str, Any], given: Mapping[str, Any], problems: li
     if partner["connection"] != "local":
         partner["port"] = 22 if partner["port"] is None else partner["port"]
         job["account"] = job["account"] or field_of("account").defaults()
+        _resolve_password(job, _part(given, "account"), problems)
         return
     told = _part(given, "partner")
     for path, value in (
@@ -1268,6 +1305,32 @@ def _resolve_partner(job: dict[str, Any], given: Mapping[str, Any], problems: li
             problems.append(Problem("conflict", path, "is not used with partner.connection local; leave it out"))
     partner.update(port=None, host_key=[])
     job["account"] = None
+
+
+def _resolve_password(job: Mapping[str, Any], told: Mapping[str, Any], problems: list[Problem]) -> None:
+    """A log-in is by password or by a key of the job's own; giving one clears the other."""
+    account = job["account"]
+    path = "account.password"
+    if job["partner"]["connection"] != "sftp":
+        if told.get("password"):
+            text = (
+                "goes with partner.connection sftp only, since a paired partner takes nothing but its key; leave it out"
+            )
+            problems.append(Problem("conflict", path, text))
+        account["password"] = None
+    elif told.get("password") and told.get("private_key_file"):
+        problems.append(Problem("conflict", path, "does not go with account.private_key_file; give one of them"))
+    elif told.get("private_key_file"):
+        account["password"] = None
+    elif told.get("password"):
+        account["private_key_file"] = None
+    account["password"] = KEPT if account["password"] else None
+
+
+def password_of(given: Mapping[str, Any]) -> str | None:
+    """The password that a task gives; None where it gives none, or says that it is kept."""
+    password = _part(given, "account").get("password")
+    return None if password in (None, KEPT) else str(password)
 
 
 def field_of(path: str) -> Field:
@@ -1507,6 +1570,10 @@ def normalise(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem
     if version != VERSION or isinstance(version, bool):
         text = "%s is not %d; this version of the collection reads no other" % (show(version), VERSION)
         return {}, [Problem("invalid_value", "version", text)]
+    account = fields.get("account")
+    if isinstance(account, dict) and account.get("password") not in (None, KEPT):
+        text = "is a password, which does not belong here; apply the job again with it, which keeps it elsewhere"
+        return {}, [Problem("invalid_value", "account.password", text)]
     for part in JOB.parts:
         if part.option and part.name in fields:
             return {}, [Problem("unknown_option", part.name, "is not part of a job document; remove it")]
@@ -1587,6 +1654,8 @@ def _spec(field: Field) -> dict[str, Any]:
         spec["choices"] = list(field.choices)
     if field.name == "host_key":
         spec["no_log"] = False
+    if field.kind == "secret":
+        spec["no_log"] = True
     if field.element:
         spec["elements"] = _SPEC_TYPES[field.element.kind]
         if field.element.choices:
@@ -1633,6 +1702,7 @@ def _properties(**schemas: Any) -> dict[str, Any]:
 def _rules() -> list[dict[str, Any]]:
     """The rules between fields, as far as JSON Schema can say them."""
     null, none, text = {"type": "null"}, {"maxItems": 0}, {"type": "string"}
+    password = _properties(password={"const": KEPT})
     ways = [
         {"type": "null"},
         _properties(every=text, at=null, calendar=null, days=none),
@@ -1667,13 +1737,17 @@ def _rules() -> list[dict[str, Any]]:
         },
         {
             "if": _properties(partner=_properties(connection={"const": "ssh"})),
-            "then": _properties(elements={"items": _properties(partner_path={"pattern": _NO_WILD_PATTERN})}),
+            "then": _properties(
+                account=_properties(password=null),
+                elements={"items": _properties(partner_path={"pattern": _NO_WILD_PATTERN})},
+            ),
         },
         {
             "if": _properties(partner=_properties(connection={"const": "sftp"})),
             "then": _properties(
                 settings=_properties(preserve={"items": {"not": {"enum": list(_NOT_BY_SFTP)}}}),
                 elements={"items": _properties(kind={"const": "tree"})},
+                account={"if": dict(password, required=["password"]), "then": _properties(private_key_file=null)},
             ),
         },
         {

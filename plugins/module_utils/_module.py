@@ -13,6 +13,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ._job import JOB, Field, Problem, argument_spec, read
 from ._store import Layout, Plan, Step, StoreError, Wanted, command_error, make_directory, start_error
+from ._units import PASSWORD
 
 _HIDDEN = "(a private key, hidden)"
 #: Files that are put on the disk at a time: one after another each would wait for a turn of the journal.
@@ -31,11 +32,11 @@ def _plain(value: Any) -> Any:
 def _for_ansible(value: Any) -> Any:
     """Parameters as Ansible's own validation and its logs shall see them.
 
-    Without nulls, which Ansible refuses where there are choices; and without a private key, should somebody
-    have given one as host key.
+    Without nulls, which Ansible refuses where there are choices; without passwords; and without a private key, should
+    somebody have given one as host key.
     """
     if isinstance(value, dict):
-        given = {key: _for_ansible(one) for key, one in value.items() if one is not None}
+        given = {key: _for_ansible(one) for key, one in value.items() if one is not None and key != "password"}
         return dict(given, jobs=_named(given["jobs"])) if "jobs" in given else given
     if isinstance(value, list):
         return [_for_ansible(one) for one in value]
@@ -138,7 +139,7 @@ class JobModule(AnsibleModule):  # type: ignore[misc]
             failure={"code": error.code, "path": error.path, "details": [error.details] if error.details else []},
         )
 
-    def run(self, argv: Sequence[str]) -> tuple[int, str, str]:
+    def run(self, argv: Sequence[str], data: bytes | None = None) -> tuple[int, str, str]:
         """A program of the system, or by its path the runner; values of the job reach it as they are."""
         program = argv[0] if os.path.isabs(argv[0]) else self.get_bin_path(argv[0])
         if program is None:
@@ -146,6 +147,8 @@ class JobModule(AnsibleModule):  # type: ignore[misc]
         try:
             code, out, err = self.run_command(
                 [program, *argv[1:]],
+                data=data,
+                binary_data=True,
                 expand_user_and_vars=False,
                 environ_update={"LC_ALL": "C", "LANGUAGE": "C"},
                 handle_exceptions=False,
@@ -175,6 +178,14 @@ class JobModule(AnsibleModule):  # type: ignore[misc]
         except StoreError as error:
             self.fail_store(error, plan, number)
 
+    def _encrypted(self, data: bytes) -> bytes:
+        """The credential for systemd, of what reaches its program by a pipe alone."""
+        argv = ["systemd-creds", "encrypt", "--name=" + PASSWORD, "-", "-"]
+        code, out, err = self.run(argv, data)
+        if code:
+            raise command_error(argv, code, "", err)
+        return out.encode("utf-8")
+
     def _prepare(self, steps: Sequence[Step]) -> dict[str, str]:
         """The new files on the disk, to be moved to where they belong; by their paths there."""
         ready = {}
@@ -182,8 +193,9 @@ class JobModule(AnsibleModule):  # type: ignore[misc]
             handle, temporary = tempfile.mkstemp(dir=self.tmpdir)
             self.add_cleanup_file(temporary)
             ready[step.path] = temporary
+            data = (step.file.text or "").encode("utf-8")
             with os.fdopen(handle, "wb") as stream:
-                stream.write((step.file.text or "").encode("utf-8"))
+                stream.write(self._encrypted(data) if step.file.encrypted else data)
         on_disk(ready.values())
         return ready
 

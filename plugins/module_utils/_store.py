@@ -18,8 +18,10 @@ import stat
 from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 from ._job import NAME_PATTERN, parse_document
-from ._units import drop_in_text, service_name, timer_name, timer_text
+from ._units import PASSWORD, drop_in_text, service_name, timer_name, timer_text
 
+#: Exists where systemd-creds can encrypt for this server; the role has it made.
+HOST_KEY = "/var/lib/systemd/credential.secret"
 ZONES = "/usr/share/zoneinfo"
 GROUP = "serversync"
 
@@ -78,6 +80,20 @@ class Layout(NamedTuple):
     def published(self) -> str:
         """The records that the runner publishes of this job."""
         return os.path.join(self.state, "public", self.name + ".json")
+
+    @property
+    def credentials(self) -> str:
+        """The directory of what the job has to keep secret."""
+        return os.path.join(self.config, "credentials", self.name)
+
+    @property
+    def password(self) -> str:
+        return os.path.join(self.credentials, PASSWORD)
+
+    @property
+    def encrypted(self) -> str:
+        """The password where systemd-creds has encrypted it for this server; the service gets it decrypted."""
+        return self.password + ".cred"
 
     @property
     def runner(self) -> str:
@@ -271,6 +287,30 @@ def start_error(argv: Sequence[str], error: OSError) -> StoreError:
     return StoreError("command_failed", argv[0], "cannot be started (%s); %s" % (error.strerror, remedy))
 
 
+def read_password(place: Layout, run: Run) -> dict[str, FileState]:
+    """The file of the password, or that of the encrypted one; here with the password itself, to compare it."""
+    found = {path: read_file(path) for path in (place.password, place.encrypted)}
+    there = found[place.encrypted]
+    if there.data is not None and there.regular:
+        code, out, _err = run(["systemd-creds", "decrypt", "--name=" + PASSWORD, place.encrypted, "-"])
+        found[place.encrypted] = there._replace(data=b"" if code else out.encode("utf-8", "surrogateescape"))
+    return {path: file._replace(data=_password(file.data)) for path, file in found.items()}
+
+
+def _password(data: bytes | None) -> bytes | None:
+    """What this server cannot decrypt any more, and what is no text, is no password."""
+    try:
+        return data if data is None or data.decode("utf-8") else b""
+    except UnicodeDecodeError:
+        return b""
+
+
+def encrypts(place: Layout) -> bool:
+    """Whether a password can be encrypted here, so that the file is of no use on another server."""
+    programs = ("/usr/bin/systemd-creds", "/bin/systemd-creds")
+    return place.scope == "system" and os.path.exists(HOST_KEY) and any(map(os.path.exists, programs))
+
+
 class Found(NamedTuple):
     """Everything of a job that is on a server."""
 
@@ -283,9 +323,11 @@ class Found(NamedTuple):
     neighbours: tuple[str, ...]
 
 
-def find(place: Layout, units: Units | None) -> Found:
+def find(place: Layout, units: Units | None, run: Run) -> Found:
     """`units`: None where no systemd runs."""
     files = {path: read_file(path) for path in (place.document, place.drop_in, place.timer)}
+    if os.path.lexists(place.credentials):
+        files.update(read_password(place, run))
     directory = os.path.dirname(place.drop_in)
     try:
         others = tuple(sorted(set(os.listdir(directory)) - {os.path.basename(place.drop_in)}))
@@ -366,11 +408,13 @@ def _is_zone(path: str) -> bool:
 
 
 class Wanted(NamedTuple):
-    """A file as it shall be; `text` is None where there shall be none."""
+    """A file as it shall be; `text` is None where there shall be none. What is secret is in no diff."""
 
     text: str | None
     mode: int = 0o644
     gid: int | None = None
+    secret: bool = False
+    encrypted: bool = False
 
 
 class Step(NamedTuple):
@@ -413,21 +457,39 @@ def owner_of(scope: str) -> tuple[int, int | None]:
         return 0, 0
 
 
-def wanted_files(place: Layout, job: Mapping[str, Any] | None, text: str, gid: int | None) -> dict[str, Wanted]:
+def wanted_files(
+    place: Layout,
+    job: Mapping[str, Any] | None,
+    text: str,
+    gid: int | None,
+    password: str | None = None,
+    encrypted: bool = False,
+) -> dict[str, Wanted]:
     """The files of a job; `text` is its document. In the order in which they are written.
 
-    The document is first: it is what the next apply starts from, should this one not come to its end.
+    The document is first: it is what the next apply starts from, should this one not come to its end. Before it comes
+    only the password that it says is kept.
     """
+    secrets = {place.password: Wanted(None, secret=True), place.encrypted: Wanted(None, secret=True)}
     if job is None:
-        return {place.document: Wanted(None), place.drop_in: Wanted(None), place.timer: Wanted(None)}
+        return {place.document: Wanted(None), **secrets, place.drop_in: Wanted(None), place.timer: Wanted(None)}
+    credential = None
+    if password is not None:
+        path = place.encrypted if encrypted else place.password
+        owner = 0 if place.scope == "system" else None
+        secrets[path] = Wanted(password, 0o600, owner, secret=True, encrypted=encrypted)
+        credential = (path, encrypted) if place.scope == "system" else None
     job = dict(job)
     replicas = [element[side] for element in job["elements"] for side in ("path", "partner_path")]
     regular = [path for path in replicas if os.path.isfile(path)]
     root = None if gid is None else 0
     return {
+        **{path: file for path, file in secrets.items() if file.text is not None},
         place.document: Wanted(text, 0o640 if place.scope == "system" else 0o600, gid),
-        place.drop_in: Wanted(drop_in_text(job, regular), 0o644, root),
+        place.drop_in: Wanted(drop_in_text(job, regular, credential), 0o644, root),
         place.timer: Wanted(timer_text(job), 0o644, root),
+        # the service must not ask for what is gone
+        **{path: file for path, file in secrets.items() if file.text is None},
     }
 
 
@@ -451,15 +513,17 @@ def _attributes(mode: int, uid: int, gid: int | None) -> str:
 
 def _compare(path: str, found: FileState, wanted: Wanted, uid: int) -> list[dict[str, str]]:
     """The diff of one file: of its text, and of its owner and mode where these have drifted."""
+    before = "(a password)\n" if wanted.secret else _text(found.data)
     if wanted.text is None:
-        return [] if found.data is None else [_entry(path, _text(found.data), "", will=False)]
+        return [] if found.data is None else [_entry(path, before, "", will=False)]
+    text = "(another password)\n" if wanted.secret and found.data is not None else wanted.text
     if found.data is None:
-        return [_entry(path, "", wanted.text, was=False)]
+        return [_entry(path, "", "(a password)\n" if wanted.secret else text, was=False)]
     entries = []
     if not found.regular:
-        entries.append(_entry(path, "(not a regular file)\n", wanted.text))
+        entries.append(_entry(path, "(not a regular file)\n", text))
     elif found.data != wanted.text.encode("utf-8"):
-        entries.append(_entry(path, _text(found.data), wanted.text))
+        entries.append(_entry(path, before, text))
     before = _attributes(found.mode, found.uid, None if wanted.gid is None else found.gid)
     after = _attributes(wanted.mode, uid, wanted.gid)
     if found.regular and before != after:
@@ -477,7 +541,7 @@ def plan(place: Layout, found: Found, wanted: Mapping[str, Wanted], uid: int) ->
     Their order leaves after a crash the old job or the new one, and the next apply finishes either. A timer is
     stopped while its file changes and its stamp removed before it starts, so that applying never fires a run.
     """
-    diffs = {path: _compare(path, found.files[path], file, uid) for path, file in wanted.items()}
+    diffs = {path: _compare(path, found.files.get(path, FileState()), file, uid) for path, file in wanted.items()}
     diff = [entry for path in wanted for entry in diffs[path]]
     present = wanted[place.document].text is not None
     timed = wanted[place.timer].text is not None
@@ -534,6 +598,10 @@ def plan(place: Layout, found: Found, wanted: Mapping[str, Wanted], uid: int) ->
         for path in order
         if diffs[path]
     ]
+    if any(diffs[path] and not file.text for path, file in wanted.items() if file.secret) and not any(
+        file.text for file in wanted.values() if file.secret
+    ):
+        files.append(Step("rmdir", place.credentials))
     if not present and found.directory and not found.neighbours:
         files.append(Step("rmdir", os.path.dirname(place.drop_in)))
         if not diffs[place.drop_in]:

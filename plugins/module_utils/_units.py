@@ -16,6 +16,8 @@ HEADER = "# Written by serversync.core.sync_job; changes made here are lost.\n"
 #: Seconds for what a run does beside its attempts: records, a mail, and ending what was timed out.
 _GRACE = 600
 _LAUNCHERS = {"system": "+/usr/bin/serversync", "user": "%h/.local/bin/serversync"}
+#: What the service calls the credential.
+PASSWORD = "account.password"  # noqa: S105  a name
 _PATHS = ("path", "partner_path")
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9/._@:,+=~-]+")
 
@@ -91,8 +93,11 @@ def longest(job: dict[str, Any]) -> int:
     return int((retries + 1) * timeout + retries * seconds_of(job["on_error"]["delay"]) + _GRACE)
 
 
-def drop_in_text(job: dict[str, Any], regular_files: Collection[str] = ()) -> str:
+def drop_in_text(
+    job: dict[str, Any], regular_files: Collection[str] = (), credential: tuple[str, bool] | None = None
+) -> str:
     """What the job adds to the service. `regular_files`: paths on this server that are one file.
+    `credential`: the file of the password, and whether it is encrypted.
 
     A new version of a file is moved over the old one, which is a write to its directory; so is making a log anew.
     """
@@ -115,6 +120,10 @@ def drop_in_text(job: dict[str, Any], regular_files: Collection[str] = ()) -> st
                 writable.append(directory)
         service += ["ReadOnlyPaths=" + path_value(path) for path in sources]
         service += ["ReadWritePaths=" + path_value(path) for path in writable]
+        if credential:
+            path, encrypted = credential
+            option = "LoadCredentialEncrypted" if encrypted else "LoadCredential"
+            service.append("%s=%s:%s" % (option, PASSWORD, path))
     limits = job["limits"]
     if limits["nice"]:
         service.append("Nice=%d" % limits["nice"])

@@ -198,6 +198,21 @@ EXAMPLES = r"""
         requires: [/srv/line1/programs]
   become: true
 
+- name: Recipes to a NAS that takes no key
+  serversync.core.sync_job:
+    name: recipes-nas
+    partner:
+      host: nas.example.com
+      connection: sftp
+      host_key: "{{ nas_host_key }}"
+    account:
+      user: backup
+      password: "{{ vault_nas_password }}"
+    elements:
+      - path: /srv/line1/recipes
+        partner_path: /volume1/recipes
+  become: true
+
 - name: A night has its end, and the machines that work in it come first
   serversync.core.sync_job:
     name: line1-night
@@ -295,7 +310,7 @@ job:
     enabled: true
     scope: system
     partner: {host: hq.example.com, port: 22, connection: ssh, host_key: []}
-    account: {user: serversync, private_key_file: null}
+    account: {user: serversync, private_key_file: null, password: null}
     schedule:
       every: null
       at: ["02:30"]

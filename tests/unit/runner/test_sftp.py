@@ -9,6 +9,7 @@ import os
 import struct
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -498,3 +499,12 @@ def test_a_full_server_is_not_taken_for_one_without_links(room: bool) -> None:
             task.send(some)
     if room:
         assert ended.value.value.lacks == ("owner", "group", "links")
+
+
+def test_a_service_that_is_told_its_boot_is_the_same_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = process()
+    told = Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
+    monkeypatch.setenv("SERVERSYNC_BOOT", told)
+    monkeypatch.setattr(Path, "read_text", lambda *_arguments, **_options: pytest.fail("/proc has no sys there"))
+    monkeypatch.setattr(sftptree, "machine", lambda: mine["machine"])
+    assert process() == mine

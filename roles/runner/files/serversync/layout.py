@@ -40,6 +40,11 @@ class Layout(NamedTuple):
         return self.config / "pairings"
 
     @property
+    def credentials(self) -> Path:
+        """The secrets of jobs, where no systemd hands them over."""
+        return self.config / "credentials"
+
+    @property
     def doors(self) -> Path:
         return self.config / "serve"
 

@@ -50,6 +50,8 @@ from serversync.sftpwire import (
 from serversync.ssh import Pairing, explain
 from serversync.tree import Tree
 
+# What the job calls its password, and its service the credential.
+PASSWORD = "account.password"  # noqa: S105 - its name
 # Seconds for a connection, and for any answer: a server that writes to its disk at last may take its time.
 CONNECTING = 20
 PATIENCE = 180
@@ -111,7 +113,8 @@ class SftpServer:
         self.pace = Pace(size(limit) if limit else None)
         self.held = ExitStack()
         try:
-            self.channel = connect(self.pairing, self.partner, settings["compress"] == "always", self.held)
+            password = credential(layout, job, PASSWORD) if self.pairing.by_password else None
+            self.channel = connect(self.pairing, self.partner, settings["compress"] == "always", self.held, password)
             self.session = Session(self.channel, explain("", self.partner))
         except BaseException:
             self.held.close()
@@ -259,8 +262,24 @@ def download(source: SftpTree, target: Tree, file: Coming, preserve: frozenset[s
 # Logging in.
 
 
-def connect(pairing: Pairing, partner: str, compress: bool, held: ExitStack) -> Any:
-    """An open channel of the subsystem sftp; what it needs is kept by ``held``."""
+def credential(layout: Layout, job: Job, name: str) -> str:
+    """A secret of the job, which systemd has put where only its service can read it; in user scope it lies there."""
+    directory = (
+        Path(os.environ.get("CREDENTIALS_DIRECTORY", "")) if layout.privileged else layout.credentials / job.name
+    )
+    try:
+        return (directory / name).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        said = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        message = f"the password is not at {directory / name} ({said}); apply the job again, with the password"
+        raise Failure("no_credential", message, field=name) from None
+
+
+def connect(pairing: Pairing, partner: str, compress: bool, held: ExitStack, password: str | None = None) -> Any:
+    """An open channel of the subsystem sftp; what it needs is kept by ``held``.
+
+    password: with it the log-in is tried by it alone, and once: servers lock accounts for less.
+    """
     with warnings.catch_warnings():
         # What its libraries are going to drop is no concern of those who read the runner's messages.
         warnings.simplefilter("ignore")
@@ -271,7 +290,7 @@ def connect(pairing: Pairing, partner: str, compress: bool, held: ExitStack) -> 
             raise Failure("no_paramiko", message, field="partner.connection") from None
     logging.getLogger("paramiko").addHandler(logging.NullHandler())
     logging.getLogger("paramiko").propagate = False
-    key = private_key(paramiko, pairing.key)
+    key = private_key(paramiko, pairing.key) if password is None else None
     client = paramiko.SSHClient()
     client.set_missing_host_key_policy(paramiko.RejectPolicy())
     pinned = pairing.known_keys()
@@ -290,6 +309,7 @@ def connect(pairing: Pairing, partner: str, compress: bool, held: ExitStack) -> 
             pairing.alias,
             username=pairing.user,
             pkey=key,
+            password=password,
             sock=connected,
             timeout=CONNECTING,
             banner_timeout=CONNECTING,
@@ -341,6 +361,15 @@ def explained(error: Exception, partner: str, pairing: Pairing) -> Failure:
             f"wrong host key: {partner} does not have the key that was pinned for it, so it was set up anew, {remedy}"
         )
         return Failure("host_key", message, field="partner.host")
+    if "timeout" in said:
+        # Also while it logs in, which refuses nothing.
+        return explain("timed out", partner)
+    if name in ("AuthenticationException", "BadAuthenticationType") and pairing.by_password:
+        message = (
+            f"log-in refused by {partner}: the account {pairing.user} there has another password, is locked, or may "
+            "not log in by one; find out which, and apply the job with the right one"
+        )
+        return Failure("login", message, field=PASSWORD)
     if name in ("AuthenticationException", "BadAuthenticationType"):
         message = f"log-in refused by {partner}; let the account {pairing.user} there accept the key {pairing.key}.pub"
         return Failure("login", message, field="account.user")

@@ -914,7 +914,9 @@ class Lock:
 
 def process() -> dict[str, Any]:
     """What tells this process from any other, also on another server, or in another container."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    # A job's service sees nothing of /proc but processes, and is told by systemd.
+    boot = os.environ.get("SERVERSYNC_BOOT") or Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+    boot = boot.strip().replace("-", "")
     space = Path("/proc/self/ns/pid").readlink()
     return {"machine": machine(), "boot": f"{boot} {space}", "pid": os.getpid(), "started": birth(os.getpid())}
 

@@ -45,6 +45,7 @@ class Pairing:
         self.port: int = partner["port"]
         self.user: str = account["user"]
         self.key = Path(account["private_key_file"] or layout.key)
+        self.by_password = bool(account.get("password"))
         self.alias = f"serversync-{self.host}"
         self.known_hosts: Path | None = None
         self.name: str | None = None

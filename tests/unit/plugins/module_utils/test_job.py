@@ -54,6 +54,7 @@ def errors(**more):
     return [str(problem) for problem in _job.declare(base(**more))[1]]
 
 
+ACCOUNT = {"user": "serversync", "private_key_file": None, "password": None}
 SETTINGS = {
     "direction": "to_partner",
     "conflict": "newer_wins",
@@ -81,7 +82,7 @@ def test_the_normal_form_of_the_least_job():
         "enabled": True,
         "scope": "system",
         "partner": {"host": "hq", "port": 22, "connection": "ssh", "host_key": []},
-        "account": {"user": "serversync", "private_key_file": None},
+        "account": ACCOUNT,
         "schedule": None,
         "on_error": {"retries": 3, "delay": "5m"},
         "notification": {"email": [], "events": ["conflict", "failure", "recovery"]},
@@ -151,7 +152,33 @@ BAD = [
     ({"port": 22}, "port: is not an option; did you mean partner.port?"),
     ({"path": "/srv"}, "path: is not an option; did you mean elements[].path?"),
     ({"partner": {"host": "hq", "conection": "ssh"}}, "partner.conection: is not an option; did you mean connection?"),
-    ({"account": {"password": "x"}}, "account.password: is not an option; use one of user, private_key_file"),
+    ({"account": {"passwd": "x"}}, "account.passwd: is not an option; did you mean password?"),
+    # passwords, of which no error tells anything
+    (
+        {"account": {"password": "s3cret"}},
+        "account.password: goes with partner.connection sftp only, since a paired partner takes nothing but its key; "
+        "leave it out",
+    ),
+    *(
+        ({"partner": {"host": "x", "connection": "sftp"}, "account": account}, "account" + message)
+        for account, message in (
+            ("s3cret", ": is text, not a dictionary; write it with the keys user, private_key_file, password"),
+            (["s3cret"], ": is a list, not a dictionary; write it with the keys user, private_key_file, password"),
+            ({"password": ["s3cret"]}, ".password: is a list, not text; quote it"),
+            ({"password": {"s3cret": 1}}, ".password: is a dictionary, not text; quote it"),
+            ({"password": True}, ".password: is a boolean, not text; quote it"),
+            ({"password": 1.5}, ".password: is a number, not text; quote it"),
+            ({"password": ""}, ".password: is empty; give the password, or null for a log-in by key"),
+            ({"password": "s3cret\n"}, ".password: has more than one line; give the password alone"),
+            ({"password": "s3cret\0"}, ".password: has more than one line; give the password alone"),
+            ({"password": "s3cret\udc80"}, ".password: is not valid UTF-8; only passwords in UTF-8 can be declared"),
+            ({"password": "s" * 1001}, ".password: has 1001 characters; use at most 1000"),
+            (
+                {"password": "s3cret", "private_key_file": "/k"},
+                ".password: does not go with account.private_key_file; give one of them",
+            ),
+        )
+    ),
     (
         {"elements": [{"path": "/a", "exclude": []}]},
         "elements[0].exclude: is not an option; did you mean settings.exclude?",
@@ -760,6 +787,44 @@ def test_every_problem_is_found_and_the_first_field_is_first():
     ]
 
 
+SFTP = {"host": "hq", "connection": "sftp"}
+
+
+def test_a_password_is_in_no_job_and_in_no_error():
+    job = made(partner=SFTP, account={"password": "s3cret"})
+    assert job["account"] == dict(ACCOUNT, password=_job.KEPT)
+    assert "s3cret" not in _job.document_text(job)
+    VALIDATOR.validate(job)
+    assert _job.password_of({"account": {"password": "s3cret"}}) == "s3cret"
+    for none in ({}, {"account": None}, {"account": {"password": None}}, {"account": {"password": _job.KEPT}}):
+        assert _job.password_of(none) is None
+    for more in ({"account": '{"password": "s3cret"'}, {"name": 1.5, "account": {"password": ["s3cret"]}}):
+        assert "s3cret" not in str(_job.declare(base(partner=SFTP, **more))[1])
+    # nor in one that somebody has edited
+    edited = copy.deepcopy(job)
+    edited["account"]["password"] = "s3cret"
+    assert not VALIDATOR.is_valid(edited)
+    problems = _job.normalise(edited)[1]
+    assert [str(one) for one in problems] == [
+        "account.password: is a password, which does not belong here; apply the job again with it, which keeps it "
+        "elsewhere"
+    ]
+
+
+def test_a_log_in_is_by_password_or_by_a_key_of_its_own():
+    by_password = made(partner=SFTP, account={"user": "nas", "password": 123456})
+    assert changed(by_password) == changed(by_password, account={"password": _job.KEPT}) == by_password
+    assert changed(by_password, account={"user": "b"})["account"]["password"] == _job.KEPT
+    by_key = changed(by_password, account={"private_key_file": "/k"})
+    assert by_key["account"] == {"user": "nas", "private_key_file": "/k", "password": None}
+    assert changed(by_key, account={"password": "s3cret"})["account"] == by_password["account"]
+    assert changed(by_password, account={"password": None})["account"] == dict(ACCOUNT, user="nas")
+    assert changed(by_password, partner={"connection": "ssh"})["account"] == dict(ACCOUNT, user="nas")
+    VALIDATOR.validate(by_key)
+    assert not VALIDATOR.is_valid(dict(by_key, account=dict(by_key["account"], password=_job.KEPT)))
+    assert not VALIDATOR.is_valid(dict(by_password, partner=dict(by_password["partner"], connection="ssh")))
+
+
 def test_a_private_key_is_never_repeated():
     secret = "-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0"
     for more in ({"partner": {"host": "hq", "host_key": secret}}, {"account": {"private_key_file": secret}}):
@@ -919,7 +984,13 @@ def leaves(value, path=()):
         yield path
 
 
-AT_DEFAULT = (("partner", "connection"), ("schedule", "every"), ("schedule", "calendar"), ("settings", "verify"))
+AT_DEFAULT = (
+    ("partner", "connection"),
+    ("account", "password"),
+    ("schedule", "every"),
+    ("schedule", "calendar"),
+    ("settings", "verify"),
+)
 
 
 @pytest.mark.parametrize("path", [path for path in leaves(full()) if path[0] not in ("version", "name", "scope")])
@@ -947,7 +1018,7 @@ def test_null_sets_the_default_of_one_field_and_leaves_the_rest(path):
 def test_null_for_a_whole_mapping():
     assert changed(full(), on_error=None) == dict(full(), on_error={"retries": 3, "delay": "5m"})
     assert changed(full(), schedule=None) == dict(full(), schedule=None)
-    assert changed(full(), account=None) == dict(full(), account={"user": "serversync", "private_key_file": None})
+    assert changed(full(), account=None) == dict(full(), account=ACCOUNT)
 
 
 def test_lists_are_replaced_whole_and_entries_start_from_the_defaults():
@@ -985,7 +1056,7 @@ def test_between_ssh_and_local_and_back():
     assert local["account"] is None
     back = changed(local, partner={"connection": "ssh"})
     assert back["partner"]["port"] == 22
-    assert back["account"] == {"user": "serversync", "private_key_file": None}
+    assert back["account"] == ACCOUNT
 
 
 def test_sftp_has_an_account_and_any_path():
@@ -993,7 +1064,7 @@ def test_sftp_has_an_account_and_any_path():
     elements = [{"path": "/a", "partner_path": "/C:/a [*?\\"}, {"path": "/b", "partner_path": "/tmp/b"}]
     job = made(partner=partner, elements=elements, settings={"preserve": ["times", "owner"]})
     assert job["partner"] == {"host": "nas", "port": 22, "connection": "sftp", "host_key": []}
-    assert job["account"] == {"user": "serversync", "private_key_file": None}
+    assert job["account"] == ACCOUNT
     assert [one["partner_path"] for one in job["elements"]] == [one["partner_path"] for one in elements]
     VALIDATOR.validate(job)
     assert changed(job, partner={"connection": "ssh"}, elements=[{"path": "/a"}])["partner"]["connection"] == "ssh"
@@ -1164,9 +1235,18 @@ def test_the_schema_is_one_and_describes_every_field():
     walk(SCHEMA)
 
 
-LATER = {"before", "after", "limits", "timeout", "nice", "accept_circular", "kind", "previous_path", "requires"} | set(
-    SETTINGS
-) - {
+LATER = {
+    "password",
+    "before",
+    "after",
+    "limits",
+    "timeout",
+    "nice",
+    "accept_circular",
+    "kind",
+    "previous_path",
+    "requires",
+} | set(SETTINGS) - {
     "direction",
     "delete",
     "exclude",
@@ -1476,7 +1556,7 @@ def declarations(draw):
             comment=WORDS,
             enabled=st.sampled_from(["yes", "no", True, False, 0, 1]),
             scope=st.sampled_from(["system", "user"]),
-            account=maybe(user=st.sampled_from(["a", "b.c"]), private_key_file=PATHS),
+            account=maybe(user=st.sampled_from(["a", "b.c"]), private_key_file=PATHS, password=WORDS),
             schedule=SCHEDULES,
             on_error=maybe(
                 retries=st.integers(0, 100) | st.just("7"),
@@ -1546,6 +1626,7 @@ def test_the_normal_form_is_a_fixed_point(declaration):
             "settings.verify_every",
             "settings.preserve",
             "account.private_key_file",
+            "account.password",
         }
         return
     assert _job.normalise(job) == (job, [])

@@ -75,7 +75,7 @@ def test_create(server):
         "enabled": True,
         "scope": "user",
         "partner": {"host": "hq", "port": 22, "connection": "ssh", "host_key": []},
-        "account": {"user": "serversync", "private_key_file": None},
+        "account": {"user": "serversync", "private_key_file": None, "password": None},
         "schedule": {
             "every": None,
             "at": ["02:30"],
@@ -176,6 +176,69 @@ def test_edit_one_detail_and_leave_the_rest(server, edit):
     reloads = [command for command in run["commands"] if command[-1] == "daemon-reload"]
     reloaded = set(edit) & {"schedule", "comment", "after"} or set(edit.get("limits", {})) & {"timeout", "nice"}
     assert len(reloads) == (1 if reloaded else 0)
+
+
+SFTP = {"host": "nas", "connection": "sftp"}
+
+
+def secret_is_nowhere_else(server, text, *results):
+    """A planted password is in one file alone, and in nothing that a task returns."""
+    for result in results:
+        assert text not in json.dumps(result)
+    places = [path for path in server.home.parent.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+    assert places == [server.document.parent.parent / "credentials" / "demo" / "account.password"]
+
+
+def test_a_password_comes_changes_and_goes(server):
+    account = {"user": "nas", "password": "Tr0ub4dor&3"}
+    new = four_steps(server, **job(server, partner=SFTP, account=account))
+    secret_is_nowhere_else(server, "Tr0ub4dor&3", new, server.check(account=account))
+    kept = server.document.parent.parent / "credentials" / "demo" / "account.password"
+    assert kept.read_text() == "Tr0ub4dor&3"
+    assert (kept.stat().st_mode & 0o7777, kept.parent.stat().st_mode & 0o7777) == (0o600, 0o700)
+    assert new["job"]["account"] == {"user": "nas", "private_key_file": None, "password": _job.KEPT}
+
+    # given back as it was returned, or left out
+    for more in ({"account": new["job"]["account"]}, {"account": {"user": "nas"}}, {}):
+        assert not server.apply(**more)["changed"]
+    fields = {name: one for name, one in new["job"].items() if name != "version"}
+    assert not server.apply(**fields, omitted="reset")["changed"]
+    edited = server.apply(comment="c")
+    secret_is_nowhere_else(server, "Tr0ub4dor&3", edited)
+
+    other = four_steps(server, account={"password": "correct horse"})
+    assert [one["after_header"] for one in other["diff"]] == [str(kept)]
+    assert (other["diff"][0]["before"], other["diff"][0]["after"]) == ("(a password)\n", "(another password)\n")
+    secret_is_nowhere_else(server, "correct horse", other)
+
+    kept.chmod(0o644)
+    assert four_steps(server, account={"password": "correct horse"})["diff"][0]["after_header"].startswith(str(kept))
+    assert kept.stat().st_mode & 0o7777 == 0o600
+
+    gone = four_steps(server, account={"private_key_file": "/keys/id"})
+    assert "correct horse" not in json.dumps(gone)
+    assert not kept.parent.exists()
+    four_steps(server, account={"password": "once more"})
+    four_steps(server, state="absent")
+    assert not kept.parent.exists()
+
+
+def test_a_password_that_is_to_be_kept_has_to_be_there(server):
+    message = "account.password: is to be kept as it is, but none is kept on this server; give the password itself"
+    given = job(server, partner=SFTP, account={"password": _job.KEPT})
+    refused(server, message, "missing", "account.password", **given)
+
+
+def test_no_error_tells_a_password(server):
+    for account in (
+        {"password": "Tr0ub4dor&3", "private_key_file": "/k"},
+        {"password": ["Tr0ub4dor&3"]},
+        "Tr0ub4dor&3",
+    ):
+        for run in (server.check, server.apply):
+            result = run(**job(server, partner=SFTP, account=account))
+            assert result["failed"]
+            assert "Tr0ub4dor&3" not in json.dumps(result)
 
 
 def test_an_edited_schedule_fires_no_run(server):
@@ -854,7 +917,7 @@ def test_the_examples_are_valid_declarations():
     declared = []
     for task in tasks:
         for item in task.get("loop", [None]):
-            variables = dict(task.get("vars", {}), item=item, omit=OMIT)
+            variables = dict(task.get("vars", {}), item=item, omit=OMIT, vault_nas_password="s3cret", nas_host_key=[])
             parameters = templated(task["serversync.core.sync_job"], variables)
             job, problems = _job.declare(parameters, None if "partner" in parameters else existing)
             assert [str(problem) for problem in problems] == [], task["name"]

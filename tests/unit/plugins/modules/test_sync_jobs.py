@@ -294,7 +294,7 @@ GOOD = {"name": "good", "partner": {"host": "hq"}, "elements": ELEMENTS}
         ({"jobs": None}, "jobs: is missing; list the jobs, or write [] for none", "missing", "jobs"),
         (
             {"jobs": {"a": 1}},
-            "jobs: {'a': 1} is a dictionary, not a list; begin each entry with a dash",
+            "jobs: is a dictionary, not a list; begin each entry with a dash",
             "wrong_type",
             "jobs",
         ),
