@@ -20,6 +20,8 @@ from serversync.commit import Op, Refused
 from serversync.detect import Content, checksum, digest
 from serversync.entry import Entry
 from serversync.failure import Failure
+from serversync.job import Job
+from serversync.layout import Layout
 from serversync.sftpcommit import dressing, same, waves
 from serversync.sftppaths import children, entry_of, look_at
 from serversync.sftptree import Abilities, Frame, Lock, folded, left_behind, process, remembered
@@ -508,3 +510,22 @@ def test_a_service_that_is_told_its_boot_is_the_same_server(monkeypatch: pytest.
     monkeypatch.setattr(Path, "read_text", lambda *_arguments, **_options: pytest.fail("/proc has no sys there"))
     monkeypatch.setattr(sftptree, "machine", lambda: mine["machine"])
     assert process() == mine
+
+
+def test_who_hands_over_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job({"name": "demo"}, "")
+    own = Layout("user", tmp_path, tmp_path, tmp_path)
+    (own.credentials / "demo").mkdir(parents=True)
+    (own.credentials / "demo" / "account.password").write_text("of the user")
+    (tmp_path / "account.password").write_text("of the service")
+    system = own._replace(scope="system")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert sftp.credential(own, job, "account.password") == "of the user"
+    assert sftp.credential(system, job, "account.password") == "of the service"
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Failure, match=r"the password is not at /run/credentials/account.password .*; apply the job"):
+        sftp.credential(system, job, "account.password")
+    (own.credentials / "demo" / "account.password").write_bytes(b"\xff")
+    with pytest.raises(Failure, match="it is not UTF-8"):
+        sftp.credential(own, job, "account.password")

@@ -264,9 +264,9 @@ def download(source: SftpTree, target: Tree, file: Coming, preserve: frozenset[s
 
 def credential(layout: Layout, job: Job, name: str) -> str:
     """A secret of the job, which systemd has put where only its service can read it; in user scope it lies there."""
-    directory = (
-        Path(os.environ.get("CREDENTIALS_DIRECTORY", "")) if layout.privileged else layout.credentials / job.name
-    )
+    # Where systemd was not asked for one it names no directory.
+    handed = Path(os.environ.get("CREDENTIALS_DIRECTORY") or "/run/credentials")
+    directory = handed if layout.privileged else layout.credentials / job.name
     try:
         return (directory / name).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
