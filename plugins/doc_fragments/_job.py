@@ -31,6 +31,12 @@ options:
           - Omitted means V(present).
         type: str
         choices: [present, absent]
+      copy_from:
+        description:
+          - The name of another job, as it is in the list or else on this server in O(scope). The job is then that one
+            with the options of the entry laid over it, whatever O(omitted) says.
+          - Its C(accept_circular) and the C(previous_path) of its elements are not copied.
+        type: str
       scope:
         description:
           - It may be given, but must be that of the task, O(scope).

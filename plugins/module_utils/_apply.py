@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 
-from ._job import Problem, document_text, own_problems, pairings_of, password_of, pin_problem, resolve
+from ._job import Problem, document_text, own_problems, pairings_of, password_of, pin_problem, resolve_all
 from ._module import JobModule
 from ._schedule import on_calendar
 from ._store import (
@@ -98,15 +98,17 @@ def read_current(place: Layout) -> dict[str, Any] | None:
     return job
 
 
-def declare(server: Server, at: str, given: Mapping[str, Any]) -> tuple[Declared, list[Problem]]:
-    """A job as a task has it, laid over the one that is there."""
-    place = server.place._replace(name=given["name"])
-    if given.get("state") == "absent":
-        return Declared(at, given, place, None), []
-    current = None if given.get("omitted") == "reset" else read_current(place)
-    job, problems = resolve(dict(given, scope=server.scope), current)
-    problems = problems or check_server(server, given, job, place)
-    return Declared(at, given, place, job), [problem._replace(path=at + problem.path) for problem in problems]
+def declare(server: Server, listed: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[list[Declared], list[Problem]]:
+    """The jobs as a task has them, laid over those that are there."""
+    entries = [(at, dict(given, scope=server.scope)) for at, given in listed]
+    jobs, problems = resolve_all(entries, lambda name: read_current(server.place._replace(name=name)))
+    declarations = []
+    for (at, given), job in zip(listed, jobs):
+        place = server.place._replace(name=given["name"])
+        declarations.append(Declared(at, given, place, job))
+        for problem in check_server(server, given, job, place) if job else ():
+            problems.append(problem._replace(path=at + problem.path))
+    return declarations, problems
 
 
 def check_server(server: Server, given: Mapping[str, Any], job: dict[str, Any], place: Layout) -> list[Problem]:
@@ -306,11 +308,7 @@ def apply(
         listed += [
             ("", {"name": name, "state": "absent"}) for name in declared_names(server.place) if name not in names
         ]
-    declarations, problems = [], []
-    for at, given in listed:
-        declared, wrong = declare(server, at, given)
-        declarations.append(declared)
-        problems += wrong
+    declarations, problems = declare(server, listed)
     if problems:
         module.fail(problems)
 

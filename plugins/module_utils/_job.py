@@ -8,6 +8,7 @@ Everything here is pure: data in, data out, no disk, no clock, no Ansible.
 
 read()     what a task or a document gives -> the same in canonical spelling, or problems
 resolve()  that, laid over the job that is there -> the whole job in normal form, or problems
+           (resolve_all() of several, of which one may be a copy of another)
 """
 
 from __future__ import annotations
@@ -1005,6 +1006,13 @@ JOB = Field(
             option=True,
         ),
         Field(
+            "copy_from",
+            "text",
+            "The job of the same scope on this server whose options are those that are not given.",
+            check=_check_name,
+            option=True,
+        ),
+        Field(
             "state",
             "text",
             "Whether the job exists.",
@@ -1553,6 +1561,81 @@ def resolve(given: Mapping[str, Any], current: Mapping[str, Any] | None = None) 
     _resolve_elements(job, problems)
     _resolve_units(job, problems)
     return job, problems
+
+
+def _base(job: Mapping[str, Any]) -> dict[str, Any]:
+    """What a copy starts from: the job without what is true of it alone.
+
+    The archives that its elements take over are its own, and so is the circle that it is accepted to be part of.
+    """
+    return dict(job, elements=[dict(one, previous_path=None) for one in job["elements"]], accept_circular=None)
+
+
+def resolve_all(
+    entries: Sequence[tuple[str, Mapping[str, Any]]], there: Callable[[str], Mapping[str, Any] | None]
+) -> tuple[list[dict[str, Any] | None], list[Problem]]:
+    """resolve() for what read() returned of several jobs of one scope, each with how errors name its options.
+
+    A copy is laid over its base as the list has it, or else as it is on the server. `there`: the job of that name on
+    the server. The jobs are in the order of the list; None: it is to be absent, or has a problem.
+    """
+    names = {given["name"]: number for number, (_at, given) in enumerate(entries)}
+    absent = {number for number, (_at, given) in enumerate(entries) if given.get("state") == "absent"}
+    jobs: dict[int, dict[str, Any] | None] = dict.fromkeys(absent)
+    problems: dict[int, list[Problem]] = {}
+
+    def base(name: str) -> Mapping[str, Any] | None:
+        """None: it has problems of its own."""
+        number = names.get(name)
+        if number in absent:
+            raise Wrong("%s is removed by the same task; name a job that stays" % show(name), "unknown_job")
+        found = there(name) if number is None else jobs[number]
+        if found is None and number is None:
+            text = "%s is no job of this scope on this server; declare it first, or name another one"
+            raise Wrong(text % show(name), "unknown_job")
+        return _base(found) if found else None
+
+    def one(number: int) -> None:
+        given = dict(entries[number][1])
+        name = given.pop("copy_from", None)
+        jobs[number] = None
+        try:
+            if name:
+                given.pop("omitted", None)
+                current = base(name)
+                if current is None:
+                    return
+            else:
+                current = None if given.get("omitted") == "reset" else there(given["name"])
+        except Wrong as wrong:
+            problems[number] = [Problem(wrong.code, "copy_from", wrong.text)]
+            return
+        job, problems[number] = resolve(given, current)
+        jobs[number] = None if problems[number] else job
+
+    for start in range(len(entries)):
+        chain: list[int] = []
+        number: int | None = start
+        while number is not None and number not in jobs and number not in chain:
+            chain.append(number)
+            number = names.get(entries[number][1].get("copy_from") or "")
+        if number in chain:
+            circle = chain[chain.index(number) :]
+            way = [str(entries[one_of_them][1]["name"]) for one_of_them in [*circle, circle[0]]]
+            text = "makes a circle of copies (%s); give one of them options of its own instead" % " -> ".join(way)
+            if len(circle) == 1:
+                text = "%s is this job itself; name another one, or leave it out" % show(way[0])
+            jobs.update(dict.fromkeys(circle))
+            problems[circle[0]] = [Problem("conflict", "copy_from", text)]
+        for number in reversed(chain):
+            if number not in jobs:
+                one(number)
+    found = [
+        problem._replace(path=at + problem.path)
+        for number, (at, _given) in enumerate(entries)
+        for problem in problems.get(number, [])
+    ]
+    return [jobs[number] for number in range(len(entries))], found
 
 
 def declare(

@@ -53,6 +53,13 @@ options:
       - Omitted means V(keep).
     type: str
     choices: [keep, reset]
+  copy_from:
+    description:
+      - The name of another job of O(scope) on this server. The job is then that one with the given options laid over
+        it, as they are laid over an existing job, so that an omitted option is always as it is there.
+      - Its O(accept_circular) and the O(elements[].previous_path) of its elements are not copied. Later changes of it
+        are taken over when this task runs again. It does not go with O(omitted).
+    type: str
   scope:
     description:
       - With V(system) the job is the server's, its service runs as the user C(serversync), and the task needs
@@ -263,6 +270,14 @@ EXAMPLES = r"""
       retries: 5
   become: true
 
+- name: A job as another one on this server, but for the elements
+  serversync.core.sync_job:
+    name: line2-programs
+    copy_from: line1-programs
+    elements:
+      - path: /srv/line2/programs
+  become: true
+
 - name: Pause a job
   serversync.core.sync_job:
     name: line1-programs
@@ -410,6 +425,7 @@ failure:
 """
 
 from ansible_collections.serversync.core.plugins.module_utils._apply import apply
+from ansible_collections.serversync.core.plugins.module_utils._job import Problem
 from ansible_collections.serversync.core.plugins.module_utils._module import JobModule
 from ansible_collections.serversync.core.plugins.module_utils._store import StoreError
 
@@ -417,6 +433,9 @@ from ansible_collections.serversync.core.plugins.module_utils._store import Stor
 def main() -> None:
     module = JobModule(job=None, diff=[], commands=[])
     given = module.declared
+    if given.get("copy_from") and given.get("omitted"):
+        text = "does not go with copy_from, by which omitted options are as in that job; leave one of them out"
+        module.fail([Problem("conflict", "omitted", text)])
     try:
         done = apply(module, given.get("scope") or "system", [("", given)], None)
     except StoreError as error:

@@ -75,7 +75,7 @@ options:
       jobs:
         description:
           - The jobs of the server, each with the options of M(serversync.core.sync_job). Such with C(state=absent) are
-            ignored.
+            ignored. What C(copy_from) names must be in the list.
           - Omitted means V([]).
         type: list
         elements: dict
@@ -283,7 +283,7 @@ from ansible_collections.serversync.core.plugins.module_utils._job import (
     check_path,
     field_of,
     no_control,
-    resolve,
+    resolve_all,
     show,
 )
 from ansible_collections.serversync.core.plugins.module_utils._module import JobModule
@@ -375,19 +375,24 @@ ENDINGS = {".mmd": "mermaid", ".mermaid": "mermaid", ".dot": "dot", ".gv": "dot"
 
 def server_of(entry: Mapping[str, Any], at: str, scope: str) -> tuple[Server, list[Problem]]:
     """A server of the list, its jobs in normal form. `scope`: that of jobs that name none."""
-    jobs, problems = [], []
+    problems = []
+    entries: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     names: dict[tuple[str, str], int] = {}
     for number, given in enumerate(entry.get("jobs") or []):
-        where = "%s.jobs[%d]" % (at, number)
+        where = "%s.jobs[%d]." % (at, number)
+        own = given.get("scope") or scope
+        entries.setdefault(own, []).append((where, dict(given, scope=own)))
         if given.get("state") == "absent":
             continue
-        job, wrong = resolve(dict(given, scope=given.get("scope") or scope))
-        problems += [problem._replace(path="%s.%s" % (where, problem.path)) for problem in wrong]
-        first = names.setdefault((job["name"], job["scope"]), number)
+        first = names.setdefault((given["name"], own), number)
         if first != number:
-            text = "%s is the name of jobs[%d], too; give every job a name of its own" % (show(job["name"]), first)
-            problems.append(Problem("duplicate", where + ".name", text))
-        jobs.append(job)
+            text = "%s is the name of jobs[%d], too; give every job a name of its own" % (show(given["name"]), first)
+            problems.append(Problem("duplicate", where + "name", text))
+    jobs: list[dict[str, Any]] = []
+    for several in entries.values():
+        found, wrong = resolve_all(several, lambda name: None)
+        jobs += filter(None, found)
+        problems += wrong
     partners = {one["name"]: one.get("host") or one["name"] for one in entry.get("partners") or []}
     places = {
         one["path"]: (one["file_system"], one.get("real_path") or one["path"]) for one in entry.get("places") or []

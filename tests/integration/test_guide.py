@@ -31,6 +31,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "defaults": ([], LINES[:1]),
     "base": ([], LINES),
     "matrix": ([], MATRIX),
+    "copy": (["first"], LINES[:2]),
     "purge": (["base"], LINES[:1]),
     "info": (["matrix"], MATRIX),
 }

@@ -183,6 +183,11 @@ BAD = [
         {"elements": [{"path": "/a", "exclude": []}]},
         "elements[0].exclude: is not an option; did you mean settings.exclude?",
     ),
+    (
+        {"copy_from": "A"},
+        "copy_from: 'A' " + NAME,
+    ),
+    ({"copy_from": ["a"]}, "copy_from: ['a'] is a list, not text; quote it"),
     # wrong types
     (
         {"partner": "hq"},
@@ -1497,6 +1502,82 @@ def test_the_mail_library_takes_every_address_of_the_schema(address):
     assert not mail["To"].defects
 
 
+# --- copies ----------------------------------------------------------------------------------------------------
+
+
+def resolved(*entries, **there):
+    jobs, problems = _job.resolve_all([("jobs[%d]." % n, one) for n, one in enumerate(entries)], there.get)
+    return jobs, [str(problem) for problem in problems]
+
+
+def test_a_copy_is_its_base_with_options_laid_over_it():
+    there = full()
+    (copy_of_it,), problems = resolved({"name": "copy", "copy_from": "old", "on_error": {"retries": 9}}, old=there)
+    assert problems == []
+    elements = [dict(one, previous_path=None) for one in there["elements"]]
+    on_error = dict(there["on_error"], retries=9)
+    assert elements != there["elements"]
+    assert copy_of_it == dict(there, name="copy", on_error=on_error, elements=elements, accept_circular=None)
+    # what it was before plays no part, nor does what becomes of omitted options
+    again = {"name": "copy", "copy_from": "old", "on_error": {"retries": 9}, "omitted": "reset"}
+    assert resolved(again, old=there, copy=made(name="copy", comment="else")) == ([copy_of_it], [])
+
+
+def test_a_jitter_that_followed_from_the_schedule_of_the_base_follows_that_of_the_copy():
+    nightly = made(name="old", schedule={"at": "02:30"})
+    (job,), _problems = resolved({"name": "copy", "copy_from": "old", "schedule": {"every": "5m"}}, old=nightly)
+    assert (nightly["schedule"]["jitter"], job["schedule"]["jitter"]) == ("15m", "30s")
+
+
+def test_copies_in_a_list_follow_the_list_in_any_order():
+    entries = [
+        {"name": "c", "copy_from": "b"},
+        {"name": "b", "copy_from": "a", "comment": "b"},
+        base(name="a", comment="a"),
+    ]
+    jobs, problems = resolved(*entries, a=made(name="a", comment="not this one"))
+    assert problems == []
+    assert [(job["name"], job["comment"]) for job in jobs] == [("c", "b"), ("b", "b"), ("a", "a")]
+    many = [base(name="a0"), *({"name": "a%d" % n, "copy_from": "a%d" % (n - 1)} for n in range(1, 3000))]
+    assert len(resolved(*many[::-1])[0]) == 3000
+
+
+@pytest.mark.parametrize(
+    ("entries", "messages"),
+    [
+        (
+            [{"name": "b", "copy_from": "lost"}],
+            ["jobs[0].copy_from: 'lost' is no job of this scope on this server; declare it first, or name another one"],
+        ),
+        (
+            [base(name="a"), {"name": "b", "copy_from": "b"}],
+            ["jobs[1].copy_from: 'b' is this job itself; name another one, or leave it out"],
+        ),
+        (
+            [{"name": "x", "copy_from": "a"}, {"name": "a", "copy_from": "b"}, {"name": "b", "copy_from": "a"}],
+            [
+                "jobs[1].copy_from: makes a circle of copies (a -> b -> a); "
+                "give one of them options of its own instead",
+            ],
+        ),
+        (
+            [{"name": "b", "copy_from": "a"}, {"name": "a", "state": "absent"}],
+            ["jobs[0].copy_from: 'a' is removed by the same task; name a job that stays"],
+        ),
+        (
+            [{"name": "b", "copy_from": "a"}, {"name": "a"}],
+            [
+                "jobs[1].partner.host: is missing; name the partner server",
+                "jobs[1].elements: is missing; give at least one element with its path",
+            ],
+        ),
+    ],
+)
+def test_what_cannot_be_copied(entries, messages):
+    there = made(name="a") if "absent" in str(entries) else None
+    assert resolved(*entries, a=there)[1] == messages
+
+
 # --- properties ------------------------------------------------------------------------------------------------
 
 DURATIONS = st.builds("{}{}".format, st.integers(1, 48), st.sampled_from("smhSMH"))
@@ -1638,6 +1719,12 @@ def test_the_normal_form_is_a_fixed_point(declaration):
     for omitted in ("keep", "reset"):
         assert _job.declare(dict(fields, omitted=omitted), job) == (job, [])
     VALIDATOR.validate(job)
+    # a copy, and the copy given back
+    (copied,), problems = resolved({"name": "copy", "copy_from": "it"}, it=job)
+    assert problems == []
+    own = {"name": "copy", "accept_circular": None}
+    assert dict(copied, elements=None) == dict(job, elements=None, **own)
+    assert _job.normalise(copied) == (copied, [])
 
 
 ANYTHING = st.recursive(

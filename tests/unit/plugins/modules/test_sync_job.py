@@ -302,6 +302,36 @@ def test_null_where_there_are_choices(server):
     assert run["job"]["notification"]["events"] == ["success"]
 
 
+def test_a_copy_follows_its_base_when_the_task_runs_again(server):
+    (server.home / "there").mkdir()
+    base = server.apply(**job(server, comment="base", settings={"exclude": ["*.tmp"]}, accept_circular="meant"))["job"]
+    elements = [{"path": str(server.home / "there")}]
+    copy = {"name": "copy", "copy_from": "demo", "elements": elements, "on_error": {"retries": 9}}
+    run = four_steps(server, **copy)
+    expected = dict(base, name="copy", elements=run["job"]["elements"], on_error=dict(base["on_error"], retries=9))
+    assert run["job"] == dict(expected, accept_circular=None)
+    assert json.loads(server.document.read_text()) == base
+    server.apply(settings={"exclude": ["*.bak"]}, schedule=None)
+    run = four_steps(server, **copy)
+    assert (run["job"]["settings"]["exclude"], run["job"]["schedule"]) == (["*.bak"], None)
+    run = four_steps(server, **dict(copy, on_error=None))
+    assert run["job"]["on_error"]["retries"] == 3
+    # no trace of where it came from: it can be edited, and its base removed
+    four_steps(server, name="copy", comment="mine")
+    four_steps(server, state="absent")
+    assert not server.check(name="copy", comment="mine")["changed"]
+
+
+def test_a_copy_of_a_damaged_job(server):
+    server.apply(**job(server))
+    server.document.write_text("{")
+    message = (
+        "%s: is damaged (is not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)); "
+        "restore the file, or remove the job with state: absent and declare it whole" % server.document
+    )
+    refused(server, message, "damaged_document", str(server.document), name="copy", copy_from="demo")
+
+
 def test_a_document_of_the_version_before_is_completed_once(server):
     current = server.apply(**job(server))["job"]
     old = json.loads(json.dumps(current))
@@ -539,6 +569,24 @@ def refused(server, message, code, path, **parameters):
             "schedule: has every and at; give one of every, at, calendar",
             "conflict",
             "schedule",
+        ),
+        (
+            {"copy_from": "line1"},
+            "copy_from: 'line1' is no job of this scope on this server; declare it first, or name another one",
+            "unknown_job",
+            "copy_from",
+        ),
+        (
+            {"copy_from": "demo"},
+            "copy_from: 'demo' is this job itself; name another one, or leave it out",
+            "conflict",
+            "copy_from",
+        ),
+        (
+            {"copy_from": "line1", "omitted": "reset"},
+            "omitted: does not go with copy_from, by which omitted options are as in that job; leave one of them out",
+            "conflict",
+            "omitted",
         ),
         ({"state": "gone"}, "state: 'gone' is not one of present, absent", "not_a_choice", "state"),
         (

@@ -171,6 +171,17 @@ def test_purge_of_all(server):
     assert [path.name for path in server.units.rglob("serversync@*")] == []
 
 
+def test_copies_are_of_jobs_in_the_list(server):
+    server.apply(jobs=[job(server, "a", comment="old")])
+    jobs = [job(server, "b", copy_from="a"), job(server, "a", comment="new", schedule=NIGHTLY)]
+    run = four_steps(server, jobs=jobs, purge=True)
+    assert [one["comment"] for one in run["jobs"]] == ["new", "new"]
+    # one that is not in the list is that on the server, which purging would remove
+    message = "jobs[0].copy_from: 'a' is removed by the same task; name a job that stays"
+    refused(server, message, "unknown_job", "jobs[0].copy_from", jobs=jobs[:1], purge=True)
+    assert not server.check(jobs=jobs[:1])["changed"]
+
+
 def test_rename_by_purge(server):
     server.apply(jobs=[job(server, "a", schedule=NIGHTLY)])
     run = four_steps(server, jobs=[dict(job(server, "a", schedule=NIGHTLY), name="z")], purge=True)

@@ -122,6 +122,13 @@ def test_a_job_as_it_is_returned_and_one_that_is_absent(controller):
     assert controller.run(servers=servers)["findings"] == []
 
 
+def test_a_copy_of_a_job_in_the_list(controller):
+    jobs = [{"name": "b", "copy_from": "a", "elements": [{"path": "/srv/b"}]}, job("a", "hq")]
+    assert controller.run(servers=[{"name": "site-a", "jobs": jobs}, {"name": "hq"}])["findings"] == []
+    message = "servers[0].jobs[0].copy_from: 'a' is no job of this scope on this server; "
+    assert controller.run(servers=[{"name": "site-a", "jobs": jobs[:1]}])["msg"].startswith(message)
+
+
 def test_the_scope_of_jobs_that_name_none(controller):
     """Module defaults of the action group may have it, and paths that only a user's job may have."""
     servers = [{"name": "a", "jobs": [job("j", "hq", "/tmp/x")]}, {"name": "hq"}]  # noqa: S108
