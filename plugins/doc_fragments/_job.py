@@ -31,6 +31,12 @@ options:
           - Omitted means V(present).
         type: str
         choices: [present, absent]
+      previous_name:
+        description:
+          - The name that the job had before. A job of that name in O(scope) on this server is renamed, and keeps its
+            records, its archives, and the versions of its files. Where there is none, or it has been renamed, it plays
+            no part.
+        type: str
       copy_from:
         description:
           - The name of another job, as it is in the list or else on this server in O(scope). The job is then that one

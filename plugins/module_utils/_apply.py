@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 
-from ._job import Problem, document_text, own_problems, pairings_of, password_of, pin_problem, resolve_all
+from ._job import Problem, document_text, own_problems, pairings_of, password_of, pin_problem, resolve_all, show
 from ._module import JobModule
 from ._schedule import on_calendar
 from ._store import (
@@ -30,9 +30,12 @@ from ._store import (
     owner_of,
     plan,
     read_document,
+    read_file,
     read_fleet,
     read_pairings,
     read_units,
+    renaming,
+    renaming_note,
     systemd_runs,
     wanted_files,
     zone_text,
@@ -61,12 +64,16 @@ class Server:
 
 
 class Declared(NamedTuple):
-    """One job as it shall be; `job` is None where there shall be none. `at`: how its options are named in errors."""
+    """One job as it shall be; `job` is None where there shall be none. `at`: how its options are named in errors.
+
+    `former`: where the job is that gets this name.
+    """
 
     at: str
     given: Mapping[str, Any]
     place: Layout
     job: dict[str, Any] | None
+    former: Layout | None = None
 
     @property
     def has_password(self) -> bool:
@@ -74,10 +81,11 @@ class Declared(NamedTuple):
 
 
 class Way(NamedTuple):
-    """One job's difference between what is and what shall be."""
+    """One job's difference between what is and what shall be. `there`: its document, perhaps by its former name."""
 
     declared: Declared
     found: Found
+    there: bytes | None
     wanted: dict[str, Wanted]
     plan: Plan
 
@@ -105,10 +113,27 @@ def declare(server: Server, listed: Sequence[tuple[str, Mapping[str, Any]]]) -> 
     declarations = []
     for (at, given), job in zip(listed, jobs):
         place = server.place._replace(name=given["name"])
-        declarations.append(Declared(at, given, place, job))
-        for problem in check_server(server, given, job, place) if job else ():
-            problems.append(problem._replace(path=at + problem.path))
+        former, wrong = former_of(given, place) if job else (None, [])
+        declarations.append(Declared(at, given, place, job, former))
+        wrong += check_server(server, given, job, place) if job else []
+        problems += [problem._replace(path=at + problem.path) for problem in wrong]
     return declarations, problems
+
+
+def former_of(given: Mapping[str, Any], place: Layout) -> tuple[Layout | None, list[Problem]]:
+    """Where the job is that is to be renamed; None where that is done, or there was none."""
+    previous = given.get("previous_name")
+    if not previous:
+        return None, []
+    former = place._replace(name=previous)
+    if read_file(place.renaming).data == renaming_note(former).encode("utf-8"):
+        return former, []
+    if not os.path.lexists(former.document):
+        return None, []
+    if os.path.lexists(place.document):
+        text = "both %s and %s are jobs of this server; remove one of them, or leave previous_name out"
+        return None, [Problem("conflict", "previous_name", text % (show(previous), show(place.name)))]
+    return former, []
 
 
 def check_server(server: Server, given: Mapping[str, Any], job: dict[str, Any], place: Layout) -> list[Problem]:
@@ -140,8 +165,11 @@ def check_server(server: Server, given: Mapping[str, Any], job: dict[str, Any], 
     return problems
 
 
-def files_of(server: Server, declared: Declared, found: Found) -> dict[str, Wanted]:
-    """The files of a job. A password that is kept stays as it is, be it encrypted or not."""
+def files_of(server: Server, declared: Declared, found: Found, left: Found | None = None) -> dict[str, Wanted]:
+    """The files of a job. A password that is kept stays as it is, be it encrypted or not.
+
+    `left`: what there is of the job by its former name.
+    """
     place, job = declared.place, declared.job
     if job is None:
         return wanted_files(place, None, "", server.gid)
@@ -150,6 +178,10 @@ def files_of(server: Server, declared: Declared, found: Found) -> dict[str, Want
         there = {path: found.files.get(path, FileState()) for path in (place.encrypted, place.password)}
         kept = next((path for path, file in there.items() if file.data), None)
         password = password_of(declared.given)
+        former = declared.former
+        if password is None and kept is None and left and former:
+            files = (left.files.get(path) for path in (former.encrypted, former.password))
+            password = next((file.data.decode("utf-8") for file in files if file and file.data), None)
         if password is None and kept is None:
             text = "is to be kept as it is, but none is kept on this server; give the password itself"
             server.module.fail([Problem("missing", declared.at + "account.password", text)])
@@ -164,10 +196,9 @@ def check_circles(server: Server, ways: Sequence[Way]) -> None:
     """What jobs that change make of each other, and of those that are there. What stays where it is is no circle."""
     changing = {}
     for way in ways:
-        document = way.declared.place.document
-        there = way.found.files[document].data
-        if way.declared.job and there != (way.wanted[document].text or "").encode("utf-8"):
-            changing[way.declared.place.name] = (there, way.declared.job)
+        wanted = way.wanted[way.declared.place.document].text or ""
+        if way.declared.job and way.there != wanted.encode("utf-8"):
+            changing[way.declared.place.name] = (way.there, way.declared.job)
     if not changing:
         return
     from ._neighbours import findings_of, moves  # not for a task that changes nothing
@@ -176,6 +207,7 @@ def check_circles(server: Server, ways: Sequence[Way]) -> None:
     if not changing:
         return
     jobs = {way.declared.place.name: (way.declared.at, way.declared.job) for way in ways}
+    jobs.update({way.declared.former.name: (way.declared.at, None) for way in ways if way.declared.former})
     problems, warnings = findings_of(server.place, server.pairings, jobs, changing)
     if problems:
         server.module.fail(problems)
@@ -305,6 +337,8 @@ def apply(
     listed = list(entries)
     if purge:
         names = {given["name"] for _at, given in entries}
+        # what is renamed goes by that
+        names.update(given.get("previous_name") for _at, given in entries if given.get("state") != "absent")
         listed += [
             ("", {"name": name, "state": "absent"}) for name in declared_names(server.place) if name not in names
         ]
@@ -314,15 +348,28 @@ def apply(
 
     many = purge is not None
     fleet = read_fleet(server.place, module.run) if many and server.systemd and listed else None
+
+    def found_at(place: Layout) -> Found:
+        units = fleet(place) if fleet else read_units(place, module.run) if server.systemd and not many else None
+        return find(place, units, module.run)
+
     ways = []
     for declared in declarations:
-        place = declared.place
-        units = fleet(place) if fleet else read_units(place, module.run) if server.systemd and not many else None
-        found = find(place, units, module.run)
-        wanted = files_of(server, declared, found)
-        ways.append(Way(declared, found, wanted, plan(place, found, wanted, server.uid)))
-    if many:
-        reload = server.systemd and os.path.exists(server.place.pending)
+        place, former = declared.place, declared.former
+        found = found_at(place)
+        there = found.files[place.document].data
+        # its records go to the new name
+        left = found_at(former)._replace(published=False) if former else None
+        wanted = files_of(server, declared, found, left)
+        one = plan(place, found, wanted, server.uid)
+        if former and left:
+            there = left.files[former.document].data if there is None else there
+            gone = plan(former, left, wanted_files(former, None, "", server.gid), server.uid)
+            one = renaming(place, one, former, gone, server.gid)
+            found = found._replace(neighbours=left.neighbours)
+        ways.append(Way(declared, found, there, wanted, one))
+    reload = server.systemd and os.path.exists(server.place.pending)
+    if many or reload or any(way.declared.former for way in ways):
         whole = merge([one.plan for one in ways], server.place.systemctl, reload)
     else:
         whole = ways[0].plan
@@ -341,9 +388,10 @@ def apply(
     if jobs and deployed:
         warn_of_what_is_missing(server, ways)
     warn_of_units(server, ways)
-    for one in ways:
-        if one.declared.job is None and one.found.neighbours:
-            module.warn("%s holds files of others; it stays" % os.path.dirname(one.declared.place.drop_in))
+    for way in ways:
+        removed = way.declared.former or (None if way.declared.job else way.declared.place)
+        if removed and way.found.neighbours:
+            module.warn("%s holds files of others; it stays" % os.path.dirname(removed.drop_in))
     if not module.check_mode:
         verify_timers(module, ways)
         module.carry_out(whole, server.place, server.uid, server.gid)

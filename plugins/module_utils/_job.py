@@ -1006,6 +1006,13 @@ JOB = Field(
             option=True,
         ),
         Field(
+            "previous_name",
+            "text",
+            "The name that the job had before, which is given up; a job of it is renamed.",
+            check=_check_name,
+            option=True,
+        ),
+        Field(
             "copy_from",
             "text",
             "The job of the same scope on this server whose options are those that are not given.",
@@ -1571,24 +1578,57 @@ def _base(job: Mapping[str, Any]) -> dict[str, Any]:
     return dict(job, elements=[dict(one, previous_path=None) for one in job["elements"]], accept_circular=None)
 
 
+def _check_previous_names(
+    entries: Sequence[tuple[str, Mapping[str, Any]]], names: Mapping[str, int]
+) -> dict[int, list[Problem]]:
+    """A name is given up for one job, and is then nobody's. Problems by the number of the entry."""
+    problems = {}
+    taken: dict[str, str] = {}
+    for number, (_at, given) in enumerate(entries):
+        previous = given.get("previous_name")
+        if not previous or given.get("state") == "absent":
+            continue
+        text = ""
+        if previous == given["name"]:
+            text = "%s is the name itself; leave it out"
+        elif previous in names:
+            text = "%s is the name of another job of the same task; it can be given up or kept, do one of them"
+        elif previous in taken:
+            text = "%%s is the previous name of %s, too; a job is renamed once" % show(taken[previous])
+        if text:
+            problems[number] = [Problem("conflict", "previous_name", text % show(previous))]
+        taken.setdefault(previous, given["name"])
+    return problems
+
+
 def resolve_all(
     entries: Sequence[tuple[str, Mapping[str, Any]]], there: Callable[[str], Mapping[str, Any] | None]
 ) -> tuple[list[dict[str, Any] | None], list[Problem]]:
     """resolve() for what read() returned of several jobs of one scope, each with how errors name its options.
 
-    A copy is laid over its base as the list has it, or else as it is on the server. `there`: the job of that name on
-    the server. The jobs are in the order of the list; None: it is to be absent, or has a problem.
+    A copy is laid over its base as the list has it, or else as it is on the server; a job that gets another name over
+    the one of its previous name. `there`: the job of that name on the server. The jobs are in the order of the list;
+    None: it is to be absent, or has a problem.
     """
     names = {given["name"]: number for number, (_at, given) in enumerate(entries)}
     absent = {number for number, (_at, given) in enumerate(entries) if given.get("state") == "absent"}
     jobs: dict[int, dict[str, Any] | None] = dict.fromkeys(absent)
-    problems: dict[int, list[Problem]] = {}
+    problems = _check_previous_names(entries, names)
+    jobs.update(dict.fromkeys(problems))
+    renamed = {
+        given["previous_name"]: given["name"]
+        for number, (_at, given) in enumerate(entries)
+        if given.get("previous_name") and number not in absent
+    }
 
     def base(name: str) -> Mapping[str, Any] | None:
         """None: it has problems of its own."""
         number = names.get(name)
         if number in absent:
             raise Wrong("%s is removed by the same task; name a job that stays" % show(name), "unknown_job")
+        if name in renamed:
+            text = "%s is renamed by the same task; name it %s" % (show(name), show(renamed[name]))
+            raise Wrong(text, "unknown_job")
         found = there(name) if number is None else jobs[number]
         if found is None and number is None:
             text = "%s is no job of this scope on this server; declare it first, or name another one"
@@ -1605,8 +1645,11 @@ def resolve_all(
                 current = base(name)
                 if current is None:
                     return
+            elif given.get("omitted") == "reset":
+                current = None
             else:
-                current = None if given.get("omitted") == "reset" else there(given["name"])
+                previous = given.get("previous_name")
+                current = there(given["name"]) or (there(previous) if previous else None)
         except Wrong as wrong:
             problems[number] = [Problem(wrong.code, "copy_from", wrong.text)]
             return

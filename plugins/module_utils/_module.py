@@ -162,7 +162,7 @@ class JobModule(AnsibleModule):  # type: ignore[misc]
         number = 0
         try:
             ready = self._prepare([step for step in plan.steps if step.do == "write"])
-            if any("daemon-reload" in step.argv for step in plan.steps):
+            if any(step.argv[-1:] == ("daemon-reload",) for step in plan.steps):
                 make_directory(os.path.dirname(place.pending), place, gid)
                 with open(place.pending, "wb"):
                     pass
@@ -209,7 +209,7 @@ class JobModule(AnsibleModule):  # type: ignore[misc]
             code, out, err = self.run(step.argv)
             if code:
                 raise command_error(step.argv, code, out, err)
-            if "daemon-reload" in step.argv:
+            if step.argv[-1] == "daemon-reload":
                 os.unlink(place.pending)
             return
         moved.update((step.path, os.path.dirname(step.path)))

@@ -106,6 +106,11 @@ class Layout(NamedTuple):
         return os.path.join(self.config, "jobs", ".reload")
 
     @property
+    def renaming(self) -> str:
+        """Exists while the job is not all that is left of the one whose name it holds."""
+        return os.path.join(self.config, "jobs", ".%s.renaming" % self.name)
+
+    @property
     def pairings(self) -> str:
         return os.path.join(self.config, "pairings")
 
@@ -618,6 +623,38 @@ def plan(place: Layout, found: Found, wanted: Mapping[str, Wanted], uid: int) ->
         if not units.running:
             diff.append(_entry(service + " (systemd)", _flags(failed=True), _flags(failed=False)))
     return Plan(diff, before, files, after)
+
+
+def renaming(place: Layout, new: Plan, former: Layout, old: Plan, gid: int | None) -> Plan:
+    """The way to a job from the one of another name: what is written for the one and removed of the other.
+
+    A file says which job is going to be renamed, from before there are two of them until the old one is gone, so that
+    the next apply can tell a rename that was cut off from two jobs. The runner moves what is its own.
+    """
+    text = renaming_note(former)
+    there = read_file(place.renaming).data == text.encode("utf-8")
+    note = Wanted(text, 0o640 if place.scope == "system" else 0o600, gid)
+    diff = new.diff + old.diff
+    files = [*new.files, *old.files, Step("remove", place.renaming)]
+    if there:
+        diff.append(_entry(place.renaming, text, "", will=False))
+    else:
+        files.insert(0, Step("write", place.renaming, file=note))
+    if os.path.lexists(former.published):
+        shown = "(records of the last runs)\n"
+        diff.append(_entry(former.published, shown, "", will=False))
+        diff.append(_entry("%s (of %s)" % (place.published, former.name), "", shown, was=False))
+        files.insert(len(files) - len(old.files) - 1, Step("run", argv=rename_command(place, former)))
+    return Plan(diff, old.before + new.before, files, new.after + old.after)
+
+
+def renaming_note(former: Layout) -> str:
+    return former.name + "\n"
+
+
+def rename_command(place: Layout, former: Layout) -> tuple[str, ...]:
+    """Its last word is no job's name, such as daemon-reload may be one."""
+    return place.launcher, "rename", place.name, "--from=" + former.name
 
 
 def merge(plans: Sequence[Plan], systemctl: Sequence[str], reload: bool) -> Plan:

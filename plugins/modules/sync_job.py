@@ -53,6 +53,13 @@ options:
       - Omitted means V(keep).
     type: str
     choices: [keep, reset]
+  previous_name:
+    description:
+      - The name that the job had before. A job of that name in O(scope) on this server is renamed, and keeps its
+        records, its archives, and the versions of its files, so that its next run is no first one. Where there is none,
+        or it has been renamed, it plays no part.
+      - It is an error that both names are jobs.
+    type: str
   copy_from:
     description:
       - The name of another job of O(scope) on this server. The job is then that one with the given options laid over
@@ -268,6 +275,12 @@ EXAMPLES = r"""
     name: line1-programs
     on_error:
       retries: 5
+  become: true
+
+- name: A job gets another name, and keeps what is known of it
+  serversync.core.sync_job:
+    name: line1-recipes-both-ways
+    previous_name: line1-recipes
   become: true
 
 - name: A job as another one on this server, but for the elements

@@ -123,7 +123,7 @@ changes:
       type: list
       elements: str
     edited:
-      description: Jobs that were there, and were different.
+      description: Jobs that were there, and were different or had another name.
       type: list
       elements: str
     removed:
@@ -252,7 +252,7 @@ def changes_of(ways: Sequence[Way]) -> dict[str, list[str]]:
     changes: dict[str, list[str]] = {"created": [], "edited": [], "removed": []}
     for way in ways:
         if way.plan.changed:
-            there = way.found.files[way.declared.place.document].data is not None
+            there = way.there is not None
             what = "removed" if way.declared.job is None else "edited" if there else "created"
             changes[what].append(way.declared.place.name)
     return changes

@@ -32,6 +32,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "base": ([], LINES),
     "matrix": ([], MATRIX),
     "copy": (["first"], LINES[:2]),
+    "rename": (["first"], ["line1-plc-programs"]),
     "purge": (["base"], LINES[:1]),
     "info": (["matrix"], MATRIX),
 }

@@ -126,12 +126,12 @@ def test_what_was_left_alone_is_tried_again_where_all_that_it_requires_is(
 def test_the_lock_is_held_as_long_as_what_was_started_lives(tmp_path: Path) -> None:
     layout = Layout("user", tmp_path, tmp_path, tmp_path)
     job = Job({"name": "nightly"}, "")
-    with run.locked(layout, job) as free:
+    with run.locked(layout, job.name) as free:
         assert free
         # In the place of an rsync whose runner is killed.
         child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, close_fds=False)
-    with run.locked(layout, job) as free:
+    with run.locked(layout, job.name) as free:
         assert not free
     child.communicate()
-    with run.locked(layout, job) as free:
+    with run.locked(layout, job.name) as free:
         assert free

@@ -176,8 +176,9 @@ class Archiving:
                     by_path[path] = len(rows)
                     rows.append(fresh)
                 self.touched.add(parent(path))
-        # A side that became a target has no marker yet.
-        bare = not self.begun and any(self.sides[side].tree.facts["marker"] is None for side in self.markers)
+        # A side that became a target has no marker yet, and that of a job that was renamed names the job of before.
+        told = {side: self.sides[side].tree.facts["marker"] or {} for side in self.markers}
+        bare = not self.begun and any(told[side].get("job") != one["job"] for side, one in self.markers.items())
         if rows or dropped or bare:
             generation = secrets.token_hex(16)
             self.archive.begin(generation, self.markers)

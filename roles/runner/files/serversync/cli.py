@@ -49,7 +49,7 @@ def parser() -> Parser:
 
     def add(name: str, text: str, job: str | None = None) -> argparse.ArgumentParser:
         description = f"{text[0].upper()}{text[1:]}."
-        # Without a help text a command is not listed: keys and units call those two, people do not.
+        # Without a help text a command is not listed: keys, units and modules call those, people do not.
         command = (
             commands.add_parser(name, help=text, description=description)
             if job
@@ -95,6 +95,9 @@ def parser() -> Parser:
     add("unit", "what the service of a job starts").add_argument("job", metavar="JOB")
     add("units", "start the units that a job has before or after a run; asked at a socket that is standard input")
     add("died", "what the service of a job starts when it has ended").add_argument("job", metavar="JOB")
+    rename = add("rename", "give a declared job what is known of the one that had another name")
+    rename.add_argument("job", metavar="JOB")
+    rename.add_argument("--from", metavar="JOB", required=True, dest="previous")
     return top
 
 
@@ -382,6 +385,17 @@ def command_died(layout: Layout, arguments: argparse.Namespace) -> int:
     if request is None or request["verb"] == "run":
         started = units.after_death(layout, job.load(layout, name))
         log(f"the runner was killed; started, and not waited for: {', '.join(started)}")
+    return 0
+
+
+def command_rename(layout: Layout, arguments: argparse.Namespace) -> int:
+    from serversync import job, rename, unit
+
+    document = job.load(layout, arguments.job)
+    if layout.privileged and os.geteuid() == 0:
+        # What is kept of a job is its account's, and nothing of it may become root's.
+        unit.become_account()
+    rename.rename(layout, document, job.check_name(arguments.previous))
     return 0
 
 

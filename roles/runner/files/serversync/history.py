@@ -89,6 +89,17 @@ class History:
                 entry["state_after"] = entry["state_after"] or "failed"
             self.keep(record | {"state": "failed", "ended": ended, "error": error})
 
+    def rename(self, previous: str, job: str) -> None:
+        """The records of one job become those of another; a job that had this name before may have left some."""
+        with self.kept(), self.database:
+            self.database.execute("BEGIN IMMEDIATE")
+            self.database.execute("UPDATE runs SET job = ?2 WHERE job = ?1", (previous, job))
+            self.database.execute(
+                "UPDATE configurations SET job = ?2, number = number + "
+                "(SELECT coalesce(max(number), 0) FROM configurations WHERE job = ?2) WHERE job = ?1",
+                (previous, job),
+            )
+
     def runs(self, job: str, limit: int) -> list[dict[str, Any]]:
         """The job's records, the newest first."""
         query = "SELECT record FROM runs WHERE job = ? ORDER BY started DESC, run DESC LIMIT ?"

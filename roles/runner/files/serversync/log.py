@@ -484,11 +484,16 @@ class LogSynchronization:
     def load(self) -> State | None:
         """None: there is none of these two logs."""
         state = self.read(self.state_path)
-        if state is None and self.element.previous_path is not None:
+        if state is None:
+            # That of a job that was renamed has its old name.
+            same = self.state_path.name.rpartition(".")[0].rpartition(".")[2]
+            before = self.element.previous_path or ""
             for path in sorted(self.state_path.parent.glob("*.log")):
-                other = self.read(path)
-                if other and self.element.previous_path in (one[1] for one in other.identity.values()):
+                renamed = path.name.endswith(f".{same}.log")
+                other = self.read(path) if renamed or before else None
+                if other and before in (one[1] for one in other.identity.values()):
                     return replace(other, identity=self.identity())
+                state = other if renamed else state
         if state is not None and state.identity != self.identity():
             self.report.warnings.append(
                 f"{self.state_path} is of other logs, because a path, a server or the direction was changed; "

@@ -18,7 +18,7 @@ from serversync.layout import Layout
 from serversync.reconcile import SIDES, Plan
 from serversync.run import locked, new_run
 from serversync.servers import Servers
-from serversync.synchronize import Synchronization, element_name
+from serversync.synchronize import Synchronization, archives_of, element_name, former_name
 
 Result = dict[str, Any]
 
@@ -28,7 +28,9 @@ def conflicts(layout: Layout, job: Job, only: Sequence[str] | None) -> Result:
     elements = []
     for element in select(job, only):
         name = element_name(job.name, element.path, element.partner_path)
-        path = layout.state / "archives" / job.name / f"{name}.sqlite"
+        path = archives_of(layout, job.name) / f"{name}.sqlite"
+        if not path.exists():
+            path = path.with_name(f"{former_name(layout, job, element)}.sqlite")
         found = []
         if path.exists():
             with Archive(path) as archive:
@@ -132,7 +134,7 @@ def moved(seen: object, record: bytes | None) -> bool:
 @contextmanager
 def held(layout: Layout, job: Job) -> Iterator[None]:
     """The job's lock, or Failure ``running``."""
-    with locked(layout, job) as free:
+    with locked(layout, job.name) as free:
         if not free:
             raise Failure("running", f"{job.name} is running now; see: serversync status {job.name}")
         yield

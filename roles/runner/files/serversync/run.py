@@ -53,9 +53,9 @@ def new_run() -> str:
 
 
 @contextmanager
-def locked(layout: Layout, job: Job) -> Iterator[bool]:
-    """Holds the job's lock; false where another run holds it. The kernel releases it however the processes end."""
-    path = layout.locks / f"{job.name}.lock"
+def locked(layout: Layout, name: str) -> Iterator[bool]:
+    """Holds a job's lock; false where another run holds it. The kernel releases it however the processes end."""
+    path = layout.locks / f"{name}.lock"
     try:
         layout.locks.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -249,7 +249,7 @@ class Run:
                 history.publish(self.job)
 
             record["configuration"] = history.configuration(self.job)
-            with locked(self.layout, self.job) as free:
+            with locked(self.layout, self.job.name) as free:
                 if not free:
                     self.skip()
                     keep()

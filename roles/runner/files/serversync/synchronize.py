@@ -132,6 +132,25 @@ def element_name(job: str, path: str, partner_path: str) -> str:
     return f"{job}.{hashlib.sha256(both).hexdigest()[:8]}"
 
 
+def archives_of(layout: Layout, job: str) -> Path:
+    return layout.state / "archives" / job
+
+
+def former_name(layout: Layout, job: Job, element: Element) -> str:
+    """How the element was called before it was moved or its job renamed; empty: nothing is to be taken over.
+
+    The archives of a job that was renamed have its old name until they are taken over.
+    """
+    paths = [path for path in (element.path, element.previous_path) if path]
+    names = [element_name(job.name, path, element.partner_path) for path in paths]
+    directory = archives_of(layout, job.name)
+    if not (directory / f"{names[0]}.sqlite").exists():
+        for name in names:
+            for archive in sorted(directory.glob(f"*.{name.rpartition('.')[2]}.sqlite")):
+                return archive.stem
+    return names[1] if len(names) > 1 else ""
+
+
 class Synchronization:
     """One element between its two replicas, held open until its ``with`` block ends."""
 
@@ -164,9 +183,7 @@ class Synchronization:
         self.paths = {HERE: element.path, THERE: element.partner_path}
         self.targets = TARGETS[self.direction]
         self.name = element_name(job.name, element.path, element.partner_path)
-        self.previous = ""
-        if element.previous_path:
-            self.previous = element_name(job.name, element.previous_path, element.partner_path)
+        self.previous = former_name(layout, job, element)
         self.held = ExitStack()
         # Which sides were begun before the other was known, until their scan is asked for.
         self.here: ahead.Here | None = None
@@ -213,7 +230,7 @@ class Synchronization:
 
     @property
     def archive_path(self) -> Path:
-        return self.layout.state / "archives" / self.job.name / f"{self.name}.sqlite"
+        return archives_of(self.layout, self.job.name) / f"{self.name}.sqlite"
 
     def options(self, side: str) -> dict[str, Any]:
         """How a replica is opened, as ``Tree`` has it."""

@@ -12,6 +12,7 @@ import fcntl
 import grp
 import json
 import os
+import pwd
 import secrets
 import stat
 import subprocess
@@ -34,6 +35,14 @@ STALE = 60
 
 def service(name: str) -> str:
     return f"serversync@{name}.service"
+
+
+def become_account() -> None:
+    """From root to the account that the jobs run as, for good."""
+    account = pwd.getpwnam(GROUP)
+    os.initgroups(GROUP, account.pw_gid)
+    os.setgid(account.pw_gid)
+    os.setuid(account.pw_uid)
 
 
 def show(unit: str, *properties: str) -> dict[str, str]:

@@ -187,6 +187,7 @@ BAD = [
         {"copy_from": "A"},
         "copy_from: 'A' " + NAME,
     ),
+    ({"previous_name": "a b"}, "previous_name: 'a b' " + NAME),
     ({"copy_from": ["a"]}, "copy_from: ['a'] is a list, not text; quote it"),
     # wrong types
     (
@@ -1576,6 +1577,48 @@ def test_copies_in_a_list_follow_the_list_in_any_order():
 def test_what_cannot_be_copied(entries, messages):
     there = made(name="a") if "absent" in str(entries) else None
     assert resolved(*entries, a=there)[1] == messages
+
+
+def test_a_job_of_another_name_is_what_a_renamed_one_starts_from():
+    there = full()
+    (job,), problems = resolved({"name": "new", "previous_name": "old", "comment": "new"}, old=there)
+    assert (problems, job) == ([], dict(there, name="new", comment="new"))
+    # once it is renamed, the old name plays no part
+    (again,), _problems = resolved({"name": "new", "previous_name": "old"}, old=there, new=job)
+    assert again == job
+    assert resolved(base(name="new", previous_name="old", omitted="reset"), old=there)[0] == [made(name="new")]
+    assert resolved(base(name="new", previous_name="old"))[0] == [made(name="new")]
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (
+            [base(name="a", previous_name="a")],
+            "jobs[0].previous_name: 'a' is the name itself; leave it out",
+        ),
+        (
+            [base(name="a"), base(name="b", previous_name="a")],
+            "jobs[1].previous_name: 'a' is the name of another job of the same task; "
+            "it can be given up or kept, do one of them",
+        ),
+        (
+            [base(name="a", previous_name="b"), base(name="b", previous_name="a")],
+            "jobs[0].previous_name: 'b' is the name of another job of the same task; "
+            "it can be given up or kept, do one of them",
+        ),
+        (
+            [base(name="a", previous_name="c"), base(name="b", previous_name="c")],
+            "jobs[1].previous_name: 'c' is the previous name of 'a', too; a job is renamed once",
+        ),
+        (
+            [base(name="a", previous_name="c"), {"name": "b", "copy_from": "c"}],
+            "jobs[1].copy_from: 'c' is renamed by the same task; name it 'a'",
+        ),
+    ],
+)
+def test_what_cannot_be_renamed(entries, message):
+    assert resolved(*entries, c=made(name="c"))[1][0] == message
 
 
 # --- properties ------------------------------------------------------------------------------------------------

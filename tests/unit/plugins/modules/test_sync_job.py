@@ -302,6 +302,49 @@ def test_null_where_there_are_choices(server):
     assert run["job"]["notification"]["events"] == ["success"]
 
 
+def test_rename(server):
+    before = server.apply(**job(server, comment="kept"))["job"]
+    left = server.snapshot()
+    run = four_steps(server, name="new", previous_name="demo", on_error={"retries": 9})
+    assert run["job"] == dict(before, name="new", on_error=dict(before["on_error"], retries=9))
+    assert not [path for path in server.home.rglob("*demo*") if path.name in {Path(one).name for one in left}]
+    assert server.memory()["active"] == {"serversync@new.timer": "active"}
+    assert [command[2:] for command in run["commands"]] == [
+        ["disable", "--now", "serversync@demo.timer"],
+        ["enable", "--no-reload", "serversync@new.timer"],
+        ["daemon-reload"],
+        ["start", "serversync@new.timer"],
+    ]
+    # a job that was there all the time is none of another name
+    assert server.apply(**job(server, partner={"host": "other"}))["changed"]
+    message = (
+        "previous_name: both 'demo' and 'new' are jobs of this server; remove one of them, or leave previous_name out"
+    )
+    refused(server, message, "conflict", "previous_name", name="new", previous_name="demo")
+
+
+def test_there_may_be_nothing_to_rename(server):
+    run = four_steps(server, previous_name="before", **job(server))
+    assert len(run["diff"]) == 4
+
+
+def test_a_renamed_job_that_stays_where_it_is_closes_no_circle(server):
+    server.apply(**job(server, elements=[{"path": str(server.here), "partner_path": "/srv/x"}]))
+    other = job(server, elements=[{"path": str(server.here), "partner_path": "/srv/x"}], accept_circular="for once")
+    server.apply(**dict(other, name="other"))
+    four_steps(server, name="new", previous_name="demo", comment="renamed")
+
+
+def test_a_damaged_job_is_not_renamed(server):
+    server.apply(**job(server))
+    server.document.write_bytes(b"\xff")
+    message = (
+        "%s: is damaged (is not UTF-8); restore the file, or remove the job with state: absent and declare it whole"
+        % server.document
+    )
+    refused(server, message, "damaged_document", str(server.document), name="new", previous_name="demo")
+
+
 def test_a_copy_follows_its_base_when_the_task_runs_again(server):
     (server.home / "there").mkdir()
     base = server.apply(**job(server, comment="base", settings={"exclude": ["*.tmp"]}, accept_circular="meant"))["job"]
@@ -587,6 +630,12 @@ def refused(server, message, code, path, **parameters):
             "omitted: does not go with copy_from, by which omitted options are as in that job; leave one of them out",
             "conflict",
             "omitted",
+        ),
+        (
+            {"previous_name": "demo"},
+            "previous_name: 'demo' is the name itself; leave it out",
+            "conflict",
+            "previous_name",
         ),
         ({"state": "gone"}, "state: 'gone' is not one of present, absent", "not_a_choice", "state"),
         (

@@ -171,6 +171,15 @@ def test_purge_of_all(server):
     assert [path.name for path in server.units.rglob("serversync@*")] == []
 
 
+def test_renaming_is_no_purging(server):
+    server.apply(jobs=three(server))
+    jobs = [dict(one, name=one["name"] * 2, previous_name=one["name"]) for one in three(server)]
+    run = four_steps(server, jobs=jobs, purge=True)
+    assert run["changes"] == {"created": [], "edited": ["aa", "bb", "cc"], "removed": []}
+    assert sorted(path.name for path in server.document.parent.iterdir()) == ["aa.json", "bb.json", "cc.json"]
+    assert server.memory()["active"] == dict.fromkeys(["serversync@aa.timer", "serversync@cc.timer"], "active")
+
+
 def test_copies_are_of_jobs_in_the_list(server):
     server.apply(jobs=[job(server, "a", comment="old")])
     jobs = [job(server, "b", copy_from="a"), job(server, "a", comment="new", schedule=NIGHTLY)]

@@ -1,0 +1,153 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A job gets another name by sync_job, and its next run is no first one, wherever the apply was cut off.
+
+And a job is changed while it runs.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import declaring
+from tests.loopback import write_launcher
+
+CRASH = """
+import os, signal
+from ansible_collections.serversync.core.plugins.module_utils import _module
+left = [%d]
+def last(function):
+    def counted(*arguments, **more):
+        left[0] -= 1
+        if left[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **more)
+    return counted
+_module.JobModule._do = last(_module.JobModule._do)
+"""
+RENAME = {"name": "new", "previous_name": "demo"}
+
+
+class Site(declaring.Server):
+    """A server with the real runner, and two directories that a job keeps the same."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.launcher = self.home / ".local" / "bin" / "serversync"
+        self.launcher.parent.mkdir(parents=True)
+        write_launcher(self.launcher)
+        self.there = path / "there"
+        self.there.mkdir()
+        for name in ("gone", "kept", "old"):
+            (self.here / name).write_text("1")
+        self.job: dict[str, Any] = {
+            "partner": {"host": "hq", "connection": "local"},
+            "elements": [{"path": str(self.here), "partner_path": str(self.there)}],
+            "schedule": {"at": "02:30"},
+            "settings": {"delete": "synced", "max_delete": "100%"},
+        }
+
+    def serversync(self, *words: str) -> Any:
+        done = subprocess.run(
+            [str(self.launcher), *words, "--json"], env=self.environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+    def declare_and_run(self) -> None:
+        assert not self.apply(**self.job).get("failed")
+        self.serversync("run", "demo")
+        (self.here / "old").write_text("two")
+        assert self.serversync("run", "demo")["state"] == "equal"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    site = Site(tmp_path)
+    site.declare_and_run()
+    return site
+
+
+def assert_is_renamed(site: Site) -> None:
+    """What is known of the job goes by the new name, and nothing by the old one."""
+    assert not list(site.document.parent.glob(".*"))
+    assert not [path for path in site.home.rglob("demo*") if path.suffix != ".lock" and "archives" not in path.parts]
+    assert not (site.home / "state" / "serversync" / "archives" / "demo").exists()
+    assert site.memory()["active"] == {"serversync@new.timer": "active"}
+    (site.here / "gone").unlink()
+    plan = site.serversync("plan", "new")["elements"][0]
+    assert [(one["what"], one["path"]) for one in plan["decisions"]] == [("delete", "gone")]
+    record = site.serversync("run", "new")
+    assert (record["state"], record["elements"][0]["warnings"], record["configuration"]) == ("equal", [], 2)
+    assert not (site.there / "gone").exists(), "it was a first run"
+    assert [run["job"] for run in site.serversync("status", "new")[:1]] == ["new"]
+    published = json.loads(site.published.with_name("new.json").read_text())
+    assert [run["job"] for run in published["runs"]] == ["new", "demo", "demo"]
+    markers = list(site.there.glob(".serversync/*/marker.json"))
+    assert [json.loads(path.read_text())["job"] for path in markers] == ["new"]
+    site.serversync("restore", "new", "old")
+    assert (site.there / "old").read_text() == "1"
+
+
+def test_what_is_known_of_a_job_goes_by_its_new_name(site: Site) -> None:
+    check = site.check(**RENAME)
+    assert (site.home / "state" / "serversync" / "archives" / "demo").exists()
+    done = site.apply(**RENAME)
+    assert (done["changed"], done["diff"], done["commands"]) == (True, check["diff"], check["commands"])
+    assert [str(site.launcher), "rename", "new", "--from=demo"] in done["commands"]
+    for again in (site.apply, site.check):
+        assert not again(**RENAME)["changed"]
+    site.serversync("versions", "new", "old")
+    assert_is_renamed(site)
+
+
+def test_twice_before_it_runs_and_moved_as_well(site: Site) -> None:
+    site.apply(name="between", previous_name="demo")
+    moved = site.here.with_name("moved")
+    site.here.rename(moved)
+    elements = [dict(site.job["elements"][0], path=str(moved), previous_path=str(site.here))]
+    site.apply(name="new", previous_name="between", elements=elements)
+    site.here = moved
+    assert_is_renamed(site)
+
+
+def test_what_a_removed_job_of_the_name_has_left_does_not_stand_in_the_way(site: Site) -> None:
+    site.apply(**RENAME)
+    site.serversync("run", "new")
+    site.apply(name="new", state="absent")
+    for path in (site.here, site.there):
+        path.rename(path.with_name(path.name + "-before"))
+        path.mkdir()
+    for name in ("gone", "kept", "old"):
+        (site.here / name).write_text("1")
+    site.declare_and_run()
+    site.apply(**RENAME)
+    (site.here / "gone").unlink()
+    assert site.serversync("run", "new")["elements"][0]["deleted"] == 1
+
+
+def test_a_crash_at_any_step_is_repaired(tmp_path: Path) -> None:
+    for step in range(100):
+        site = Site(tmp_path / str(step))
+        site.declare_and_run()
+        site.program = CRASH % step + declaring.PROGRAM
+        code = site.killed(**RENAME)
+        site.program = declaring.PROGRAM
+        names = {path.stem for path in site.document.parent.glob("*.json")}
+        assert names in ({"demo"}, {"demo", "new"}, {"new"})
+        check = site.check(**RENAME)
+        done = site.apply(**RENAME)
+        assert not done.get("failed"), done
+        assert (done["diff"], done["commands"]) == (check["diff"], check["commands"])
+        assert not site.check(**RENAME)["changed"]
+        assert_is_renamed(site)
+        if code == 0:
+            break
+    assert step > 10
+
+
