@@ -10,8 +10,19 @@ import shutil
 import tempfile
 from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 
-from ._job import Problem, document_text, own_problems, pairings_of, password_of, pin_problem, resolve_all, show
+from ._job import (
+    Problem,
+    document_text,
+    field_of,
+    own_problems,
+    pairings_of,
+    password_of,
+    pin_problem,
+    resolve_all,
+    show,
+)
 from ._module import JobModule
+from ._running import end_runs
 from ._schedule import on_calendar
 from ._store import (
     FileState,
@@ -327,10 +338,15 @@ class Applied(NamedTuple):
     jobs: list[dict[str, Any]]
     ways: list[Way]
     plan: Plan
+    commands: list[list[str]]
 
 
 def apply(
-    module: JobModule, scope: str, entries: Sequence[tuple[str, Mapping[str, Any]]], purge: bool | None
+    module: JobModule,
+    scope: str,
+    entries: Sequence[tuple[str, Mapping[str, Any]]],
+    purge: bool | None,
+    stop_timeout: str | None,
 ) -> Applied:
     """Makes the jobs as they are declared. `purge`: whether those that are not are removed; None: it is one job."""
     server = Server(module, scope)
@@ -392,7 +408,11 @@ def apply(
         removed = way.declared.former or (None if way.declared.job else way.declared.place)
         if removed and way.found.neighbours:
             module.warn("%s holds files of others; it stays" % os.path.dirname(removed.drop_in))
+    stops: list[list[str]] = []
     if not module.check_mode:
         verify_timers(module, ways)
+        changing = [way.declared for way in ways if way.plan.changed]
+        places = [place for one in changing for place in (one.place, one.former) if place]
+        stops = end_runs(module, places, stop_timeout or str(field_of("stop_timeout").default()))
         module.carry_out(whole, server.place, server.uid, server.gid)
-    return Applied(jobs, ways, whole)
+    return Applied(jobs, ways, whole, stops + whole.commands)

@@ -1019,6 +1019,14 @@ JOB = Field(
             check=_check_name,
             option=True,
         ),
+        duration(
+            "stop_timeout",
+            "How long a run that is on may go on when the job changes, before it is stopped.",
+            "60s",
+            0,
+            _schedule.DAY,
+            option=True,
+        ),
         Field(
             "state",
             "text",

@@ -96,6 +96,12 @@ class Layout(NamedTuple):
         return self.password + ".cred"
 
     @property
+    def lock(self) -> str:
+        """What a run of this job holds."""
+        runtime = "/run/serversync" if self.scope == "system" else self.state
+        return os.path.join(runtime, "locks", self.name + ".lock")
+
+    @property
     def runner(self) -> str:
         """Exists where the runner is deployed."""
         return os.path.join(self.config, "runner.json")

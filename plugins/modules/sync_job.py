@@ -46,6 +46,13 @@ options:
       - Omitted means V(present).
     type: str
     choices: [present, absent]
+  stop_timeout:
+    description:
+      - When the job is changed, renamed or removed while it runs, how long the run may go on before it is stopped. Then
+        the task says so in a warning, and the next run goes on from there. Where nothing changes nothing is stopped,
+        and check mode never waits.
+      - From V(0s) to V(1d). Omitted means V(60s).
+    type: str
   omitted:
     description:
       - What becomes of options that are omitted. With V(keep) they stay as they are in the existing job. With V(reset)
@@ -403,7 +410,8 @@ diff:
       after_header: /etc/systemd/system/serversync@line1-programs.timer
 commands:
   description:
-    - The commands that changed something on the server, each as a list of its words. In check mode those that would.
+    - The commands that changed something on the server, each as a list of its words. In check mode those that would,
+      but for the stopping of a run that outlasts O(stop_timeout).
   returned: always
   type: list
   elements: list
@@ -450,11 +458,11 @@ def main() -> None:
         text = "does not go with copy_from, by which omitted options are as in that job; leave one of them out"
         module.fail([Problem("conflict", "omitted", text)])
     try:
-        done = apply(module, given.get("scope") or "system", [("", given)], None)
+        done = apply(module, given.get("scope") or "system", [("", given)], None, given.get("stop_timeout"))
     except StoreError as error:
         module.fail_store(error)
     job = done.jobs[0] if done.jobs else None
-    module.exit_json(changed=done.plan.changed, job=job, diff=done.plan.diff, commands=done.plan.commands, failure=None)
+    module.exit_json(changed=done.plan.changed, job=job, diff=done.plan.diff, commands=done.commands, failure=None)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,13 @@ options:
       - Omitted means V(system).
     type: str
     choices: [system, user]
+  stop_timeout:
+    description:
+      - When jobs are changed, renamed or removed while they run, how long their runs may go on before they are stopped,
+        all of them together. Then the task says so in a warning. Where nothing changes nothing is stopped, and check
+        mode never waits.
+      - From V(0s) to V(1d). Omitted means V(60s).
+    type: str
   omitted:
     description:
       - What becomes of options that an entry omits. With V(reset) they get their defaults, so that every job is exactly
@@ -162,7 +169,8 @@ diff:
       after_header: /etc/systemd/system/serversync@line1-programs.timer
 commands:
   description:
-    - The commands that changed something on the server, each as a list of its words. In check mode those that would.
+    - The commands that changed something on the server, each as a list of its words. In check mode those that would,
+      but for the stopping of runs that outlast O(stop_timeout).
   returned: always
   type: list
   elements: list
@@ -204,7 +212,8 @@ from ansible_collections.serversync.core.plugins.module_utils._module import Job
 from ansible_collections.serversync.core.plugins.module_utils._store import StoreError
 
 SCOPE = Field("scope", "text", "The scope of the task.", choices=field_of("scope").choices)
-ENTRY = tuple(SCOPE if part.name == "scope" else part for part in JOB.parts if part.name != "omitted")
+OF_THE_TASK = ("omitted", "stop_timeout")
+ENTRY = tuple(SCOPE if part.name == "scope" else part for part in JOB.parts if part.name not in OF_THE_TASK)
 GRAMMAR = Field(
     "sync_jobs",
     "mapping",
@@ -225,6 +234,7 @@ GRAMMAR = Field(
             default="reset",
             choices=field_of("omitted").choices,
         ),
+        field_of("stop_timeout"),
         Field("purge", "flag", "Whether jobs that are not listed are removed.", default=False),
     ),
 )
@@ -268,7 +278,7 @@ def main() -> None:
     omitted = given.get("omitted") or "reset"
     entries = [("jobs[%d]." % number, dict(job, omitted=omitted)) for number, job in enumerate(given["jobs"])]
     try:
-        done = apply(module, scope, entries, bool(given.get("purge")))
+        done = apply(module, scope, entries, bool(given.get("purge")), given.get("stop_timeout"))
     except StoreError as error:
         module.fail_store(error)
     module.exit_json(
@@ -276,7 +286,7 @@ def main() -> None:
         jobs=done.jobs,
         changes=changes_of(done.ways),
         diff=done.plan.diff,
-        commands=done.plan.commands,
+        commands=done.commands,
         failure=None,
     )
 

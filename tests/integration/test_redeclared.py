@@ -8,14 +8,16 @@ And a job is changed while it runs.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests import declaring
-from tests.loopback import write_launcher
+from tests.loopback import PACKAGE, write_launcher
 
 CRASH = """
 import os, signal
@@ -151,3 +153,55 @@ def test_a_crash_at_any_step_is_repaired(tmp_path: Path) -> None:
     assert step > 10
 
 
+# --- while it runs ---------------------------------------------------------------------------------------------
+
+# A file that has no end, as soon as its contents are asked for; who reads it has the FIFO open until it ends.
+ENDLESS = """
+import os, sys
+sys.path.insert(0, {package!r})
+from serversync import detect
+def endless(descriptor, size):
+    os.write(os.open({fifo!r}, os.O_WRONLY), b"reading")
+    while True:
+        yield 0, b"x"
+detect.blocks = endless
+"""
+
+
+@pytest.fixture
+def run(site: Site, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A run that has begun and never ends."""
+    hook = tmp_path / "hook"
+    hook.mkdir()
+    os.mkfifo(hook / "fifo")
+    text = ENDLESS.format(package=str(PACKAGE), fifo=str(hook / "fifo"))
+    (hook / "sitecustomize.py").write_text(text)
+    site.apply(settings={"verify": "checksum"})
+    environment = {**site.environment, "PYTHONPATH": str(hook)}
+    process = subprocess.Popen([str(site.launcher), "run", "demo"], env=environment, stderr=subprocess.DEVNULL)
+    with (hook / "fifo").open("rb") as reading:
+        assert reading.read(7) == b"reading"
+        yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize("change", [{"comment": "new"}, RENAME, {"state": "absent"}])
+def test_a_run_is_stopped_when_its_job_changes(
+    site: Site, run: subprocess.Popen[bytes], change: dict[str, Any]
+) -> None:
+    check = site.check(stop_timeout="0s", **change)
+    assert (check["changed"], "warnings" in check, run.poll()) == (True, False, None)
+    done = site.apply(stop_timeout="0s", **change)
+    assert done["warnings"] == ["demo: the run that was on had not ended after 0s and was stopped"]
+    assert (done["diff"], done["commands"]) == (check["diff"], check["commands"])
+    run.wait()
+    if change != {"state": "absent"}:
+        name = change.get("name", "demo")
+        assert site.serversync("show", name)["error"]["code"] == "stopped"
+        assert site.serversync("run", name)["state"] == "equal"
+
+
+def test_what_changes_nothing_stops_nothing(site: Site, run: subprocess.Popen[bytes]) -> None:
+    done = site.apply(stop_timeout="0s", comment=None)
+    assert (done["changed"], "warnings" in done, run.poll()) == (False, False, None)

@@ -637,6 +637,18 @@ def refused(server, message, code, path, **parameters):
             "conflict",
             "previous_name",
         ),
+        (
+            {"stop_timeout": 60},
+            "stop_timeout: 60 has no unit; write e.g. 90s, 15m, 2h or 7d",
+            "wrong_type",
+            "stop_timeout",
+        ),
+        (
+            {"stop_timeout": "2d"},
+            "stop_timeout: '2d' is out of range; use 0s to 1d",
+            "out_of_range",
+            "stop_timeout",
+        ),
         ({"state": "gone"}, "state: 'gone' is not one of present, absent", "not_a_choice", "state"),
         (
             {"schedule": {"calendar": "nonsense"}},

@@ -345,6 +345,12 @@ GOOD = {"name": "good", "partner": {"host": "hq"}, "elements": ELEMENTS}
             "jobs[1].omitted",
         ),
         (
+            {"jobs": [dict(GOOD, stop_timeout="1m")]},
+            "jobs[0].stop_timeout: is not an option; did you mean stop_timeout?",
+            "unknown_option",
+            "jobs[0].stop_timeout",
+        ),
+        (
             {"jobs": [GOOD, dict(GOOD, name="x"), GOOD]},
             "jobs[2].name: 'good' is the name of jobs[0], too; give every job a name of its own",
             "duplicate",
