@@ -201,6 +201,9 @@ class Server:
 
     def start(self, check: bool, parameters: dict) -> subprocess.CompletedProcess:
         arguments = dict(self.options, **parameters)
+        if self.name in ("sync_job", "sync_jobs"):
+            # most have a partner that is no server
+            arguments.setdefault("validate_partner", False)
         arguments.update(
             _ansible_check_mode=check, _ansible_diff=True, _ansible_remote_tmp=str(self.tmp), _ansible_no_log=False
         )

@@ -22,7 +22,6 @@ from ._job import (
     show,
 )
 from ._module import JobModule
-from ._running import end_runs
 from ._schedule import on_calendar
 from ._store import (
     FileState,
@@ -51,6 +50,9 @@ from ._store import (
     wanted_files,
     zone_text,
 )
+
+#: Options of a task with many jobs that sync_job has beside those of its job.
+OF_THE_TASK = ("omitted", "stop_timeout", "validate_partner")
 
 
 class Server:
@@ -346,9 +348,12 @@ def apply(
     scope: str,
     entries: Sequence[tuple[str, Mapping[str, Any]]],
     purge: bool | None,
-    stop_timeout: str | None,
+    options: Mapping[str, Any],
 ) -> Applied:
-    """Makes the jobs as they are declared. `purge`: whether those that are not are removed; None: it is one job."""
+    """Makes the jobs as they are declared. `purge`: whether those that are not are removed; None: it is one job.
+
+    `options`: how it is done, by the names that OF_THE_TASK has.
+    """
     server = Server(module, scope)
     listed = list(entries)
     if purge:
@@ -403,6 +408,15 @@ def apply(
         module.warn(lacking + "; without check mode this task fails until the role serversync.core.runner is applied")
     if jobs and deployed:
         warn_of_what_is_missing(server, ways)
+        if options.get("validate_partner") is not False:
+            changing = [way.declared for way in ways if way.declared.job and way.plan.changed]
+            tried = [(one.at, one.job) for one in changing if one.job and one.job["partner"]["connection"] != "local"]
+            if tried:
+                from ._validate import validate  # as for circles, and the same below
+
+                problems = validate(module, server.place, tried)
+                if problems:
+                    module.fail(problems)
     warn_of_units(server, ways)
     for way in ways:
         removed = way.declared.former or (None if way.declared.job else way.declared.place)
@@ -411,8 +425,11 @@ def apply(
     stops: list[list[str]] = []
     if not module.check_mode:
         verify_timers(module, ways)
-        changing = [way.declared for way in ways if way.plan.changed]
-        places = [place for one in changing for place in (one.place, one.former) if place]
-        stops = end_runs(module, places, stop_timeout or str(field_of("stop_timeout").default()))
+        changed = [way.declared for way in ways if way.plan.changed]
+        places = [place for one in changed for place in (one.place, one.former) if place]
+        if places:
+            from ._running import end_runs
+
+            stops = end_runs(module, places, options.get("stop_timeout") or str(field_of("stop_timeout").default()))
         module.carry_out(whole, server.place, server.uid, server.gid)
     return Applied(jobs, ways, whole, stops + whole.commands)

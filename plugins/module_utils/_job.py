@@ -1019,6 +1019,13 @@ JOB = Field(
             check=_check_name,
             option=True,
         ),
+        Field(
+            "validate_partner",
+            "flag",
+            "Whether the partner and the paths of a job that changes are tried before anything is written.",
+            default=True,
+            option=True,
+        ),
         duration(
             "stop_timeout",
             "How long a run that is on may go on when the job changes, before it is stopped.",

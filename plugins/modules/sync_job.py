@@ -46,6 +46,16 @@ options:
       - Omitted means V(present).
     type: str
     choices: [present, absent]
+  validate_partner:
+    description:
+      - Whether a job that changes is tried before anything is written. The runner connects to the partner, once for a
+        task, and looks at the host key, the log-in, the version of the runner there, the clock, and whether every path
+        can be read on the source and written on the target, with the space that is left. Check mode does the same.
+      - What is wrong for good is an error. What may come later (the runner, a key, the pairing), and a partner that
+        cannot be reached now, is a warning that begins with C(not validated). With O(partner.connection=local) there is
+        nothing to connect to.
+      - Omitted means V(true).
+    type: bool
   stop_timeout:
     description:
       - When the job is changed, renamed or removed while it runs, how long the run may go on before it is stopped. Then
@@ -458,7 +468,7 @@ def main() -> None:
         text = "does not go with copy_from, by which omitted options are as in that job; leave one of them out"
         module.fail([Problem("conflict", "omitted", text)])
     try:
-        done = apply(module, given.get("scope") or "system", [("", given)], None, given.get("stop_timeout"))
+        done = apply(module, given.get("scope") or "system", [("", given)], None, given)
     except StoreError as error:
         module.fail_store(error)
     job = done.jobs[0] if done.jobs else None

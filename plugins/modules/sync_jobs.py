@@ -37,6 +37,12 @@ options:
       - Omitted means V(system).
     type: str
     choices: [system, user]
+  validate_partner:
+    description:
+      - Whether jobs that change are tried before anything is written, as with M(serversync.core.sync_job), by one
+        connection to each partner and account.
+      - Omitted means V(true).
+    type: bool
   stop_timeout:
     description:
       - When jobs are changed, renamed or removed while they run, how long their runs may go on before they are stopped,
@@ -206,13 +212,12 @@ failure:
 
 from typing import Any, Mapping, Sequence
 
-from ansible_collections.serversync.core.plugins.module_utils._apply import Way, apply
+from ansible_collections.serversync.core.plugins.module_utils._apply import OF_THE_TASK, Way, apply
 from ansible_collections.serversync.core.plugins.module_utils._job import JOB, Field, Problem, field_of, show
 from ansible_collections.serversync.core.plugins.module_utils._module import JobModule
 from ansible_collections.serversync.core.plugins.module_utils._store import StoreError
 
 SCOPE = Field("scope", "text", "The scope of the task.", choices=field_of("scope").choices)
-OF_THE_TASK = ("omitted", "stop_timeout")
 ENTRY = tuple(SCOPE if part.name == "scope" else part for part in JOB.parts if part.name not in OF_THE_TASK)
 GRAMMAR = Field(
     "sync_jobs",
@@ -234,6 +239,7 @@ GRAMMAR = Field(
             default="reset",
             choices=field_of("omitted").choices,
         ),
+        field_of("validate_partner"),
         field_of("stop_timeout"),
         Field("purge", "flag", "Whether jobs that are not listed are removed.", default=False),
     ),
@@ -278,7 +284,7 @@ def main() -> None:
     omitted = given.get("omitted") or "reset"
     entries = [("jobs[%d]." % number, dict(job, omitted=omitted)) for number, job in enumerate(given["jobs"])]
     try:
-        done = apply(module, scope, entries, bool(given.get("purge")), given.get("stop_timeout"))
+        done = apply(module, scope, entries, bool(given.get("purge")), given)
     except StoreError as error:
         module.fail_store(error)
     module.exit_json(

@@ -75,16 +75,55 @@ REFUSED = """
         name: passing-three
         partner: {host: hq}
         elements: [{path: /srv/passing/one, partner_path: /srv/elsewhere}]
+      register: tried
+      failed_when: tried.failure.code != 'outside_roots' or tried.failure.path != 'elements[0].partner_path'
+    - serversync.core.sync_job:
+        name: passing-three
+        partner: {host: hq}
+        elements: [{path: /srv/passing/one, partner_path: /srv/elsewhere}]
+        validate_partner: false
     - serversync.core.sync_job_run:
         name: passing-three
       register: refused
       failed_when: refused.failure.code != 'outside_roots' or refused.run.state != 'failed'
 """
+RENAME = """
+    - serversync.core.sync_job_run:
+        name: passing-one
+    - serversync.core.sync_job:
+        name: passing-four
+        previous_name: passing-one
+      register: renamed
+    - serversync.core.sync_job_run:
+        name: passing-four
+      register: next
+    - serversync.core.sync_job_info:
+        names: passing-four
+      register: after
+    - ansible.builtin.assert:
+        that:
+          - renamed is changed and renamed.commands | select('contains', 'rename') | list | length == 1
+          - next is not changed and next.run.elements[0].state_before == 'equal'
+          - after.status[0].last_run.run == next.run.run
+"""
+STOP = """
+    - serversync.core.sync_job_run:
+        name: passing-two
+        wait: false
+    - serversync.core.sync_job:
+        name: passing-two
+        comment: Edited while it runs
+        stop_timeout: 1s
+      register: edited
+    - ansible.builtin.assert:
+        that:
+          - edited.commands == [['systemctl', 'stop', 'serversync@passing-two.service']]
+"""
 REMOVE = """
     - serversync.core.sync_job:
         name: "{{ item }}"
         state: absent
-      loop: [passing-one, passing-two, passing-three]
+      loop: [passing-one, passing-two, passing-three, passing-four]
 """
 UNITS = ("systemctl", "list-units", "--all", "--plain", "--no-legend", "serversync@passing-*")
 
@@ -131,6 +170,18 @@ def test_a_run_that_takes_too_long_is_stopped(site: Server, play: Any) -> None:
     play(text(DECLARE + TOO_LONG, bandwidth="1M"))
     assert site.try_run("systemctl", "is-active", "serversync@passing-two.service").stdout.strip() != "active"
     assert site.published("passing-two")["runs"][0]["error"]["code"] == "stopped"
+
+
+def test_a_job_that_is_edited_while_it_runs(site: Server, play: Any) -> None:
+    play(text(DECLARE + STOP, bandwidth="1M"))
+    assert site.published("passing-two")["runs"][0]["error"]["code"] == "stopped"
+
+
+def test_another_name_is_no_first_run(site: Server, play: Any) -> None:
+    play(text(DECLARE + RENAME))
+    assert site.run("find", "/etc", "/var/lib/serversync", "-name", "*passing-one*") == ""
+    assert site.run("find", "/var/lib/serversync", "-not", "-user", "serversync") == ""
+    assert [run["job"] for run in site.published("passing-four")["runs"][:2]] == ["passing-four", "passing-one"]
 
 
 def test_a_failed_run_fails_the_task_with_its_record(play: Any) -> None:

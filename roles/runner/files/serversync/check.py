@@ -8,9 +8,11 @@ import json
 import re
 import smtplib
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from serversync import __version__
+from serversync.entry import THERE
 from serversync.failure import Failure
 from serversync.job import Job, select
 from serversync.layout import Layout
@@ -19,7 +21,7 @@ from serversync.notify import PATIENCE
 from serversync.serve import about, rsync_version
 from serversync.servers import Servers
 
-Finding = dict[str, str]
+Finding = dict[str, Any]
 # rsync's release that closed the holes known by then (its NEWS of 2026-08-13).
 RSYNC_FLOOR = (3, 5, 0)
 # A difference of clocks that the round trip of a question does not explain, in seconds.
@@ -27,40 +29,58 @@ SKEW = 2.0
 LOW_SPACE = 1 << 30
 
 
-def finding(level: str, issue: str, impact: str = "", remedy: str = "") -> Finding:
-    """level: ok, warning or error."""
-    return {"level": level, "issue": issue, "impact": impact, "remedy": remedy}
+def finding(level: str, issue: str, impact: str = "", remedy: str = "", **more: Any) -> Finding:
+    """level: ok, warning or error; more, for programs: the failure, or whether it is told when a job is declared."""
+    return {"level": level, "issue": issue, "impact": impact, "remedy": remedy, **more}
 
 
 def check(layout: Layout, job: Job) -> list[Finding]:
     """The findings for one job, the good ones too."""
-    findings = [finding("ok", f"the document of {job.name} is valid")]
-    try:
-        with Servers(layout, job) as servers:
-            if servers.connection or servers.sftp:
-                findings.append(finding("ok", f"{job.partner} has the pinned host key and lets this server in"))
-            if servers.sftp:
-                remedy = "use a server that can, or live with it: docs/sftp.md"
-                findings += [finding("warning", *weakness, remedy) for weakness in servers.sftp.weaknesses()]
-            else:
-                findings += versions("this server", about(), rsync_version())
-            if servers.connection:
-                asked = time.time()
-                partner = servers.connection.ask("hello")
-                answered = time.time()
-                findings += versions(job.partner, partner, servers.connection.ask("programs")["rsync"])
-                findings += clocks(partner, asked, answered)
-            for element in select(job, None):
-                one = engine(element)(layout, job, element, servers.by_side, run="check", look=True)
-                findings += element_findings(one)
-    except Failure as failure:
-        findings.append(from_failure(failure, "no run can begin"))
-    return findings + mail(layout, job)
+    return check_all(layout, [job])[job.name] + mail(layout, job)
+
+
+def check_all(layout: Layout, jobs: Sequence[Job]) -> dict[str, list[Finding]]:
+    """The findings for several jobs but for the mails, by their names; one connection for all of a partner's."""
+    found = {job.name: [finding("ok", f"the document of {job.name} is valid")] for job in jobs}
+    of_partner: dict[str, list[Job]] = {}
+    for job in jobs:
+        of_partner.setdefault(json.dumps([job["partner"], job["account"]]), []).append(job)
+    for several in of_partner.values():
+        try:
+            with Servers(layout, several[0]) as servers:
+                findings = server_findings(several[0], servers)
+                for job in several:
+                    found[job.name] += findings
+                    for element in select(job, None):
+                        one = engine(element)(layout, job, element, servers.by_side, run="check", look=True)
+                        found[job.name] += element_findings(one)
+        except Failure as failure:
+            for job in several:
+                found[job.name].append(from_failure(failure, "no run can begin"))
+    return found
+
+
+def server_findings(job: Job, servers: Servers) -> list[Finding]:
+    findings = []
+    if servers.connection or servers.sftp:
+        findings.append(finding("ok", f"{job.partner} has the pinned host key and lets this server in"))
+    if servers.sftp:
+        remedy = "use a server that can, or live with it: docs/sftp.md"
+        findings += [finding("warning", *weakness, remedy) for weakness in servers.sftp.weaknesses()]
+    else:
+        findings += versions("this server", about(), rsync_version())
+    if servers.connection:
+        asked = time.time()
+        partner = servers.connection.ask("hello")
+        answered = time.time()
+        findings += versions(job.partner, partner, servers.connection.ask("programs")["rsync"])
+        findings += clocks(partner, asked, answered)
+    return findings
 
 
 def from_failure(failure: Failure, impact: str) -> Finding:
     issue, _semicolon, remedy = str(failure).partition("; ")
-    return finding("error", issue, impact, remedy)
+    return finding("error", issue, impact, remedy, failure=failure.as_dict())
 
 
 def versions(server: str, about: dict[str, Any], rsync: str | None) -> list[Finding]:
@@ -80,7 +100,8 @@ def versions(server: str, about: dict[str, Any], rsync: str | None) -> list[Find
         found.append(finding("ok", f"rsync {rsync} on {server}"))
     if about.get("version") != __version__:
         issue = f"the runner on {server} is {about.get('version')}, here it is {__version__}"
-        found.append(finding("warning", issue, "they fit, but do not know the same options", "apply the role there"))
+        impact, remedy = "they fit, but do not know the same options", "apply the role there"
+        found.append(finding("warning", issue, impact, remedy, declared=True))
     return found
 
 
@@ -94,6 +115,7 @@ def clocks(partner: dict[str, Any], asked: float, answered: float) -> list[Findi
             f"the partner's clock is {skew:+.0f} s off",
             "time stamps mislead people, and newer_wins within that difference is a tie",
             "run NTP on both",
+            declared=True,
         )
     ]
 
@@ -104,6 +126,8 @@ def element_findings(one: Any) -> list[Finding]:
         kind = one.check()
         free = {side: one.servers[side].look(one.paths[side])["free_bytes"] for side in one.targets}
     except Failure as failure:
+        # What the partner says of a path names no option of a job that it does not know.
+        failure.field = failure.field or element.field(THERE)
         return [from_failure(failure, f"{element.path} is not synchronized")]
     found = [
         finding(
@@ -113,7 +137,7 @@ def element_findings(one: Any) -> list[Finding]:
     for side, left in free.items():
         if left < LOW_SPACE:
             issue = f"{one.paths[side]} on {one.server(side)} has {left >> 20} MiB left"
-            found.append(finding("warning", issue, "a run may end without space", "free some"))
+            found.append(finding("warning", issue, "a run may end without space", "free some", declared=True))
     return found
 
 

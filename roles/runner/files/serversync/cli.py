@@ -88,7 +88,8 @@ def parser() -> Parser:
     add("show", "one run with every attempt, element and error", "one").add_argument(
         "run", metavar="RUN", nargs="?", help="the run's name; default: the last"
     )
-    add("check", "validate documents and try what a run needs, on both servers", "any")
+    check = add("check", "validate documents and try what a run needs, on both servers", "any")
+    check.add_argument("--connect", action="store_true", help="of a file, which may hold a list: not its text alone")
     door = add("serve", "answer a paired partner; only ever started by a paired key")
     door.add_argument("--pairing", metavar="NAME", required=True)
     door.add_argument("--connection", action="store_true", help="stdin is a connection of the pairing's socket")
@@ -321,11 +322,18 @@ def command_check(layout: Layout, arguments: argparse.Namespace) -> int:
     from serversync import check, job, unit
 
     if arguments.job and ("/" in arguments.job or arguments.job.endswith(".json")):
+        if arguments.connect and layout.privileged and os.geteuid() == 0:
+            # The jobs' units are not there yet; what holds in one, holds in a process with its account and abilities.
+            unit.become_like(arguments.job, [sys.argv[0], "check", "/dev/stdin", *given_flags(arguments)])
         try:
-            document = job.load_file(Path(arguments.job))
+            documents = job.load_files(Path(arguments.job))
         except OSError as error:
             raise InvalidDocument("unreadable", f"{arguments.job}: {error.strerror}") from error
-        findings = {document.name: [check.finding("ok", f"{arguments.job} is a valid job document")]}
+        if arguments.connect:
+            findings = check.check_all(layout, documents)
+        else:
+            text = f"{arguments.job} is a valid job document"
+            findings = {document.name: [check.finding("ok", text)] for document in documents}
     else:
         findings = {}
         for name in [arguments.job] if arguments.job else job.names(layout):
@@ -338,6 +346,10 @@ def command_check(layout: Layout, arguments: argparse.Namespace) -> int:
 
     tell(arguments, findings, lambda: show_findings(findings))
     return FAILED if any(entry["level"] == "error" for found in findings.values() for entry in found) else 0
+
+
+def given_flags(arguments: argparse.Namespace) -> list[str]:
+    return [f"--{name}" for name in ("connect", "json") if getattr(arguments, name)]
 
 
 def command_unit(layout: Layout, arguments: argparse.Namespace) -> int:

@@ -210,6 +210,22 @@ def load_file(path: Path, known: Path | None = None, *, remember: bool = False) 
     return Job(complete(document, schema()), hashlib.sha256(data).hexdigest())
 
 
+def load_files(path: Path) -> list[Job]:
+    """The jobs in a file that no runner keeps: one document, or a list of them."""
+    data = path.read_bytes()
+    try:
+        documents = json.loads(data)
+    except ValueError as error:
+        raise InvalidDocument("invalid_document", f"{path}: is not JSON ({error})") from error
+    jobs = []
+    for document in documents if isinstance(documents, list) else [documents]:
+        problem = first_problem(document)
+        if problem:
+            raise InvalidDocument("invalid_document", f"{path}: {problem}")
+        jobs.append(Job(complete(document, schema()), ""))
+    return jobs
+
+
 def was_valid(known: Path, seal: str) -> bool:
     try:
         return known.read_text(encoding="ascii") == seal

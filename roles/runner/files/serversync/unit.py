@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from serversync.failure import Failure
 from serversync.history import replace
@@ -43,6 +43,25 @@ def become_account() -> None:
     os.initgroups(GROUP, account.pw_gid)
     os.setgid(account.pw_gid)
     os.setuid(account.pw_uid)
+
+
+def become_like(path: str, argv: list[str]) -> NoReturn:
+    """From root to a process like that of a job's unit, with its account and its capabilities, but without its sandbox.
+
+    What the file at the path holds, which may be root's alone, is its standard input.
+    """
+    descriptor = os.memfd_create("documents")
+    with os.fdopen(descriptor, "wb", closefd=False) as stream:
+        stream.write(Path(path).read_bytes())
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    os.fchmod(descriptor, 0o440)
+    os.fchown(descriptor, -1, grp.getgrnam(GROUP).gr_gid)
+    os.dup2(descriptor, 0)
+    words = show(service("any"), "AmbientCapabilities").get("AmbientCapabilities", "").split()
+    capabilities = ",".join(["-all", *(f"+{word.removeprefix('cap_')}" for word in words)])
+    account = ["--reuid", GROUP, "--regid", GROUP, "--init-groups"]
+    abilities = ["--inh-caps", capabilities, "--ambient-caps", capabilities]
+    os.execvp("setpriv", ["setpriv", *account, *abilities, "--", *argv])
 
 
 def show(unit: str, *properties: str) -> dict[str, str]:

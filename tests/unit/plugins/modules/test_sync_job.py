@@ -638,6 +638,12 @@ def refused(server, message, code, path, **parameters):
             "previous_name",
         ),
         (
+            {"validate_partner": "maybe"},
+            "validate_partner: 'maybe' is not a boolean; use true or false",
+            "wrong_type",
+            "validate_partner",
+        ),
+        (
             {"stop_timeout": 60},
             "stop_timeout: 60 has no unit; write e.g. 90s, 15m, 2h or 7d",
             "wrong_type",
