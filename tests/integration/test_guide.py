@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: serversync.core contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The examples of docs/declaring.md do what the page says, by ansible-playbook on a server of one account."""
+"""The examples of the guides do what their pages say, by ansible-playbook on a server of one account."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ from tests.declaring import Server
 from tests.loopback import ROOT, write_launcher
 
 EXAMPLES = dict(
-    re.findall(r"<!-- example: (\w+) -->\n```yaml\n(.*?)```\n", (ROOT / "docs/declaring.md").read_text(), re.DOTALL)
+    example
+    for page in ("declaring", "wizard")
+    for example in re.findall(
+        r"<!-- example: (\w+) -->\n```yaml\n(.*?)```\n", (ROOT / "docs" / f"{page}.md").read_text(), re.DOTALL
+    )
 )
 LINES = ["line1-programs", "line2-programs", "line3-programs"]
 MATRIX = sorted("%s-%s" % (line, kind) for line in ("line1", "line2", "line3") for kind in ("programs", "recipes"))
@@ -35,14 +39,17 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "rename": (["first"], ["line1-plc-programs"]),
     "purge": (["base"], LINES[:1]),
     "info": (["matrix"], MATRIX),
+    "pages": ([], ["line1-nightly"]),
+    "userdefined": ([], ["line1-audit", "line1-programs", "line1-recipes"]),
+    "editing": (["pages"], ["line1-nightly", "line2-nightly"]),
 }
 
 
 class Site(Server):
     """A server with the real runner, and a playbook for it."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, systemd=False)
+    def __init__(self, path: Path, systemd: bool = False) -> None:
+        super().__init__(path, systemd)
         self.srv = path / "srv"
         launcher = self.home / ".local" / "bin" / "serversync"
         launcher.parent.mkdir(parents=True)
@@ -96,16 +103,22 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
 
 
+@pytest.fixture
+def timed(tmp_path: Path) -> Site:
+    """A server where jobs may have schedules."""
+    return Site(tmp_path, systemd=True)
+
+
 def test_every_example_is_tried() -> None:
     assert set(EXAMPLES) == {*CASES, "review", "run", "groups"}
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_an_example_declares_its_jobs_once(site: Site, name: str) -> None:
+def test_an_example_declares_its_jobs_once(timed: Site, name: str) -> None:
     before, jobs = CASES[name]
-    site.play(site.of_examples(*before, name))
-    assert list(site.jobs()) == jobs
-    again = site.play(site.of_examples(name))
+    timed.play(timed.of_examples(*before, name))
+    assert list(timed.jobs()) == jobs
+    again = timed.play(timed.of_examples(name))
     assert " changed=0 " in again, again
 
 
@@ -115,6 +128,21 @@ def test_what_an_entry_says_is_laid_over_the_base(site: Site) -> None:
     assert [one["delete"] for one in settings.values()] == ["synced", "never", "synced"]
     assert [one["exclude"] for one in settings.values()] == [["*.tmp"]] * 3
     assert site.jobs()["line3-programs"]["on_error"]["retries"] == 10
+
+
+def test_every_page_of_the_wizard_is_in_the_job(timed: Site) -> None:
+    timed.play(timed.of_examples("pages", "editing"))
+    jobs = timed.jobs()
+    first = jobs["line1-nightly"]
+    assert (first["comment"], first["schedule"]["at"], first["settings"]["delete"]) == (
+        "Nightly copy of line 1",
+        ["02:30"],
+        "synced",
+    )
+    assert first["notification"]["email"] == ["ops@example.com"]
+    assert first["on_error"] == {"retries": 5, "delay": "10m"}
+    assert jobs["line2-nightly"]["schedule"] == first["schedule"]
+    assert jobs["line2-nightly"]["comment"] == "Nightly copy of line 2"
 
 
 def test_review(site: Site) -> None:
