@@ -28,6 +28,21 @@ with context:
     runpy.run_module("ansible_collections.serversync.core.plugins.modules.MODULE", run_name="__main__")
 """
 
+# Put before PROGRAM: the module is killed before the step of this number.
+CRASH = """
+import os, signal
+from ansible_collections.serversync.core.plugins.module_utils import _module
+left = [%d]
+def last(function):
+    def counted(*arguments, **more):
+        left[0] -= 1
+        if left[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **more)
+    return counted
+_module.JobModule._do = last(_module.JobModule._do)
+"""
+
 # A user's systemd manager, as far as a job needs one: what it has loaded, what runs, and every call.
 SYSTEMCTL = """\
 #!%(python)s -IS

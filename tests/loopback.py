@@ -48,6 +48,28 @@ def write_launcher(path: Path, more: str = "") -> None:
     path.chmod(0o755)
 
 
+# A file that has no end, as soon as its contents are asked for; who reads it has the FIFO open until it ends.
+ENDLESS = """
+import os, sys
+sys.path.insert(0, {package!r})
+from serversync import detect
+def endless(descriptor, size):
+    os.write(os.open({fifo!r}, os.O_WRONLY), b"reading")
+    while True:
+        yield 0, b"x"
+detect.blocks = endless
+"""
+
+
+def endless(directory: Path) -> Path:
+    """Makes the directory of a start-up module that makes files endless, and the FIFO in it."""
+    directory.mkdir()
+    os.mkfifo(directory / "fifo")
+    text = ENDLESS.format(package=str(PACKAGE), fifo=str(directory / "fifo"))
+    (directory / "sitecustomize.py").write_text(text)
+    return directory
+
+
 @dataclass
 class Server:
     """One server: its home, and the launcher as the role would install it in user scope."""

@@ -22,18 +22,26 @@ _LOOK = 0.2
 _GRACE = 90
 
 
-def holders(path: str) -> list[int]:
+def read_locks() -> list[list[str]]:
+    """The words of the kernel's list of file locks."""
+    try:
+        with open(LOCKS, encoding="ascii") as stream:
+            return [line.split() for line in stream]
+    except FileNotFoundError:
+        # no Linux, where no runner is
+        return []
+
+
+def holders(path: str, locks: Sequence[Sequence[str]]) -> list[int]:
     """The processes that hold a run's lock. To try the lock would keep a run that begins just then from having it."""
     try:
         info = os.stat(path)
-        with open(LOCKS, encoding="ascii") as stream:
-            lines = [line.split() for line in stream]
     except FileNotFoundError:
-        # it never ran; or this is no Linux, where no runner is
+        # it never ran
         return []
     exact = "%02x:%02x:%d" % (os.major(info.st_dev), os.minor(info.st_dev), info.st_ino)
     found = []
-    for words in lines:
+    for words in locks:
         # those that wait have an arrow in the second place
         if len(words) > 5 and words[1] == "FLOCK" and words[5].rpartition(":")[2] == str(info.st_ino):
             process = int(words[4])
@@ -57,7 +65,8 @@ def _wait(places: Sequence[Layout], seconds: float) -> list[Layout]:
     """Those that are still on when the time is over."""
     end = time.monotonic() + seconds
     while True:
-        places = [place for place in places if holders(place.lock)]
+        locks = read_locks()
+        places = [place for place in places if holders(place.lock, locks)]
         if not places or time.monotonic() >= end:
             return list(places)
         time.sleep(_LOOK)
@@ -78,7 +87,7 @@ def end_runs(module: JobModule, places: Sequence[Layout], timeout: str) -> list[
             if code:
                 raise command_error(argv, code, out, err)
             continue
-        for process in holders(place.lock):
+        for process in holders(place.lock, read_locks()):
             # one that has ended by now
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGTERM)

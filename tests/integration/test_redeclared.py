@@ -8,7 +8,6 @@ And a job is changed while it runs.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,21 +16,8 @@ from typing import Any
 import pytest
 
 from tests import declaring
-from tests.loopback import PACKAGE, write_launcher
+from tests.loopback import endless, write_launcher
 
-CRASH = """
-import os, signal
-from ansible_collections.serversync.core.plugins.module_utils import _module
-left = [%d]
-def last(function):
-    def counted(*arguments, **more):
-        left[0] -= 1
-        if left[0] < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return function(*arguments, **more)
-    return counted
-_module.JobModule._do = last(_module.JobModule._do)
-"""
 RENAME = {"name": "new", "previous_name": "demo"}
 
 
@@ -137,7 +123,7 @@ def test_a_crash_at_any_step_is_repaired(tmp_path: Path) -> None:
     for step in range(100):
         site = Site(tmp_path / str(step))
         site.declare_and_run()
-        site.program = CRASH % step + declaring.PROGRAM
+        site.program = declaring.CRASH % step + declaring.PROGRAM
         code = site.killed(**RENAME)
         site.program = declaring.PROGRAM
         names = {path.stem for path in site.document.parent.glob("*.json")}
@@ -155,27 +141,11 @@ def test_a_crash_at_any_step_is_repaired(tmp_path: Path) -> None:
 
 # --- while it runs ---------------------------------------------------------------------------------------------
 
-# A file that has no end, as soon as its contents are asked for; who reads it has the FIFO open until it ends.
-ENDLESS = """
-import os, sys
-sys.path.insert(0, {package!r})
-from serversync import detect
-def endless(descriptor, size):
-    os.write(os.open({fifo!r}, os.O_WRONLY), b"reading")
-    while True:
-        yield 0, b"x"
-detect.blocks = endless
-"""
-
 
 @pytest.fixture
 def run(site: Site, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A run that has begun and never ends."""
-    hook = tmp_path / "hook"
-    hook.mkdir()
-    os.mkfifo(hook / "fifo")
-    text = ENDLESS.format(package=str(PACKAGE), fifo=str(hook / "fifo"))
-    (hook / "sitecustomize.py").write_text(text)
+    hook = endless(tmp_path / "hook")
     site.apply(settings={"verify": "checksum"})
     environment = {**site.environment, "PYTHONPATH": str(hook)}
     process = subprocess.Popen([str(site.launcher), "run", "demo"], env=environment, stderr=subprocess.DEVNULL)

@@ -12,30 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.loopback import PACKAGE, Pair
-
-# A file that has no end, as soon as its contents are asked for; who reads it has the FIFO open until it ends.
-ENDLESS = """
-import os, sys
-sys.path.insert(0, {package!r})
-from serversync import detect
-def endless(descriptor, size):
-    os.write(os.open({fifo!r}, os.O_WRONLY), b"reading")
-    while True:
-        yield 0, b"x"
-detect.blocks = endless
-"""
+from tests.loopback import Pair, endless
 
 
 @pytest.fixture
 def hook(tmp_path: Path) -> Path:
-    """The directory of a start-up module that makes files endless, and the FIFO in it."""
-    directory = tmp_path / "hook"
-    directory.mkdir()
-    os.mkfifo(directory / "fifo")
-    text = ENDLESS.format(package=str(PACKAGE), fifo=str(directory / "fifo"))
-    (directory / "sitecustomize.py").write_text(text)
-    return directory
+    return endless(tmp_path / "hook")
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,7 @@ def warned(site: Site, warning: str, **parameters: Any) -> None:
 def test_a_job_that_will_run_is_tried_once_per_change(site: Site) -> None:
     check = site.check(**site.job())
     assert (check["changed"], check.get("warnings"), site.connections()) == (True, None, 1)
+    assert not (site.home / "state").exists()
     done = site.apply(**site.job())
     assert (done["diff"], done.get("warnings"), site.connections()) == (check["diff"], None, 1)
     for again in (site.apply, site.check):

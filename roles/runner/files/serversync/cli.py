@@ -330,7 +330,11 @@ def command_check(layout: Layout, arguments: argparse.Namespace) -> int:
         except OSError as error:
             raise InvalidDocument("unreadable", f"{arguments.job}: {error.strerror}") from error
         if arguments.connect:
-            findings = check.check_all(layout, documents)
+            import tempfile
+
+            # What only a unit, or the first run, makes is not needed for that and not left behind.
+            with tempfile.TemporaryDirectory(prefix="serversync-") as runtime:
+                findings = check.check_all(layout._replace(runtime=Path(runtime)), documents)
         else:
             text = f"{arguments.job} is a valid job document"
             findings = {document.name: [check.finding("ok", text)] for document in documents}

@@ -57,10 +57,10 @@ def other(place):
 
 
 def test_who_holds_a_lock(place, held):
-    assert _running.holders(place.lock) == [os.getpid()]
+    assert _running.holders(place.lock, _running.read_locks()) == [os.getpid()]
     fcntl.flock(held, fcntl.LOCK_UN)
-    assert _running.holders(place.lock) == []
-    assert _running.holders(place.lock + "x") == []
+    assert _running.holders(place.lock, _running.read_locks()) == []
+    assert _running.holders(place.lock + "x", _running.read_locks()) == []
 
 
 def test_a_device_that_is_numbered_otherwise_in_the_list_of_locks(place, held, tmp_path, monkeypatch):
@@ -74,7 +74,7 @@ def test_a_device_that_is_numbered_otherwise_in_the_list_of_locks(place, held, t
     )
     (tmp_path / "locks").write_text("".join(lines))
     monkeypatch.setattr(_running, "LOCKS", str(tmp_path / "locks"))
-    assert _running.holders(place.lock) == [os.getpid()]
+    assert _running.holders(place.lock, _running.read_locks()) == [os.getpid()]
 
 
 def test_a_run_that_ends_by_itself_is_waited_for(place, held, monkeypatch):

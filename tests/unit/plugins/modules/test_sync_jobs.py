@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.serversync.core.plugins.module_utils import _job
 
-from tests.declaring import PROGRAM, Server, assert_on_disk
+from tests.declaring import CRASH, PROGRAM, Server, assert_on_disk
 
 NIGHTLY = {"at": "02:30", "timezone": "UTC"}
 
@@ -225,21 +225,6 @@ def test_neighbours_are_left_alone(server):
     for name, (_mode, _ino, _time, content) in before.items():
         if content:
             assert after[name] == before[name]
-
-
-CRASH = """
-import os, signal
-from ansible_collections.serversync.core.plugins.module_utils import _module
-left = [%d]
-def last(function):
-    def counted(*arguments, **more):
-        left[0] -= 1
-        if left[0] < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return function(*arguments, **more)
-    return counted
-_module.JobModule._do = last(_module.JobModule._do)
-"""
 
 
 def test_a_crash_at_any_step_leaves_old_or_new_and_the_next_apply_finishes(server, tmp_path):
