@@ -1236,10 +1236,9 @@ def _read_mapping(field: Field, value: Any, path: str, problems: list[Problem]) 
             continue
         close, home = _nearest(str(key), names), _home_of(str(key), field)
         remedy = "use one of %s" % _one_of(names)
-        if close:
-            remedy = "did you mean %s?" % close
-        elif home:
-            remedy = "did you mean %s?" % home
+        # the very name in another place is nearer than one that looks alike
+        if close or home:
+            remedy = "did you mean %s?" % (home if home not in ("", key) else close or home)
         problems.append(Problem("unknown_option", _join(path, str(key)), "is not an option; " + remedy))
     given = {}
     for part in field.parts:
