@@ -210,6 +210,19 @@ def test_metadata_links_and_hard_links_arrive(pair: Pair) -> None:
     assert pair.here.run("nightly")["elements"][0]["state_before"] == "equal"
 
 
+def test_a_marker_that_cannot_be_read_agrees_with_no_archive(pair: Pair) -> None:
+    for name in ("plc.s7", "other"):
+        (pair.path / name).write_text("agreed")
+    pair.declare(settings=settings(delete="synced"))
+    pair.here.run("nightly")
+    [marker] = pair.partner_path.glob(".serversync/*/marker.json")
+    marker.write_text("")
+    (pair.path / "plc.s7").unlink()
+    record = pair.here.run("nightly")
+    assert "restored from a backup" in record["elements"][0]["warnings"][0]
+    assert (pair.partner_path / "plc.s7").exists()
+
+
 def test_what_a_killed_run_had_put_has_agreed(both: Pair) -> None:
     both.declare(settings=settings("both", delete="synced", conflict="no_winner"))
     (both.path / "new").write_text("put, then killed")

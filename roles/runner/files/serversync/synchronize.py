@@ -347,7 +347,7 @@ class Synchronization:
         self.deletions = archive.condition == "current" and not self.unmounted
         for side in self.targets:
             found = self.sides[side].tree.facts["marker"]
-            if found and archive.rows_count:
+            if found is not None and archive.rows_count:
                 archive = self.check_generation(archive, side, {found.get("current"), found.get("next")} - {"", None})
         self.report.warnings += archive.warnings
         return archive
