@@ -137,6 +137,19 @@ def test_keep_both_of_another_name_of_a_file(pair: Pair) -> None:
 def test_a_guard_stops_before_the_first_change_until_its_plan_is_approved(pair: Pair) -> None:
     for number in range(40):
         (pair.path / f"f{number:02}").write_text(str(number))
+def test_each_conflict_copy_has_a_name_of_its_own(both: Pair) -> None:
+    both.declare(settings=settings("both", delete="synced", conflict="keep_both"))
+    for content in ("first", "second"):
+        (both.path / "plc.s7").write_text("here")
+        (both.partner_path / "plc.s7").write_text(content)
+        # As a copy that keeps times has it.
+        os.utime(both.partner_path / "plc.s7", (1_000_000_000, 1_000_000_000))
+        assert both.here.run("nightly")["state"] == "equal_with_warnings"
+    copies = both.path.glob("plc.conflict-*.s7")
+    assert {copy.read_text() for copy in copies} == {"first", "second"}
+    assert tree(both.path) == tree(both.partner_path)
+
+
     pair.declare(settings=settings(delete="synced", max_delete="25%"))
     pair.here.run("nightly")
     for number in range(20):

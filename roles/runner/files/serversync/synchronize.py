@@ -498,21 +498,31 @@ class Synchronization:
             return self.report.plan
         triples = self.with_ancestors([*self.moved(edited), *self.root()])
         self.rules = self.make_rules(triples, edited)
-        plan = reconcile(triples, self.rules)
+        plan = self.reconciled(triples)
         for _round in range(3):
             if not plan.needs:
                 break
             triples = self.compared(triples, plan.needs)
-            plan = reconcile(triples, self.rules)
+            plan = self.reconciled(triples)
         if plan.needs:
             raise Failure("internal", f"contents of {len(plan.needs)} paths stayed undecided")
         doubtful = self.doubtful(triples, plan)
         if doubtful:
             self.rules = replace(self.rules, suspicious=doubtful)
-            plan = reconcile(triples, self.rules)
+            plan = self.reconciled(triples)
         self.report.plan = plan
         self.report.warnings += plan.warnings
         return plan
+
+    def reconciled(self, triples: list[Triple]) -> Plan:
+        """The plan; a conflict copy has a name that no other one has, which has not moved and so is no triple."""
+        while True:
+            plan = reconcile(triples, self.rules)
+            asides = (one.aside for one in plan.decisions if one.aside)
+            taken = {path for path in asides if self.archive.row(path) is not None}
+            if not taken:
+                return plan
+            self.rules = replace(self.rules, occupied=self.rules.occupied | taken)
 
     def waiting_paths(self) -> set[bytes]:
         """What was held back for a person's word: a plan lists it again and again, so that it can be approved."""
