@@ -101,6 +101,32 @@ def test_a_rule_decides_and_the_loser_is_in_versions(both: Pair, winner: str, co
     assert both.here.run("nightly")["state"] == "equal"
 
 
+def test_a_path_is_resolved_together_with_the_directories_that_it_needs(both: Pair) -> None:
+    (both.path / "line" / "1").mkdir(parents=True)
+    (both.path / "line" / "1" / "recipe").write_text("agreed")
+    both.here.run("nightly")
+    shutil.rmtree(both.partner_path / "line")
+    (both.path / "line" / "1" / "recipe").write_text("edited here")
+    both.here.run("nightly", code=3)
+    both.here.serversync("resolve", "nightly", "line/1/recipe", "--use", "this_server")
+    assert (both.partner_path / "line" / "1" / "recipe").read_text() == "edited here"
+    assert both.here.run("nightly")["elements"][0]["state_before"] == "equal"
+
+
+def test_what_a_directory_decides_is_not_said_to_be_resolved(both: Pair) -> None:
+    (both.path / "line").mkdir()
+    (both.path / "line" / "recipe").write_text("agreed")
+    both.here.run("nightly")
+    shutil.rmtree(both.partner_path / "line")
+    (both.partner_path / "line").write_text("a file now")
+    (both.path / "line" / "recipe").write_text("edited here")
+    both.here.run("nightly", code=3)
+    refused = both.here.serversync("resolve", "nightly", "line/recipe", "--use", "this_server", code=1)
+    assert "line/recipe goes the way of line: decide that one" in refused.stderr
+    both.here.serversync("resolve", "nightly", "line", "--use", "this_server")
+    assert (both.partner_path / "line" / "recipe").read_text() == "edited here"
+
+
 def test_keep_both_leaves_both_versions_on_both_sides(both: Pair) -> None:
     both.declare(settings=settings("both", delete="synced", conflict="keep_both"))
     (both.path / "plc.s7").write_text("here")
@@ -109,6 +135,19 @@ def test_keep_both_leaves_both_versions_on_both_sides(both: Pair) -> None:
     assert tree(both.path) == tree(both.partner_path)
     [copy] = both.path.glob("plc.conflict-*.s7")
     assert ((both.path / "plc.s7").read_text(), copy.read_text()) == ("here", "there")
+
+
+def test_each_conflict_copy_has_a_name_of_its_own(both: Pair) -> None:
+    both.declare(settings=settings("both", delete="synced", conflict="keep_both"))
+    for content in ("first", "second"):
+        (both.path / "plc.s7").write_text("here")
+        (both.partner_path / "plc.s7").write_text(content)
+        # As a copy that keeps times has it.
+        os.utime(both.partner_path / "plc.s7", (1_000_000_000, 1_000_000_000))
+        assert both.here.run("nightly")["state"] == "equal_with_warnings"
+    copies = both.path.glob("plc.conflict-*.s7")
+    assert {copy.read_text() for copy in copies} == {"first", "second"}
+    assert tree(both.path) == tree(both.partner_path)
 
 
 def test_keep_both_of_a_directory_brings_all_that_is_in_it(both: Pair) -> None:
@@ -137,19 +176,6 @@ def test_keep_both_of_another_name_of_a_file(pair: Pair) -> None:
 def test_a_guard_stops_before_the_first_change_until_its_plan_is_approved(pair: Pair) -> None:
     for number in range(40):
         (pair.path / f"f{number:02}").write_text(str(number))
-def test_each_conflict_copy_has_a_name_of_its_own(both: Pair) -> None:
-    both.declare(settings=settings("both", delete="synced", conflict="keep_both"))
-    for content in ("first", "second"):
-        (both.path / "plc.s7").write_text("here")
-        (both.partner_path / "plc.s7").write_text(content)
-        # As a copy that keeps times has it.
-        os.utime(both.partner_path / "plc.s7", (1_000_000_000, 1_000_000_000))
-        assert both.here.run("nightly")["state"] == "equal_with_warnings"
-    copies = both.path.glob("plc.conflict-*.s7")
-    assert {copy.read_text() for copy in copies} == {"first", "second"}
-    assert tree(both.path) == tree(both.partner_path)
-
-
     pair.declare(settings=settings(delete="synced", max_delete="25%"))
     pair.here.run("nightly")
     for number in range(20):
@@ -182,6 +208,19 @@ def test_a_target_without_its_marker_looks_unmounted(pair: Pair, tmp_path: Path)
     # A person knows that it was replaced on purpose.
     assert pair.here.serversync("run", "nightly", "--approve", record["plan"]).returncode == 0
     assert (pair.partner_path / "plc.s7").read_text() == "agreed"
+
+
+def test_a_marker_that_cannot_be_read_agrees_with_no_archive(pair: Pair) -> None:
+    for name in ("plc.s7", "other"):
+        (pair.path / name).write_text("agreed")
+    pair.declare(settings=settings(delete="synced"))
+    pair.here.run("nightly")
+    [marker] = pair.partner_path.glob(".serversync/*/marker.json")
+    marker.write_text("")
+    (pair.path / "plc.s7").unlink()
+    record = pair.here.run("nightly")
+    assert "restored from a backup" in record["elements"][0]["warnings"][0]
+    assert (pair.partner_path / "plc.s7").exists()
 
 
 def test_an_emptied_source_looks_unmounted(pair: Pair) -> None:
@@ -221,19 +260,6 @@ def test_metadata_links_and_hard_links_arrive(pair: Pair) -> None:
     assert (record["elements"][0]["attributes"], record["elements"][0]["updated"]) == (1, 3)
     assert tree(pair.path) == tree(pair.partner_path)
     assert pair.here.run("nightly")["elements"][0]["state_before"] == "equal"
-
-
-def test_a_marker_that_cannot_be_read_agrees_with_no_archive(pair: Pair) -> None:
-    for name in ("plc.s7", "other"):
-        (pair.path / name).write_text("agreed")
-    pair.declare(settings=settings(delete="synced"))
-    pair.here.run("nightly")
-    [marker] = pair.partner_path.glob(".serversync/*/marker.json")
-    marker.write_text("")
-    (pair.path / "plc.s7").unlink()
-    record = pair.here.run("nightly")
-    assert "restored from a backup" in record["elements"][0]["warnings"][0]
-    assert (pair.partner_path / "plc.s7").exists()
 
 
 def test_what_a_killed_run_had_put_has_agreed(both: Pair) -> None:

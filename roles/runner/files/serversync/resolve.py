@@ -15,7 +15,7 @@ from serversync.entry import Entry, Row
 from serversync.failure import Failure
 from serversync.job import Element, Job, select
 from serversync.layout import Layout
-from serversync.reconcile import SIDES, Plan
+from serversync.reconcile import SIDES, Decision, Plan
 from serversync.run import locked, new_run
 from serversync.servers import Servers
 from serversync.synchronize import Synchronization, archives_of, element_name, former_name
@@ -109,9 +109,14 @@ def resolve(layout: Layout, job: Job, path: str, use: str, only: Sequence[str] |
             plan = one.plan()
             mine = [decision for decision in plan.decisions if concerns(decision.path, below)]
             for decision in mine:
-                if decision.path == below and (moved(decision.here, row.here) or moved(decision.there, row.there)):
+                if decision.path != below:
+                    continue
+                if moved(decision.here, row.here) or moved(decision.there, row.there):
                     message = f"{path} has changed since it was found unresolved; run the job, then decide again"
                     raise Failure("moved", message)
+                if decision.what == "unresolved":
+                    raise Failure("not_resolved", f"{path} {undecidable(plan, decision)}")
+                mine = [*way(plan, decision), *mine]
             one.carry_out(Plan(mine, [], []), whole=False)
             copies = {decision.aside for decision in mine if decision.aside}
             if copies and one.direction == "both":
@@ -125,6 +130,24 @@ def resolve(layout: Layout, job: Job, path: str, use: str, only: Sequence[str] |
 
 def concerns(path: bytes, decided: bytes) -> bool:
     return path == decided or path.startswith(decided + b"/")
+
+
+def undecidable(plan: Plan, decision: Decision) -> str:
+    """Why a path stays unresolved whatever a person says of it."""
+    for above in plan.decisions:
+        if above.what == "unresolved" and above.path != decision.path and concerns(decision.path, above.path):
+            return f"goes the way of {os.fsdecode(above.path)}: decide that one"
+    return f"cannot be decided by itself: {decision.reason}"
+
+
+def way(plan: Plan, decision: Decision) -> list[Decision]:
+    """The directories that have to be made around what arrives."""
+    return [
+        above
+        for above in plan.decisions
+        if decision.content and concerns(decision.path, above.path) and above.path != decision.path
+        if above.content == decision.content and None in (above.here, above.there)
+    ]
 
 
 def moved(seen: object, record: bytes | None) -> bool:
