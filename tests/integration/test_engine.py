@@ -196,6 +196,35 @@ def test_a_guard_stops_before_the_first_change_until_its_plan_is_approved(pair: 
     assert (pair.partner_path / "new").exists()
 
 
+@pytest.mark.parametrize("direction", ["to_partner", "both"])
+def test_a_conflict_that_is_not_approved_is_left_with_its_copy(pair: Pair, direction: str) -> None:
+    for number in range(4):
+        (pair.path / f"f{number}").write_text("agreed")
+    pair.declare(settings=settings(direction, delete="synced", conflict="keep_both", max_delete="1"))
+    pair.here.run("nightly")
+    (pair.path / "f0").unlink()
+    (pair.path / "f1").unlink()
+    plan = pair.here.run("nightly", code=3)["plan"]
+    # One that becomes a file on one of them, and another kind of thing on the other.
+    (pair.path / "f2").write_text("here")
+    (pair.partner_path / "f2").write_text("there")
+    (pair.path / "f3").unlink()
+    (pair.path / "f3").mkdir()
+    (pair.path / "f3" / "inner").write_text("here")
+    (pair.partner_path / "f3").write_text("there")
+    done = json.loads(pair.here.serversync("run", "nightly", "--approve", plan, "--json", code=None).stdout)
+    [element] = done["elements"]
+    assert (done["state"], element["deleted"], element["problems"]) == ("different", 2, [])
+    assert element["warnings"] == ["2 paths are not in the approved plan, or have moved since, and were left: f2"]
+    assert ((pair.path / "f2").read_text(), (pair.partner_path / "f2").read_text()) == ("here", "there")
+    assert pair.here.run("nightly")["state"] == "equal_with_warnings"
+    assert (
+        sorted(path.name.partition(".conflict")[0] for path in pair.partner_path.glob("f*")) == ["f2"] * 2 + ["f3"] * 2
+    )
+    if direction == "both":
+        assert tree(pair.path) == tree(pair.partner_path)
+
+
 def test_a_target_without_its_marker_looks_unmounted(pair: Pair, tmp_path: Path) -> None:
     (pair.path / "plc.s7").write_text("agreed")
     pair.declare()

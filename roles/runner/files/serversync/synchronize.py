@@ -69,6 +69,7 @@ from serversync.reconcile import (
     Unknown,
     deep,
     half_of,
+    is_directory,
     moved,
     of,
     parent,
@@ -1005,14 +1006,16 @@ class Synchronization:
             self.report.warnings += tree.prune(seconds(self.settings["keep_versions"]), most, time.time())
 
     def only_approved(self, plan: Plan, approved: Mapping[bytes, Mapping[str, Any]]) -> Plan:
-        decisions = []
-        for one in plan.decisions:
-            known = approved.get(one.path)
-            destructive = one.remove or (one.content and one.here is not None and one.there is not None)
-            if destructive and not (known and listed(one, known)):
-                self.held_back.append(one.path)
-            else:
-                decisions.append(one)
+        left = {one.path: one for one in plan.decisions if destructive(one) and not listed(one, approved.get(one.path))}
+        # What cannot be without these: their conflict copies, and what is below a directory that stands against a file.
+        along = {one.aside for one in left.values()}
+        along |= {
+            one.path for one in left.values() if one.content and is_directory(one.here) != is_directory(one.there)
+        }
+        decisions = [one for one in plan.decisions if one.path not in left and not beneath(one.path, along)]
+        self.held_back = [
+            one.path for one in plan.decisions if destructive(one) and (one.path in left or beneath(one.path, along))
+        ]
         if self.held_back:
             first = os.fsdecode(self.held_back[0])
             self.report.warnings.append(
@@ -1224,8 +1227,15 @@ def seen_text(seen: Seen) -> str | None:
     return None if seen is None else f"unknown: {seen.reason}"
 
 
-def listed(one: Decision, known: Mapping[str, Any]) -> bool:
+def destructive(one: Decision) -> bool:
+    """Whether it deletes or overwrites."""
+    return one.remove is not None or (one.content is not None and one.here is not None and one.there is not None)
+
+
+def listed(one: Decision, known: Mapping[str, Any] | None) -> bool:
     """Whether a plan, as ``run.told`` tells it, has this very deletion or overwriting, of the same entries."""
+    if known is None:
+        return False
     same = (known["here"], known["there"]) == (seen_text(one.here), seen_text(one.there))
     # What was held back is listed as such, and was to be deleted.
     held_back = known["by"] == "guard" and one.remove is not None
