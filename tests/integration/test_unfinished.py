@@ -23,6 +23,7 @@ from serversync import job, run, synchronize
 from serversync.archive import Archive
 from serversync.commit import Commit, Op, Result
 from serversync.layout import Layout
+from serversync.propagate import Propagation
 from serversync.tree import Tree
 
 from tests.loopback import Pair, Server, tree
@@ -101,6 +102,29 @@ def test_a_directory_with_a_flaw_is_there_with_all_that_is_in_it(local: Local, m
     record = local.run()
     assert record["elements"][0]["problems"] == ["line: its owner cannot be set"]
     assert (local.partner_path / "line" / "plc").read_text() == "x"
+
+
+def test_what_the_second_look_of_a_run_has_done_is_no_problem_of_it(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local.declare(direction="both", conflict="keep_both")
+    (local.path / "plc").write_text("agreed")
+    local.run()
+    (local.path / "plc").write_text("here")
+    (local.partner_path / "plc").write_text("there")
+    (local.path / "new").write_text("half")
+    gather = Propagation.gather
+
+    def edited(self: Propagation) -> None:
+        if (local.path / "new").read_text() == "half":
+            (local.path / "new").write_text("whole")
+        gather(self)
+
+    monkeypatch.setattr(Propagation, "gather", edited)
+    record = local.run()
+    assert (record["state"], record["elements"][0]["problems"]) == ("equal_with_warnings", [])
+    assert tree(local.path) == tree(local.partner_path)
+    assert (local.partner_path / "new").read_text() == "whole"
 
 
 def test_a_run_killed_while_a_file_makes_room_for_a_directory_deletes_nothing_in_it(

@@ -195,6 +195,8 @@ class Synchronization:
         self.again = False
         # Problems that a later attempt may not have.
         self.transient: set[str] = set()
+        # Those of the look that is under way: what the one before it met may be done by now.
+        self.problems: Problems = {}
 
     def __enter__(self) -> Synchronization:
         try:
@@ -946,6 +948,8 @@ class Synchronization:
         if again:
             # The conflict copies are new files of the side that they are on, some metadata not those that were planned.
             self.once(approved)
+            if not report.guards:
+                report.problems = self.problems
         counts = self.archive.counts
         report.standing = {status: counts[status] for status in ("kept", "left", "unresolved") if counts[status]}
         if counts["unresolved"]:
@@ -961,6 +965,7 @@ class Synchronization:
     def once(self, approved: Mapping[bytes, Mapping[str, Any]] | None) -> bool:
         """One look at both replicas and what follows from it; whether that left something to be found by another."""
         report, known = self.report, self.report.plan
+        self.problems = {}
         try:
             plan = self.plan()
         except DamagedArchive as damage:
@@ -976,7 +981,8 @@ class Synchronization:
             if one.what == "unknown":
                 seen = one.here if isinstance(one.here, Unknown) else one.there
                 reason = seen.reason if isinstance(seen, Unknown) else one.reason
-                report.problems[one.path] = ("unread", reason)
+                self.problems[one.path] = ("unread", reason)
+        report.problems |= self.problems
         if approved is None:
             report.guards = self.guarded(plan)
         else:
@@ -1098,14 +1104,14 @@ class Synchronization:
             finished=finished,
             unseen=unseen,
             verified=self.verify,
-            seen=whole and not self.held_back and not self.report.problems,
+            seen=whole and not self.held_back and not self.problems,
         )
         # One that is there for excluded files alone is not there for a run, which another look tells.
         self.again |= bool(emptied and self.settings["exclude"])
 
     def unseen(self) -> set[bytes]:
         """What the archive does not know once this plan is carried out, or does not know as it is by new settings."""
-        now = {*self.report.problems, *(path for scan in self.scans.values() for path in scan.problems)} - {b""}
+        now = {*self.problems, *(path for scan in self.scans.values() for path in scan.problems)} - {b""}
         now = {path for path in now if not beneath(parent(path), now)}
         if self.archive.condition != "current" or self.edited:
             return now
@@ -1173,6 +1179,7 @@ class Synchronization:
         for side in self.targets:
             self.sides[side].tree.sync()
         problems = archiving.remember(piece.decisions, piece.done)
+        self.problems |= problems
         self.report.problems |= problems
         self.tally(piece.decisions, piece.done)
         return problems
