@@ -17,7 +17,7 @@ from serversync.detect import Detection
 from serversync.entry import HERE, THERE, Entry
 from serversync.locks import lock, owner
 
-from tests.loopback import Pair, tree
+from tests.loopback import Pair, tree, write_launcher
 
 
 def settings(direction: str = "to_partner", **options: Any) -> dict[str, Any]:
@@ -420,6 +420,20 @@ def test_versions_are_dropped_when_their_time_is_over(pair: Pair) -> None:
         pair.here.run("nightly")
     [version] = json.loads(pair.here.serversync("versions", "nightly", "--json").stdout)["elements"][0]["versions"]
     assert version["path"] == "plc.s7"
+
+
+def test_a_clock_that_is_fast_drops_no_versions(pair: Pair) -> None:
+    pair.partner_path.mkdir()
+    pair.declare(settings=settings("from_partner"))
+    for content in ("old", "newer"):
+        (pair.partner_path / "plc.s7").write_text(content)
+        pair.here.run("nightly")
+    fast = "import time\nright = time.time\ntime.time = lambda: right() + 30 * 86400"
+    write_launcher(pair.here.launcher, f"os.environ['HOME'] = {str(pair.here.home)!r}\n{fast}")
+    (pair.partner_path / "more").write_text("new")
+    assert pair.here.run("nightly")["state"] == "equal"
+    pair.here.serversync("restore", "nightly", "plc.s7")
+    assert (pair.path / "plc.s7").read_text() == "old"
 
 
 def test_in_one_direction_the_element_itself_is_as_open_as_the_source(pair: Pair) -> None:

@@ -1005,11 +1005,13 @@ class Synchronization:
         return self.again or (self.direction == "both" and any(one.aside for one in plan.decisions))
 
     def prune(self) -> None:
-        """Versions that are too old, or too many; the run's own stay."""
+        """Versions that are too old by the earlier of both clocks, or too many; the run's own stay."""
+        here, there = (self.sides[side].tree.facts["time"] for side in SIDES)
+        now = time.time() + min(0.0, there - here)
         for side in self.targets:
             tree = self.sides[side].tree
             most = amount(self.settings["versions_max"], tree.facts["free"]["total_bytes"])
-            self.report.warnings += tree.prune(seconds(self.settings["keep_versions"]), most, time.time())
+            self.report.warnings += tree.prune(seconds(self.settings["keep_versions"]), most, now)
 
     def only_approved(self, plan: Plan, approved: Mapping[bytes, Mapping[str, Any]]) -> Plan:
         left = {one.path: one for one in plan.decisions if destructive(one) and not listed(one, approved.get(one.path))}
