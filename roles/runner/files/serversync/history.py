@@ -27,11 +27,15 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
     run TEXT PRIMARY KEY, job TEXT NOT NULL, started TEXT NOT NULL, state TEXT NOT NULL, record TEXT NOT NULL
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS runs_of_job ON runs (job, started);
 CREATE TABLE IF NOT EXISTS configurations (
     job TEXT NOT NULL, number INTEGER NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (job, number)
 ) WITHOUT ROWID;
 """
+
+
+# In which order a job's runs came; a clock that was wrong for a while tells another one.
+NUMBERED = "ALTER TABLE runs ADD COLUMN number INTEGER NOT NULL DEFAULT 0"
+IN_ORDER = "DROP INDEX IF EXISTS runs_of_job; CREATE INDEX IF NOT EXISTS runs_in_order ON runs (job, number, started)"
 
 
 def worst(states: Iterable[str]) -> str:
@@ -49,6 +53,9 @@ class History:
             self.database = sqlite3.connect(layout.records, timeout=60, isolation_level=None)
             self.database.execute("PRAGMA journal_mode=WAL")
             self.database.executescript(SCHEMA)
+            if "number" not in [column[1] for column in self.database.execute("PRAGMA table_info(runs)")]:
+                self.database.execute(NUMBERED)
+            self.database.executescript(IN_ORDER)
 
     def close(self) -> None:
         self.database.close()
@@ -76,7 +83,12 @@ class History:
     def keep(self, record: dict[str, Any]) -> None:
         row = (record["run"], record["job"], record["started"], record["state"], json.dumps(record))
         with self.kept():
-            self.database.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?)", row)
+            self.database.execute(
+                "INSERT INTO runs VALUES (?1, ?2, ?3, ?4, ?5, "
+                "(SELECT COALESCE(MAX(number), 0) + 1 FROM runs WHERE job = ?2)) "
+                "ON CONFLICT (run) DO UPDATE SET state = excluded.state, record = excluded.record",
+                row,
+            )
 
     def close_unfinished(self, job: str, ended: str) -> None:
         """Runs that never said how they ended; the caller holds the job's lock, so none of them lives."""
@@ -102,7 +114,7 @@ class History:
 
     def runs(self, job: str, limit: int) -> list[dict[str, Any]]:
         """The job's records, the newest first."""
-        query = "SELECT record FROM runs WHERE job = ? ORDER BY started DESC, run DESC LIMIT ?"
+        query = "SELECT record FROM runs WHERE job = ? ORDER BY number DESC, started DESC LIMIT ?"
         return [json.loads(text) for (text,) in self.database.execute(query, (job, limit))]
 
     def publish(self, job: Job) -> None:
@@ -110,7 +122,7 @@ class History:
         with self.kept():
             self.database.execute(
                 "DELETE FROM runs WHERE job = ?1 AND (started < datetime('now', ?2) OR run NOT IN "
-                "(SELECT run FROM runs WHERE job = ?1 ORDER BY started DESC LIMIT ?3))",
+                "(SELECT run FROM runs WHERE job = ?1 ORDER BY number DESC, started DESC LIMIT ?3))",
                 (job.name, f"-{KEEP_DAYS} days", KEEP_RUNS),
             )
         query = "SELECT max(json_extract(record, '$.ended')) FROM runs WHERE job = ? AND state LIKE 'equal%'"
