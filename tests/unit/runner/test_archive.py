@@ -200,6 +200,16 @@ def test_iterating_over_a_change_is_refused_not_taken_for_damage(
         list(reading)
 
 
+def test_what_a_run_commits_meanwhile_is_no_damage_to_a_reader(archive: Archive, path: Path) -> None:
+    archive.commit(Update(rows=ROWS))
+    with Archive(path, reading=True) as reader:
+        archive.commit(Update(rows=[agreed(b"later")], dropped=[ROWS[2].path]))
+        assert sorted(reader.below(b"")) == sorted(ROWS[1:])
+        assert list(reader.standing({"kept", "unresolved"})) == [ROWS[2], ROWS[8]]
+    with Archive(path, reading=True) as reader:
+        assert reader.row(b"later") == agreed(b"later")
+
+
 NAMES = st.sampled_from([b"a", b"b", b"c", b"-", b"0", b"\xff"])
 PATHS = st.lists(NAMES, max_size=3).map(b"/".join)
 HALVES = st.one_of(

@@ -172,9 +172,13 @@ class Archive:
     ``warnings``: sentences on what happened to the archive that was here before.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Opens what is there; raises DamagedArchive or Failure. Use ``open``."""
+    def __init__(self, path: Path, *, reading: bool = False) -> None:
+        """Opens what is there; raises DamagedArchive or Failure. Use ``open``.
+
+        reading: nothing is changed, and what a run commits meanwhile is not seen.
+        """
         self.path = path
+        self.reading = reading
         self.warnings: list[str] = []
         self._checked: set[str] = set()
         self._commits = 0
@@ -465,6 +469,8 @@ class Archive:
         # FULL: a commit is on the disk, also where the power fails. A log that one large commit made is cut again.
         for pragma in ("synchronous=FULL", "secure_delete=OFF", "cache_size=-16000", "journal_size_limit=4194304"):
             self._one(f"PRAGMA {pragma}")
+        if self.reading:
+            self._one("BEGIN")
         if [sql for (sql,) in self._read("SELECT sql FROM sqlite_master ORDER BY rowid")] != SCHEMA:
             raise DamagedArchive(self.path, "its tables are not those that were made")
         found = self._one("SELECT document, seal FROM state WHERE id = ?", FORMAT)

@@ -33,7 +33,7 @@ def conflicts(layout: Layout, job: Job, only: Sequence[str] | None) -> Result:
             path = path.with_name(f"{former_name(layout, job, element)}.sqlite")
         found = []
         if path.exists():
-            with Archive(path) as archive:
+            with Archive(path, reading=True) as archive:
                 found = [in_words(row) for row in archive.standing(("unresolved",))]
         elements.append({"path": element.path, "partner_path": element.partner_path, "conflicts": found})
     return {"job": job.name, "elements": elements}

@@ -408,7 +408,7 @@ class Synchronization:
         directory = Path(self.held.enter_context(tempfile.TemporaryDirectory(prefix="serversync-")))
         if path.exists():
             with suppress(DamagedArchive):
-                archive = Archive(path)
+                archive = Archive(path, reading=True)
                 if not self.unmounted and archive.identity == json.loads(json.dumps(self.identity)):
                     return archive
                 archive.close()
