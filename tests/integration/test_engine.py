@@ -413,6 +413,25 @@ def test_an_element_that_moved_takes_its_archive_along(pair: Pair) -> None:
     assert json.loads((own / "marker.json").read_text())["path"] == str(pair.partner_path)
 
 
+def test_an_element_with_another_path_is_a_new_one_and_its_old_marker_nobody_s(pair: Pair, tmp_path: Path) -> None:
+    (pair.path / "plc.s7").write_text("agreed")
+    pair.declare(settings=settings(delete="synced"))
+    pair.here.run("nightly")
+    moved = pair.path.rename(tmp_path / "elsewhere")
+    (moved / "plc.s7").rename(moved / "plc.s8")
+    pair.declare(settings=settings(delete="synced"), pairs=[(moved, pair.partner_path)])
+    assert pair.here.run("nightly")["state"] == "equal_with_warnings"
+    assert sorted(path.name for path in pair.partner_path.glob("plc*")) == ["plc.s7", "plc.s8"]
+    # Where both are declared the target has one owner.
+    pair.path.mkdir()
+    other = json.loads((pair.here.config / "jobs" / "nightly.json").read_text())
+    other["elements"][0]["path"] = str(pair.path)
+    (pair.here.config / "jobs" / "daily.json").write_text(json.dumps({**other, "name": "daily"}))
+    error = pair.here.run("daily", code=1)["elements"][0]["error"]
+    assert error["code"] == "contended"
+    assert f"remove {pair.partner_path}/.serversync/nightly." in error["message"]
+
+
 def test_versions_are_dropped_when_their_time_is_over(pair: Pair) -> None:
     pair.declare(settings=settings(keep_versions="0s"))
     for text in ("first", "second", "third"):

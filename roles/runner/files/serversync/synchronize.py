@@ -28,7 +28,7 @@ from serversync.archive import Archive, DamagedArchive, Intent, Update
 from serversync.archiving import LINES, RACY, Archiving, Problems, as_known, row_of
 from serversync.detect import Summary
 from serversync.entry import HERE, THERE, Entry, Row
-from serversync.failure import Failure, Stopped
+from serversync.failure import Failure, InvalidDocument, Stopped
 from serversync.guards import (
     Room,
     doubted,
@@ -42,7 +42,7 @@ from serversync.guards import (
     tripped,
 )
 from serversync.held import good
-from serversync.job import Element, Job, amount, seconds, size
+from serversync.job import Element, Job, amount, load, seconds, size
 from serversync.layout import Layout
 from serversync.locks import owner, told_of
 from serversync.pieces import moved_bytes, pieces
@@ -393,12 +393,13 @@ class Synchronization:
     def check_owners(self) -> None:
         """A root that is a target has one owning element."""
         for side in self.targets:
+            where = self.sides[side].directory
             for other in self.sides[side].tree.facts["others"]:
                 if not self.abandoned(other):
                     message = (
-                        f"{self.paths[side]} on {self.server(side)} is the target of the job {other.get('job')} of "
+                        f"{where} on {self.server(side)} is the target of the job {other.get('job')} of "
                         f"{other.get('server')} already; give one of them another target, or, if that job is no more, "
-                        f"remove {self.paths[side]}/.serversync/{other.get('element')}"
+                        f"remove {where.rstrip('/')}/.serversync/{other.get('element')}"
                     )
                     raise Failure("contended", message, field=self.field(side))
 
@@ -420,9 +421,19 @@ class Synchronization:
         return Archive.open(directory / path.name, self.identity)
 
     def abandoned(self, other: dict[str, Any]) -> bool:
-        """Whether a marker is of a job of this server that is no longer declared."""
-        mine = other.get("machine") == self.identity[HERE]["machine"] and other.get("state") == str(self.layout.state)
-        return mine and not (self.layout.jobs / f"{other.get('job')}.json").exists()
+        """Whether a marker is of an element of this server's that is no longer declared."""
+        if (other.get("machine"), other.get("state")) != (self.identity[HERE]["machine"], str(self.layout.state)):
+            return False
+        try:
+            job = self.job if other.get("job") == self.job.name else load(self.layout, str(other.get("job")))
+        except InvalidDocument as problem:
+            return problem.code == "unknown_job"
+        return all(
+            other.get("element") != element_name(job.name, path, element.partner_path)
+            for element in job.elements
+            for path in (element.path, element.previous_path)
+            if path
+        )
 
     @property
     def file_name(self) -> bytes:
