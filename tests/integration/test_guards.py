@@ -33,22 +33,28 @@ def planned(pair: Pair) -> list[str]:
     return list(element["guards"])
 
 
-def test_a_file_for_which_there_is_no_room_is_not_begun(pair: Pair) -> None:
-    free = os.statvfs(pair.partner_path.parent)
-    with (pair.path / "image").open("wb") as stream:
+@pytest.mark.parametrize("direction", ["to_partner", "from_partner"])
+def test_a_file_for_which_there_is_no_room_is_not_begun(pair: Pair, direction: str) -> None:
+    source, target, server = pair.path, pair.partner_path, f"127.0.0.1:{pair.there.port}"
+    if direction == "from_partner":
+        source, target, server = target, source, "this server"
+        source.mkdir()
+        target.rmdir()
+    free = os.statvfs(target.parent)
+    with (source / "image").open("wb") as stream:
         stream.truncate(free.f_bavail * free.f_frsize + (1 << 30))
         stream.write(b"data")
-    (pair.path / "plc.s7").write_text("x")
-    pair.declare(settings=settings(preserve=["times"]))
+    (source / "plc.s7").write_text("x")
+    pair.declare(settings=settings(direction=direction, preserve=["times"]))
     # Of a target that is yet to be made it is the room of where it will be.
     assert "has too little room" in planned(pair)[0]
     [guard] = guards(pair.here.run("nightly", code=3))
-    assert guard.startswith(f"{pair.partner_path} on 127.0.0.1:{pair.there.port} has too little room: ")
+    assert guard.startswith(f"{target} on {server} has too little room: ")
     assert "GiB would arrive" in guard
     assert guard.endswith("make room there, or see keep_versions")
-    assert tree(pair.partner_path) == {}
+    assert tree(target) == {}
     # Holes that stay holes need none.
-    pair.declare(settings=settings(preserve=["times", "sparse"]))
+    pair.declare(settings=settings(direction=direction, preserve=["times", "sparse"]))
     assert planned(pair) == []
 
 

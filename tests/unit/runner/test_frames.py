@@ -30,6 +30,15 @@ KEYS = st.text().filter(lambda key: key not in ("alive", "bytes"))
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3))
 
 
+@pytest.mark.parametrize("key", ["alive", "bytes"])
+def test_what_frames_keep_for_themselves_is_refused_before_anybody_waits_for_it(
+    pipe: tuple[frames.Frames, int], key: str
+) -> None:
+    ends, _target = pipe
+    with pytest.raises(ValueError, match="only the conversation itself may say"):
+        ends.send({key: 4096})
+
+
 @given(sent=st.lists(st.dictionaries(KEYS, JSON, max_size=3), max_size=5))
 def test_frames_arrive_as_they_were_sent(sent: list[dict[str, object]]) -> None:
     source, target = os.pipe()
@@ -79,7 +88,7 @@ def test_bytes_arrive_with_their_frames(payloads: list[bytes]) -> None:
         ends = frames.Frames(source, target)
         for number, payload in enumerate(payloads):
             ends.send({"number": number}, payload)
-            ends.send({"alive": True})
+            ends.write({"alive": True})
         ends.send({})
         received = [ends.receive() for _payload in payloads]
         assert received == [({"number": number}, payload) for number, payload in enumerate(payloads)]

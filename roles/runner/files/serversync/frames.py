@@ -22,6 +22,8 @@ from serversync.failure import Failure
 CONTROL = "serversync"
 LIMIT = 4 * 1024 * 1024
 PAYLOAD_LIMIT = 16 * 1024 * 1024
+# What no question and no answer may have for a name of its own.
+OURS = frozenset({"alive", "bytes"})
 # What a sender puts into one frame of a long answer.
 CHUNK = 1024 * 1024
 # The connection itself is watched by ssh (ServerAliveInterval); this bounds a partner that lives but does not answer.
@@ -40,6 +42,12 @@ class Frames:
         self.sending = threading.Lock()
 
     def send(self, frame: dict[str, Any], payload: bytes = b"") -> None:
+        if not OURS.isdisjoint(frame):
+            # The other side would wait for bytes that never come.
+            raise ValueError(f"{frame!r:.200} says what only the conversation itself may say")
+        self.write(frame, payload)
+
+    def write(self, frame: dict[str, Any], payload: bytes = b"") -> None:
         if payload:
             frame = {**frame, "bytes": len(payload)}
         data = memoryview(json.dumps(frame).encode("ascii") + b"\n" + payload)
@@ -121,7 +129,7 @@ class Frames:
         def beat() -> None:
             while not done.wait(HEARTBEAT):
                 try:
-                    self.send({"alive": True})
+                    self.write({"alive": True})
                 except OSError:  # whoever reads or writes next meets the broken connection
                     return
 

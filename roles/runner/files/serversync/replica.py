@@ -407,7 +407,7 @@ class PartnerTree:
         for some in batches(paths):
             reply = self.ask("occupied", pack_paths(some))
             with understood(self.connection):
-                total += int(reply["bytes"])
+                total += int(reply["occupied"])
         return total
 
     def attributes(self, paths: Iterable[bytes]) -> Iterator[tuple[bytes, dict[str, bytes]]]:

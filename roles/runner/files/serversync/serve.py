@@ -362,7 +362,7 @@ class Desk:
         return stream(pack([(path, b"", b"")]) for path in self.tree(request).zeros(below(payload)))
 
     def verb_occupied(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
-        yield {"bytes": self.tree(request).occupied(below(payload))}, b""
+        yield {"occupied": self.tree(request).occupied(below(payload))}, b""
 
     def verb_attributes(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
         return stream(
