@@ -422,10 +422,15 @@ def test_an_element_with_another_path_is_a_new_one_and_its_old_marker_nobody_s(p
     pair.declare(settings=settings(delete="synced"), pairs=[(moved, pair.partner_path)])
     assert pair.here.run("nightly")["state"] == "equal_with_warnings"
     assert sorted(path.name for path in pair.partner_path.glob("plc*")) == ["plc.s7", "plc.s8"]
+    # What it was called may still be said once it has an archive of its own.
+    declared = json.loads((pair.here.config / "jobs" / "nightly.json").read_text())
+    declared["elements"][0]["previous_path"] = str(pair.path)
+    (pair.here.config / "jobs" / "nightly.json").write_text(json.dumps(declared))
+    assert pair.here.run("nightly")["state"] == "equal_with_warnings"
     # Where both are declared the target has one owner.
     pair.path.mkdir()
     other = json.loads((pair.here.config / "jobs" / "nightly.json").read_text())
-    other["elements"][0]["path"] = str(pair.path)
+    other["elements"] = [{"path": str(pair.path), "partner_path": str(pair.partner_path)}]
     (pair.here.config / "jobs" / "daily.json").write_text(json.dumps({**other, "name": "daily"}))
     error = pair.here.run("daily", code=1)["elements"][0]["error"]
     assert error["code"] == "contended"

@@ -421,9 +421,11 @@ class Synchronization:
         return Archive.open(directory / path.name, self.identity)
 
     def abandoned(self, other: dict[str, Any]) -> bool:
-        """Whether a marker is of an element of this server's that is no longer declared."""
+        """Whether a marker is of an element of this server's that is no longer declared, or of this one as it was."""
         if (other.get("machine"), other.get("state")) != (self.identity[HERE]["machine"], str(self.layout.state)):
             return False
+        if other.get("element") == self.previous:
+            return True
         try:
             job = self.job if other.get("job") == self.job.name else load(self.layout, str(other.get("job")))
         except InvalidDocument as problem:
