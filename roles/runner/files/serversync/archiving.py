@@ -18,7 +18,8 @@ from serversync.entry import HERE, THERE, Entry, Row, pack
 from serversync.propagate import Done, Side
 from serversync.reconcile import OTHER, SIDES, Decision, Seen, half_of, parent
 
-# An entry whose ctime is this near to the scan (ns) may have changed once more without a trace.
+# An entry whose ctime is this near to the scan (ns), or as two stamps of its file system are, may have changed again
+# without a trace.
 RACY = 10_000_000
 # The digest of a directory without children.
 EMPTY = digest([])
@@ -125,7 +126,7 @@ class Archiving:
             entry = entries[side]
             if decision.path in propagated[side].entries or not isinstance(entry, Entry) or entry.kind != "f":
                 continue
-            if entry.ctime >= self.scans[side].moment - RACY:
+            if entry.ctime >= trusted(self.scans[side], self.sides[side]):
                 racy += letter
         status, by = decision.status, decision.by
         if status == "agreed" and None in entries.values():
@@ -249,6 +250,11 @@ class Archiving:
     def mark(self, **generations: str) -> None:
         for side, marker in self.markers.items():
             self.sides[side].tree.mark({**marker, **generations})
+
+
+def trusted(scan: Summary, side: Side) -> int:
+    """The moment (ns) up to which a ctime tells of every change of an entry that the scan saw."""
+    return scan.moment - max(RACY, int(side.tree.facts["granularity"]))
 
 
 def known(seen: Seen) -> tuple[bytes | None, bytes]:

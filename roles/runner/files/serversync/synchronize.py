@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from serversync import ahead
 from serversync.archive import Archive, DamagedArchive, Intent, Update
-from serversync.archiving import LINES, RACY, Archiving, Problems, as_known, row_of
+from serversync.archiving import LINES, Archiving, Problems, as_known, row_of, trusted
 from serversync.detect import Summary
 from serversync.entry import HERE, THERE, Entry, Row
 from serversync.failure import Failure, InvalidDocument, Stopped
@@ -599,7 +599,8 @@ class Synchronization:
             self.check_path(path or b"-")
         self.touched.update(everything)
         self.settle({side for side in SIDES if (stale[side] or again) and self.scans[side].entries})
-        self.restamped = Restamped((self.scans[HERE].moment - RACY, self.scans[THERE].moment - RACY))
+        here, there = (trusted(self.scans[side], self.sides[side]) for side in SIDES)
+        self.restamped = Restamped((here, there))
         rest = iter(everything)
         while directories := list(islice(rest, DIRECTORIES)):
             listings = self.at_once(
