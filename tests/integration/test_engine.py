@@ -548,8 +548,9 @@ def test_what_is_held_back_for_want_of_an_archive_can_be_approved_later(pair: Pa
     pair.declare(settings=settings(delete="extraneous"))
     assert pair.here.run("nightly", code=3)["elements"][0]["standing"] == {"unresolved": 1}
     assert pair.here.run("nightly", code=3)["elements"][0]["deleted"] == 0
-    plan = json.loads(pair.here.serversync("plan", "nightly", "--json").stdout)["plan"]
-    pair.here.serversync("run", "nightly", "--approve", plan)
+    plan = json.loads(pair.here.serversync("plan", "nightly", "--json").stdout)
+    assert [one["reason"] for one in plan["elements"][0]["decisions"]] == ["would be deleted, once it is approved"]
+    pair.here.serversync("run", "nightly", "--approve", plan["plan"])
     assert not (pair.partner_path / "extra").exists()
 
 

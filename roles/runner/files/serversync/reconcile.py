@@ -470,7 +470,11 @@ class Reconciliation:
             return None
         if triple.path in self.rules.decided:
             return None
-        decision = self.make(triple, "", row.status, row.status, "decided before, nothing moved since", by=row.by)
+        reason = "decided before, nothing moved since"
+        if row.by == "guard" and None in (triple.here, triple.there):
+            # Who approves a plan has to read in it what goes then.
+            reason = "would be deleted, once it is approved"
+        decision = self.make(triple, "", row.status, row.status, reason, by=row.by)
         before = self.as_before(triple, decision)
         if not before.row:
             return None
