@@ -564,6 +564,17 @@ def test_both_versions_are_on_both_servers_as_soon_as_a_person_wants_both(both: 
     assert both.here.run("nightly")["state"] == "equal"
 
 
+def test_a_directory_that_loses_is_on_both_servers_with_all_that_is_in_it(both: Pair) -> None:
+    (both.path / "line").write_text("here")
+    (both.partner_path / "line").mkdir()
+    (both.partner_path / "line" / "recipe").write_text("there")
+    both.here.run("nightly", code=3)
+    both.here.serversync("resolve", "nightly", "line", "--use", "both")
+    [copy] = both.path.glob("line.conflict-*")
+    assert (copy / "recipe").read_text() == "there"
+    assert both.here.run("nightly")["elements"][0]["state_before"] == "equal"
+
+
 @pytest.mark.parametrize("put", [True, False])
 def test_attributes_that_change_once_more_after_a_kill_are_no_conflict(both: Pair, put: bool) -> None:
     mine, other = (root / "plc.s7" for root in (both.path, both.partner_path))

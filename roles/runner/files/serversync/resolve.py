@@ -15,6 +15,7 @@ from serversync.entry import Entry, Row
 from serversync.failure import Failure
 from serversync.job import Element, Job, select
 from serversync.layout import Layout
+from serversync.propagate import beneath
 from serversync.reconcile import SIDES, Decision, Plan
 from serversync.run import locked, new_run
 from serversync.servers import Servers
@@ -120,7 +121,7 @@ def resolve(layout: Layout, job: Job, path: str, use: str, only: Sequence[str] |
             one.carry_out(Plan(mine, [], []), whole=False)
             copies = {decision.aside for decision in mine if decision.aside}
             if copies and one.direction == "both":
-                again = [decision for decision in one.plan().decisions if decision.path in copies]
+                again = [decision for decision in one.plan().decisions if beneath(decision.path, copies)]
                 one.carry_out(Plan(again, [], []), whole=False)
             problems = {os.fsdecode(key): text for key, (_code, text) in one.report.problems.items()}
     if problems:
