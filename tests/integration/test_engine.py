@@ -78,6 +78,18 @@ def test_a_conflict_without_a_winner_is_listed_and_a_person_decides_it(both: Pai
     assert both.here.serversync("conflicts", "nightly").stdout.startswith("nightly has no unresolved paths")
 
 
+def test_the_element_itself_can_be_resolved(pair: Pair) -> None:
+    (pair.path / "plc.s7").write_text("agreed")
+    pair.declare(settings=settings(conflict="no_winner"))
+    pair.here.run("nightly")
+    pair.partner_path.chmod(0o700)
+    assert pair.here.run("nightly", code=3)["elements"][0]["paths"][0]["path"] == ""
+    assert " .  " in pair.here.serversync("conflicts", "nightly", code=3).stdout
+    pair.here.serversync("resolve", "nightly", ".", "--use", "this_server")
+    assert pair.partner_path.stat().st_mode & 0o777 == pair.path.stat().st_mode & 0o777 == 0o755
+    assert pair.here.run("nightly")["elements"][0]["state_before"] == "equal"
+
+
 def test_an_unresolved_path_that_moved_is_not_resolved_blindly(both: Pair) -> None:
     (both.path / "plc.s7").write_text("from here")
     (both.partner_path / "plc.s7").write_text("from there")

@@ -158,6 +158,32 @@ def test_a_run_killed_while_a_file_makes_room_for_a_directory_deletes_nothing_in
             assert [path.read_text() for path in root.glob("line.conflict-*")] == ["there"]
 
 
+@pytest.mark.parametrize("put", [True, False])
+def test_a_run_killed_while_the_element_itself_gets_its_mode_is_finished_by_the_next(
+    local: Local, monkeypatch: pytest.MonkeyPatch, put: bool
+) -> None:
+    local.declare()
+    (local.path / "plc").write_text("x")
+    local.run()
+    local.path.chmod(0o750)
+    meta = Commit._meta
+
+    def killed(self: Commit, op: Op) -> Result:
+        if op.path or op.stage:
+            return meta(self, op)
+        if put:
+            meta(self, op)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Commit, "_meta", killed)
+        with pytest.raises(KeyboardInterrupt):
+            local.run()
+    assert local.run()["state"] == "equal"
+    assert stat.S_IMODE(local.partner_path.stat().st_mode) == 0o750
+    assert local.run()["elements"][0]["state_before"] == "equal"
+
+
 def test_what_an_approval_did_not_cover_is_not_forgotten(local: Local) -> None:
     local.declare(max_delete="1")
     for number in range(3):

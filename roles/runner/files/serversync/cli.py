@@ -294,7 +294,7 @@ def command_resolve(layout: Layout, arguments: argparse.Namespace) -> int:
     from serversync.display import safe
 
     done = ask(layout, arguments, path=arguments.path, use=arguments.use)
-    tell(arguments, done, lambda: print(f"{safe(done['path'])}: resolved, {done['used']}"))
+    tell(arguments, done, lambda: print(f"{safe(done['path']) or '.'}: resolved, {done['used']}"))
     return 0
 
 

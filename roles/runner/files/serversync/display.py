@@ -167,7 +167,7 @@ def show_element(entry: dict[str, Any], job: str, plan: str | None) -> None:
         if not entry["error"] or problem not in entry["error"]["message"]:
             print(f"  {safe(problem)}")
     for one in entry["paths"]:
-        print(f"  {SIGNS[one['what']]} {safe(one['path'])}: {safe(one['reason'])}")
+        print(f"  {SIGNS[one['what']]} {safe(one['path']) or '.'}: {safe(one['reason'])}")
     if entry["guards"]:
         print(f"  see what it would do: serversync plan {job}; let it: serversync run {job} --approve {plan or 'PLAN'}")
     if entry["standing"].get("unresolved"):
@@ -200,7 +200,7 @@ def show_plan(plan: dict[str, Any]) -> None:
 def show_conflicts(elements: list[dict[str, Any]], job: str) -> None:
     """What stands unresolved, with both versions."""
     rows = [
-        (entry["path"], one["path"], one["this_server"], one["partner"])
+        (entry["path"], one["path"] or ".", one["this_server"], one["partner"])
         for entry in elements
         for one in entry["conflicts"]
     ]

@@ -87,7 +87,8 @@ def find(job: Job, path: str, only: Sequence[str] | None) -> tuple[Element, byte
     if len(elements) > 1:
         raise Failure("ambiguous", f"{job.name} has several elements; give the whole path, or --element")
     not_a_log(elements[0])
-    return elements[0], os.fsencode(path.strip("/"))
+    # As its own directory is listed.
+    return elements[0], os.fsencode(path.strip("/")) if path != "." else b""
 
 
 def not_a_log(element: Element) -> None:

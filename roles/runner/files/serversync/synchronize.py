@@ -640,7 +640,7 @@ class Synchronization:
         if self.direction == "both" or self.kind == "file":
             return []
         here, there = (self.scans[side].root for side in SIDES)
-        return [Triple(b"", here, there, self.archive.row(b""))]
+        return [self.with_intent(Triple(b"", here, there, self.archive.row(b"")))]
 
     def relisted(self, directory: bytes) -> dict[str, list[tuple[bytes, bytes, bytes]]]:
         return {side: self.listed(side, [directory]).get(directory, []) for side in SIDES}
@@ -678,7 +678,8 @@ class Synchronization:
                 plausible(triple.there)
             yield self.with_unknown(self.with_intent(triple))
         forced = {row.path for row in rows if row.by in reopened and row.status != "agreed"}
-        forced |= {path for path in (*self.decided, *self.intents) if parent(path) == directory}
+        # The element's own directory is in none.
+        forced |= {path for path in (*self.decided, *self.intents) if path and parent(path) == directory}
         if self.verify or self.added or self.folding:
             forced |= {line[0] for side in SIDES for line in lines[side]}
         forced -= emitted
