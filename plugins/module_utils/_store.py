@@ -349,6 +349,18 @@ def find(place: Layout, units: Units | None, run: Run) -> Found:
     return Found(files, units, stamp, published, wanted, exists, others)
 
 
+def metrics_of(place: Layout) -> str | None:
+    """The file of the job's metrics, where the runner keeps some: an alert would last longer than the job."""
+    try:
+        settings = json.loads(read_file(place.runner).data or b"{}")
+    except ValueError:
+        # the task says so where it needs the runner
+        return None
+    directory = settings.get("metrics_dir")
+    path = os.path.join(directory, "serversync-%s.prom" % place.name) if directory else ""
+    return path if os.path.lexists(path) else None
+
+
 def declared_names(place: Layout) -> list[str]:
     """The jobs of a scope that are on this server."""
     directory = os.path.dirname(place.document)
@@ -601,6 +613,10 @@ def plan(place: Layout, found: Found, wanted: Mapping[str, Wanted], uid: int) ->
         # what ran stays in the runner's own records; a status of jobs that are no more would mislead
         before.append(Step("remove", place.published))
         diff.append(_entry(place.published, "(records of the last runs)\n", "", will=False))
+    measured = None if present else metrics_of(place)
+    if measured:
+        before.append(Step("remove", measured))
+        diff.append(_entry(measured, "(metrics of the last run)\n", "", will=False))
 
     # removed in the other order: while the document is there, the job can be seen and removed again
     order = list(wanted) if present else list(reversed(list(wanted)))

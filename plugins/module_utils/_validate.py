@@ -40,7 +40,10 @@ def validate(module: JobModule, place: Layout, jobs: Sequence[tuple[str, Mapping
                 continue
             field = failure["field"] or "partner.host"
             here = field.startswith("elements") and field.endswith(".path")
-            if failure["code"] in _NOT_YET or failure["transient"]:
+            if failure["code"] == "no_credential":
+                # a service is handed it, and nobody else
+                warnings["not validated: %s: only a run logs in with it" % field] = None
+            elif failure["code"] in _NOT_YET or failure["transient"]:
                 warnings["not validated: %s: %s" % (field, failure["message"])] = None
             elif not (here and failure["code"] == "missing"):
                 # a path of this server that is missing is told of anyway

@@ -158,3 +158,11 @@ def test_many_jobs_by_one_connection(site: Site) -> None:
     assert result["failure"]["path"] == "jobs[1].elements[0].partner_path"
     assert site.connections() == 1
     assert not site.document.parent.exists()
+
+
+def test_a_password_is_left_to_the_runs(site: Site) -> None:
+    """The service alone is handed it; a refusal here would keep everybody from declaring such a job."""
+    partner = {**site.job()["partner"], "connection": "sftp"}
+    account = {"user": getpass.getuser(), "password": "it is"}
+    warning = "not validated: account.password: only a run logs in with it"
+    warned(site, warning, **site.job(partner=partner, account=account))

@@ -775,6 +775,21 @@ def test_before_the_runner_is_deployed(server):
     assert server.snapshot() == before
 
 
+def test_the_metrics_of_a_job_go_with_it(server):
+    collector = server.root / "collector"
+    collector.mkdir()
+    (server.config / "serversync" / "runner.json").write_text(json.dumps({"metrics_dir": str(collector)}))
+    server.apply(**job(server))
+    own = collector / ("serversync-%s.prom" % server.document.stem)
+    for path in (own, collector / "serversync-other.prom"):
+        path.write_text("1")
+    assert not server.apply(**job(server))["changed"]
+    check = server.check(state="absent")
+    assert str(own) in json.dumps(check["diff"]) and "serversync-other" not in json.dumps(check["diff"])
+    assert server.apply(state="absent")["diff"] == check["diff"]
+    assert [path.name for path in collector.iterdir()] == ["serversync-other.prom"]
+
+
 def test_without_systemd(tmp_path):
     server = Server(tmp_path, systemd=False)
     result = server.check(**job(server))
