@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from serversync import job, run, synchronize
 from serversync.archive import Archive
+from serversync.archiving import Archiving
 from serversync.commit import Commit, Op, Result
 from serversync.layout import Layout
 from serversync.propagate import Propagation
@@ -182,6 +183,34 @@ def test_a_run_killed_while_the_element_itself_gets_its_mode_is_finished_by_the_
     assert local.run()["state"] == "equal"
     assert stat.S_IMODE(local.partner_path.stat().st_mode) == 0o750
     assert local.run()["elements"][0]["state_before"] == "equal"
+
+
+@pytest.mark.parametrize("edited", [{"delete": "extraneous"}, {"conflict": "partner_wins"}])
+def test_what_a_killed_run_has_decided_by_edited_settings_stays_decided(
+    local: Local, monkeypatch: pytest.MonkeyPatch, edited: dict[str, str]
+) -> None:
+    before = {"conflict": "partner_wins", "delete": "synced"} if "delete" in edited else {"conflict": "newer_wins"}
+    local.declare(**before)
+    for name in ("edited", "deleted", "stays"):
+        (local.path / name).write_text("x")
+    local.run()
+    (local.path / "edited").unlink()
+    (local.partner_path / "edited").write_text("by its owner")
+    (local.partner_path / "deleted").unlink()
+    local.declare(**{**before, **edited})
+
+    def killed(*_arguments: Any, **_options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Archiving, "finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            local.run()
+    for _run in range(2):
+        record = local.run()
+        assert (record["state"], record["elements"][0]["standing"]) == ("equal_with_warnings", {"kept": 2})
+        assert (local.partner_path / "edited").read_text() == "by its owner"
+        assert not (local.partner_path / "deleted").exists()
 
 
 def test_what_an_approval_did_not_cover_is_not_forgotten(local: Local) -> None:

@@ -1093,6 +1093,8 @@ class Synchronization:
         archiving = Archiving(self.archive, self.sides, self.markers(), self.scans, self.adopted, self.touched)
         if self.intents or self.restamped.rows:
             archiving.adopt(self.restamped.rows)
+        if whole:
+            self.heed(plan)
         both = self.direction == "both"
         decisions = [one for one in plan.decisions if one.path not in copies] if both else plan.decisions
         ties = [*self.ties(asides, copies)] if copies or any(self.groups.values()) else []
@@ -1125,6 +1127,29 @@ class Synchronization:
         )
         # One that is there for excluded files alone is not there for a run, which another look tells.
         self.again |= bool(emptied and self.settings["exclude"])
+
+    def heed(self, plan: Plan) -> None:
+        """Forgets what settings have decided that are others by now, before anything is archived as decided by these.
+
+        Else the run after one that was killed could not tell the two apart, and would decide anew what is decided.
+        """
+        rules = self.edited & {"direction", "delete", "conflict"}
+        if not rules:
+            return
+        as_before = {one.path for one in plan.decisions if one.status == "unchanged"}
+        rows, dropped = [], []
+        for row in self.archive.standing(("kept", "left", "unresolved")):
+            if row.path in as_before:
+                continue
+            if self.forgotten and not settled(row):
+                dropped.append(row.path)
+            elif row.by in rules and row.status == "unresolved":
+                # Its pair is needed yet.
+                rows.append(row._replace(by=""))
+            elif row.by in rules:
+                dropped.append(row.path)
+        settings = {**self.archive.settings, **{name: self.now[name] for name in rules}}
+        self.archive.commit(Update(rows=rows, dropped=dropped, settings=settings))
 
     def unseen(self) -> set[bytes]:
         """What the archive does not know once this plan is carried out, or does not know as it is by new settings."""
