@@ -90,6 +90,10 @@ def result(**changed: Any) -> bytes:
     return json.dumps({**encode_result(Result(b"plc", None, FILE)), **changed}).encode() + b"\n"
 
 
+def version(**changed: Any) -> bytes:
+    return json.dumps({"run": "run", "path": "plc", "bytes": 1, "when": 1.0, **changed}).encode() + b"\n"
+
+
 def test_what_is_an_answer_is_understood() -> None:
     assert scan().entries == 1
     assert list(tree(result()).commit([])) == []
@@ -159,6 +163,28 @@ NONSENSE: list[Callable[[], object]] = [
     lambda: list(tree(wrap(Parcel([(b"other", FILE.record, b"")], [b"data"]))).give(ASKED)),
     lambda: list(tree(wrap(Parcel([(b"plc", FILE._replace(size=3).record, b"")], [b"dat"]))).give(ASKED)),
     lambda: list(tree(wrap(GIVEN), wrap(GIVEN)).give(ASKED)),
+    # Numbers, times and texts that nothing of ours can hold.
+    lambda: partner(address="root/", facts={**LOOK, "free_bytes": 10**400}).look("/srv"),
+    lambda: partner(address="root/", facts={**LOOK, "free_bytes": -1}).look("/srv"),
+    lambda: partner(address="root/", facts={**LOOK, "reason": "x" * 70_000}).look("/srv"),
+    lambda: partner(tree=0, facts={**FACTS, "time": 10**400}).open("/srv", "directory", name=b""),
+    lambda: partner(tree=0, facts={**FACTS, "machine": "\ud800"}).open("/srv", "directory", name=b""),
+    lambda: partner(tree=0, facts={**FACTS, "path": "a\0b"}).open("/srv", "directory", name=b""),
+    lambda: partner(tree=0, facts={**FACTS, "inode": 1 << 64}).open("/srv", "directory", name=b""),
+    lambda: partner(tree=0, facts={**FACTS, "others": [{"job": []}]}).open("/srv", "directory", name=b""),
+    lambda: partner(tree=0, facts={**FACTS, "others": [{"job": "x" * 5000}]}).open("/srv", "directory", name=b""),
+    lambda: partner(tree=0, facts={**FACTS, "others": [{"element": "../../etc"}]}).open("/srv", "directory", name=b""),
+    lambda: list(tree(b"a\0aa\0\0").digests()),
+    lambda: list(tree(b"a\0" + b"aa" * 17 + b"\0\0").digests()),
+    lambda: list(tree(b"plc\0" + FILE.record + b"\0" + FILE._replace(digest=b"x").more + b"\0").entries([b"plc"])),
+    lambda: list(tree(b'["a", {"user.a\\u0000b": ""}]\n').attributes([b"a"])),
+    lambda: list(tree(b'["a", {"user.\\ud800": ""}]\n').attributes([b"a"])),
+    lambda: tree(moment=10**400).settle(),
+    lambda: tree(bytes=10**400).occupied([b"a"]),
+    lambda: tree(bytes=-1).occupied([b"a"]),
+    lambda: list(tree(version(bytes=10**400)).versions(None)),
+    lambda: list(tree(version(when=10**400)).versions(None)),
+    lambda: list(tree(version(run="a\0b")).versions(None)),
     lambda: taken(b""),
     lambda: taken(pack_made([MADE, MADE])),
     lambda: taken(pack_made([(FILE._replace(uid=-1), None)])),
@@ -178,7 +204,23 @@ def test_no_more_children_than_there_can_be(monkeypatch: pytest.MonkeyPatch) -> 
     held.scan(b"", [], [], frozenset(), 0)
     with pytest.raises(Failure, match="more paths than there are"):
         list(held.listing([b""]))
-    assert held.room == 0
+    assert held.room.paths == -1
+
+
+@pytest.mark.parametrize("ask", ["digests", "listing"])
+def test_names_of_a_small_tree_are_bounded_by_their_bytes_too(ask: str) -> None:
+    """A hundred thousand may come meanwhile, but not of the longest names that there are."""
+    some = [
+        b"".join(b"%08d%b\0%b\0\0" % (at + n, b"x" * 60_000, b"aa" * 16) for n in range(16))
+        for at in range(0, 3200, 16)
+    ]
+    held = tree(*some)
+    with pytest.raises(Failure, match="longer than"):
+        list(held.digests() if ask == "digests" else held.listing([b""]))
+
+
+def test_of_a_version_only_what_is_used_is_kept() -> None:
+    assert list(tree(version(more=[[]] * 1000)).versions(None)) == [json.loads(version())]
 
 
 def test_of_what_another_server_says_of_a_failure_a_person_reads_little() -> None:
@@ -196,7 +238,21 @@ def test_what_is_none_is_the_partners_failure(ask: Callable[[], object]) -> None
 
 
 @pytest.mark.parametrize(
-    "changed", [{"mode": 0o10000}, {"uid": -1}, {"gid": 1 << 32}, {"size": -1}, {"mtime": 1 << 100}, {"link": b"\0"}]
+    "changed",
+    [
+        {"mode": 0o10000},
+        {"uid": -1},
+        {"gid": 1 << 32},
+        {"size": -1},
+        {"size": 1 << 63},
+        {"mtime": 1 << 100},
+        {"link": b"\0"},
+        {"inode": -1},
+        {"inode": 1 << 64},
+        {"nlink": 1 << 64},
+        {"digest": b"x"},
+        {"xattrs": b"x" * 99},
+    ],
 )
 def test_no_entry_has_such_numbers(changed: dict[str, Any]) -> None:
     assert plausible(FILE) == FILE
@@ -206,7 +262,7 @@ def test_no_entry_has_such_numbers(changed: dict[str, Any]) -> None:
 
 def test_a_lost_connection_does_not_hide_why_a_replica_is_closed() -> None:
     class Lost(Saying):
-        def ask_early(self, *_question: object, **_request: object) -> int:
+        def tell(self, *_question: object, **_request: object) -> None:
             raise Failure("connection", "lost", transient=True)
 
     held = PartnerTree(Lost({}), 0, FACTS)  # type: ignore[arg-type]

@@ -214,3 +214,34 @@ def test_one_that_is_beginning_when_all_are_stopped_is_stopped_as_well(
     monkeypatch.setattr(rsync, "begin", late)
     running = rsync.Running(["cat", str(tmp_path / "waits")])
     assert running.wait().code == -signal.SIGTERM
+
+
+def said(script: str) -> rsync.Outcome:
+    """What is understood of a program that says this; the partner's rsync has ours say what it wants."""
+    seen: list[rsync.Change] = []
+    argv = [sys.executable, "-c", f"import sys\n{script}"]
+    return rsync.Running(argv, seen.append, lambda _bytes: None).wait()
+
+
+def test_lines_and_numbers_of_the_other_side_are_bounded() -> None:
+    """A line without an end is read in pieces, and no number is larger than a file can be."""
+    longest = rsync.LONGEST_LINE
+    outcome = said(f"for _ in range(3): sys.stdout.write('x' * {longest})\nprint('\\nTotal transferred file size: 7')")
+    assert (outcome.code, outcome.sent) == (0, 7)
+    for text in ("Total transferred file size: ", ">>>f+++++++++|", "  "):
+        more = {"T": "", ">": "|name", " ": "  99% "}[text[0]]
+        outcome = said(f"print({text!r} + '9' * 9000 + {more!r})")
+        assert (outcome.code, outcome.sent, outcome.problems) == (0, 0, [])
+
+
+def test_of_endless_output_no_more_than_a_line_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = []
+    kept = rsync.parse_change
+
+    def watched(line: str) -> rsync.Change | None:
+        held.append(len(line))
+        return kept(line)
+
+    monkeypatch.setattr(rsync, "parse_change", watched)
+    assert said("for _ in range(100): sys.stdout.write('x' * 100_000)").code == 0
+    assert max(held) <= rsync.LONGEST_LINE

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from serversync import ssh
+from serversync import PROTOCOL, ssh
 from serversync.failure import Failure
 from serversync.frames import Frames
 from serversync.layout import Layout
@@ -28,6 +28,7 @@ class Talk(ssh.Connection):
         self.questions = 0
         self.asking = threading.Lock()
         self.early = {}
+        self.told = set()
         self.lost = None
         self.talking = threading.RLock()
         self.descriptors = (source, target, self.frames.target)
@@ -112,6 +113,76 @@ def test_a_long_answer_of_nothing_ends_the_conversation() -> None:
         assert caught.value.code == "protocol"
         with pytest.raises(Failure, match="with nothing in it"):
             talk.ask("hello")
+
+
+ABOUT = {"version": "1", "protocol": PROTOCOL, "time": 1.0, "privileged": False}
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"time": float("nan")},
+        {"time": float("inf")},
+        {"time": 10**400},
+        {"time": None},
+        {"version": 7},
+        {"version": "x" * 9_999},
+        {"privileged": "yes"},
+        {"protocol": PROTOCOL + 1, "version": "x" * 9_999},
+        {"protocol": [[]], "version": {}},
+    ],
+)
+def test_a_partner_that_is_none_is_not_greeted(lie: dict[str, Any]) -> None:
+    with Talk({"id": 1, "ok": True, **ABOUT, **lie}) as talk:
+        talk.hello = talk.ask_early("hello")
+        with pytest.raises(Failure) as raised:
+            talk.greet()
+        assert raised.value.code in ("protocol", "version")
+        assert len(raised.value.message) < 1000
+    with Talk({"id": 1, "ok": True, **ABOUT}) as talk:
+        talk.hello = talk.ask_early("hello")
+        talk.greet()
+        assert talk.about == ABOUT
+
+
+@pytest.mark.parametrize("lie", [7, [], "x" * 9_999])
+def test_a_version_of_rsync_that_is_none(lie: Any) -> None:
+    with Talk({"id": 1, "ok": True, "rsync": lie}) as talk, pytest.raises(Failure, match="cannot be one"):
+        talk.rsync_version()
+
+
+def test_what_was_asked_early_is_answered_once() -> None:
+    """Who answers it again and again would be listened to for ever."""
+    again = {"id": 1, "ok": True, "a": 1}
+    with Talk(again, again, {"id": 2, "ok": True}) as talk:
+        talk.ask_early("begin", path="/one")
+        with pytest.raises(Failure, match="answered another question"):
+            talk.ask("look", path="/two")
+
+
+def test_answers_that_nobody_waits_for_are_not_kept() -> None:
+    with Talk({"id": 1, "ok": True, "a": "x" * 1000}, {"id": 2, "ok": True}) as talk:
+        talk.tell("close", tree=0)
+        talk.ask("look", path="/one")
+        assert talk.early == {}
+
+
+def test_a_refusal_names_the_partner_and_speaks_of_it_alone() -> None:
+    """Neither an option of this server's job nor the state of its records is the partner's to tell of."""
+    refused = {"code": "records", "field": "settings.delete", "message": "no space", "transient": True}
+    with Talk({"id": 1, "ok": False, "failure": refused}) as talk:
+        with pytest.raises(Failure) as raised:
+            talk.ask("look", path="/etc")
+        told = raised.value
+        assert (told.code, told.field, told.message) == ("unknown", None, "hq:22 says: no space")
+
+
+@pytest.mark.parametrize("lie", ["Permission denied", "Host key verification failed", "Connection refused"])
+def test_what_ssh_says_is_not_the_partners_to_say(lie: str) -> None:
+    """It has its standard error for words of its own; whoever is told of a wrong host key would pin another one."""
+    told = ssh.explain("", "hq:22", f"{lie}\n")
+    assert (told.code, told.transient, told.message) == ("connection", True, f"the connection to hq:22 ended: {lie}")
+    assert ssh.explain(f"{lie}\n", "hq:22").code != "connection"
 
 
 def test_two_pairings_with_one_address_have_to_be_named(tmp_path: Path) -> None:

@@ -71,9 +71,9 @@ def server_findings(job: Job, servers: Servers) -> list[Finding]:
         findings += versions("this server", about(), rsync_version())
     if servers.connection:
         asked = time.time()
-        partner = servers.connection.ask("hello")
+        partner = servers.connection.introduction()
         answered = time.time()
-        findings += versions(job.partner, partner, servers.connection.ask("programs")["rsync"])
+        findings += versions(job.partner, partner, servers.connection.rsync_version())
         findings += clocks(partner, asked, answered)
     return findings
 

@@ -43,6 +43,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,13 +56,9 @@ from serversync.locks import owner, told_of
 from serversync.logfile import (
     BATCH,
     NOTHING,
-    AnySource,
-    AnyTarget,
     Extent,
     File,
     Mark,
-    PartnerSource,
-    PartnerTarget,
     Source,
     Stamp,
     Target,
@@ -69,6 +66,7 @@ from serversync.logfile import (
     explained,
     rotated_names,
 )
+from serversync.partnerlog import AnySource, AnyTarget, PartnerSource, PartnerTarget
 from serversync.reconcile import OTHER, Plan
 from serversync.replica import Partner, Server, ThisServer, translations
 from serversync.synchronize import Progress, Report, Synchronization, check_kind, element_name, silent
@@ -841,9 +839,14 @@ class LogSynchronization:
         else:
             if newline:
                 self.target.append(b"\n", False)
+            digest = blake2b(digest_size=16)
             for data in self.source.read(file.number, start, extent.end):
-                size = self.target.append(data, False)
+                digest.update(data)
+                self.target.append(data, False)
             size = self.target.append(b"", True)
+            if digest.hexdigest() != extent.digest:
+                # What is there of it is told apart by the next run, as after a kill.
+                raise Failure("moved", f"{file.name} was changed while it was read", transient=True)
         state.target = (now[0], now[1], size)
         state.intent = state.torn = None
         self.report.sent += length

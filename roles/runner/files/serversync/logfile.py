@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The two ends of a log, each held open by its own server: ``Source`` with its rotated siblings, ``Target``.
 
-``serve`` has them for the partner, and ``PartnerSource`` and ``PartnerTarget`` pass every call on to it. Offsets are
-bytes of what a file holds, of one that is packed (gzip) unpacked. Everything that is read is read in pieces.
+``serve`` has them for the partner, and ``partnerlog.py`` passes every call on to it. Offsets are bytes of what a file
+holds, of one that is packed (gzip) unpacked. Everything that is read is read in pieces.
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ from hashlib import blake2b
 from itertools import takewhile, zip_longest
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple
 
 from serversync import metadata, place
 from serversync.entry import Entry
 from serversync.failure import Failure
 from serversync.frames import CHUNK
 from serversync.locks import lock
-from serversync.ssh import Conversation
 from serversync.tree import CAP_CHOWN, capable, machine
 
 # What of a file's beginning, and of the block before an offset, is digested to know the file again.
@@ -121,10 +120,6 @@ class File:
     mode: int = 0
     uid: int = 0
     gid: int = 0
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> File:
-        return cls(**{**data, "stamp": Stamp(*data["stamp"])})
 
 
 class Extent(NamedTuple):
@@ -613,83 +608,3 @@ class Target:
             yield {"size": self.append(payload, bool(request["last"]))}, b""
         else:
             raise unknown(do)
-
-
-class PartnerLog:
-    """A log that the partner holds for this connection."""
-
-    def __init__(self, connection: Conversation, path: str, **options: Any) -> None:
-        self.connection = connection
-        self.path = path
-        reply = connection.ask("log_open", path=path, **options)
-        self.handle = int(reply["log"])
-        self.facts: dict[str, Any] = dict(reply["facts"])
-
-    def ask(self, do: str, payload: bytes = b"", **request: Any) -> dict[str, Any]:
-        return self.connection.ask("log", payload, log=self.handle, do=do, **request)
-
-    def close(self) -> None:
-        # As PartnerTree.close.
-        with suppress(Failure):
-            self.connection.ask("log_close", log=self.handle)
-
-
-class PartnerSource(PartnerLog):
-    """See Source."""
-
-    def files(self, marks: list[Mark], stamps: list[Stamp]) -> list[File]:
-        asked = json.dumps({"marks": marks, "stamps": stamps}).encode("ascii")
-        return [File.from_dict(one) for one in self.ask("files", asked)["files"]]
-
-    def mark(self, number: int, offset: int) -> Mark:
-        return Mark(*self.ask("mark", number=number, offset=offset)["mark"])
-
-    def digest(self, number: int, start: int, end: int) -> str:
-        return str(self.ask("digest", number=number, start=start, end=end)["digest"])
-
-    def copied(self, number: int, others: list[int]) -> int:
-        return int(self.ask("copied", number=number, others=others)["place"])
-
-    def line_end(self, number: int, end: int) -> int:
-        return int(self.ask("line_end", number=number, end=end)["end"])
-
-    def count(self, number: int, start: int) -> tuple[int, int]:
-        reply = self.ask("count", number=number, start=start)
-        return int(reply["end"]), int(reply["lines"])
-
-    def take(self, number: int, mark: Mark, end: int) -> Extent:
-        upto, lines, digest, found = self.ask("take", number=number, mark=mark, end=end)["extent"]
-        return Extent(int(upto), int(lines), str(digest), Mark(*found))
-
-    def read(self, number: int, start: int, end: int) -> Iterator[bytes]:
-        return self.connection.ask_long("log", log=self.handle, do="read", number=number, start=start, end=end)
-
-
-class PartnerTarget(PartnerLog):
-    """See Target."""
-
-    def refresh(self) -> dict[str, Any]:
-        self.facts = dict(self.ask("refresh")["facts"])
-        return self.facts
-
-    def create(self, mode: int, uid: int, gid: int, preserve: frozenset[str]) -> list[str]:
-        return [
-            str(one) for one in self.ask("create", mode=mode, uid=uid, gid=gid, preserve=sorted(preserve))["problems"]
-        ]
-
-    def digest(self, start: int, end: int) -> str:
-        return str(self.ask("digest", start=start, end=end)["digest"])
-
-    def same(self, inode: int, start: int, data: bytes) -> int:
-        return int(self.ask("same", data, inode=inode, start=start)["same"])
-
-    def already(self, inode: int, start: int, data: bytes) -> tuple[int, bool]:
-        reply = self.ask("already", data, inode=inode, start=start)
-        return int(reply["count"]), bool(reply["last"])
-
-    def append(self, data: bytes, last: bool) -> int:
-        return int(self.ask("append", data, last=last)["size"])
-
-
-AnySource = Union[Source, PartnerSource]
-AnyTarget = Union[Target, PartnerTarget]

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, Union
 
 from serversync import place, tree
 from serversync.commit import Op, Result
-from serversync.detect import Summary
+from serversync.detect import SIZE, Summary
 from serversync.entry import Entry, pack, unpack
 from serversync.failure import Failure
 from serversync.frames import PAYLOAD_LIMIT
@@ -55,12 +55,31 @@ ON_ITS_WAY = 600.0
 # What a partner may say of what it has: paths of an element, children that have come since the scan, bytes of the
 # attributes of a path, of a list of versions, problems of which nothing more is told.
 MOST_PATHS, MEANWHILE = 100_000_000, 100_000
+# Bytes of a name and what is said of it, on the average of many: one may have many times that.
+AVERAGE = 512
 MOST_ATTRIBUTES, MOST_VERSIONS, MOST_PROBLEMS = 1 << 16, 256 << 20, 200
 Found = TypeVar("Found")
 Key = TypeVar("Key", int, str)
 Answer = Generator[Found, None, None]
 Names = tuple[dict[int, str], dict[int, str]]
 Numbers = tuple[dict[str, int], dict[str, int]]
+
+
+class Allowance:
+    """What may still be listed of a replica: so many paths, which are held in memory, and no more bytes of them than
+    as many paths ever have."""
+
+    def __init__(self, paths: int) -> None:
+        self.paths = paths
+        self.bytes = paths * AVERAGE
+
+    def spend(self, item: Item) -> None:
+        self.paths -= 1
+        self.bytes -= sum(map(len, item))
+        if self.paths < 0:
+            raise ValueError(f"{item[0][:80]!r} is one of more paths than there are")
+        if self.bytes < 0:
+            raise ValueError(f"{item[0][:80]!r} is one of paths that are longer than any element's")
 
 
 class Coming(NamedTuple):
@@ -251,29 +270,43 @@ FACTS: dict[str, tuple[Any, ...]] = {
 
 
 def checked(facts: Any, kinds: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
-    """The facts, if they are of these types; ValueError else."""
+    """Those of the facts that are used, if they are of these types; ValueError else."""
     for name, types in kinds.items():
         value = facts[name]
-        if not isinstance(value, types) or (isinstance(value, float) and not abs(value) < 1e12):
+        possible = isinstance(value, types)
+        if isinstance(value, str):
+            plain(value)
+        elif isinstance(value, (int, float)):
+            # Of a time, by whatever clock, or of what a kernel counts.
+            possible = possible and (abs(value) < 1e12 if float in types else 0 <= value < 1 << 64)
+        if not possible:
             raise ValueError(f"{name} is {value!r:.80}")
-    return dict(facts)
+    return {name: facts[name] for name in kinds}
 
 
 def believable(facts: Any) -> dict[str, Any]:
     """Of a replica's facts those that are used, if they can be true; ValueError else."""
-    found = {name: value for name, value in checked(facts, FACTS).items() if name in FACTS}
-    checked(found["free"], FREE)
+    found = checked(facts, FACTS)
+    found["free"] = checked(found["free"], FREE)
     marker = found["marker"] or {}
     true = (
         1 <= found["granularity"] <= 10**10
         and 1 <= found["name_max"] <= LONGEST_PATH
         and set(found["folding"]) <= {"case", "normalization"}
         and all(isinstance(marker.get(name, ""), (str, type(None))) for name in ("current", "next"))
-        and all(isinstance(other, dict) for other in found["others"])
+        and all(map(is_marker, found["others"]))
     )
     if not true:
         raise ValueError(f"{found!r:.500} cannot be")
     return found
+
+
+def is_marker(content: Any) -> bool:
+    """Whether another element's marker has words where it is told of, and a job of this server is looked for by it."""
+    if not isinstance(content, dict):
+        return False
+    names = all(place.WORD.fullmatch(plain(content.get(name, "x"))) for name in ("job", "element"))
+    return names and len(plain(content.get("server", ""))) < 256
 
 
 def owner_number(number: Any) -> int:
@@ -310,8 +343,9 @@ class PartnerTree:
         self.connection = connection
         self.handle = handle
         self.facts = facts
-        # Children that may still be listed.
-        self.room = MEANWHILE
+        self.most = MEANWHILE
+        # Of children.
+        self.room = Allowance(MEANWHILE)
 
     def ask(self, verb: str, payload: bytes = b"", **request: Any) -> dict[str, Any]:
         return self.connection.ask(verb, payload, tree=self.handle, **request)
@@ -322,7 +356,7 @@ class PartnerTree:
     def close(self) -> None:
         # Without a connection it is released anyway; and this must not hide why it is closed.
         with suppress(Failure):
-            self.connection.ask_early("close", tree=self.handle)
+            self.connection.tell("close", tree=self.handle)
 
     def scan(
         self, known: bytes, include: list[str], exclude: list[str], xattrs: frozenset[str], expected: int
@@ -342,7 +376,8 @@ class PartnerTree:
             if not all(map(good, problems)):
                 raise ValueError("a problem of what is no path below the element")
             # Directories may be listed twice, and what comes meanwhile with them.
-            self.room = 2 * entries + MEANWHILE
+            self.most = 2 * entries + MEANWHILE
+            self.room = Allowance(self.most)
             return Summary(
                 stream=stream,
                 entries=entries,
@@ -355,37 +390,35 @@ class PartnerTree:
 
     def digests(self) -> Iterator[tuple[bytes, bytes]]:
         before: bytes | None = None
-        room = self.room
+        room = Allowance(self.most)
         with understood(self.connection):
-            for path, digest, _nothing in self.items("digests", b""):
+            for item in self.items("digests", b""):
+                room.spend(item)
+                path, digest = item[0], bytes.fromhex(item[1].decode("ascii"))
                 if before is not None and path <= before:
                     raise ValueError(f"the directory {path[:80]!r} is out of order, or there twice")
-                before, room = path, room - 1
-                if room < 0 or (path and not good(path)):
-                    raise ValueError(f"the directory {path[:80]!r} cannot be there")
-                yield path, bytes.fromhex(digest.decode("ascii"))
+                if (path and not good(path)) or len(digest) != SIZE:
+                    raise ValueError(f"the directory {path[:80]!r} cannot be there, or its digest is none")
+                before = path
+                yield path, digest
 
     def listing(self, directories: Iterable[bytes]) -> Iterator[Item]:
         for some in batches(directories):
             asked = set(some)
-            for item in self.in_order(self.items("listing", pack_paths(some)), asked):
-                self.room -= 1
-                yield item
+            yield from self.in_order(self.items("listing", pack_paths(some)), asked)
 
-    def in_order(self, items: Answer[Item], directories: set[bytes] | None) -> Iterator[Item]:
+    def in_order(self, items: Answer[Item], directories: set[bytes]) -> Iterator[Item]:
         """Children of directories, each once, those of one after those of another; as many as there can be."""
         before: tuple[bytes, bytes] | None = None
-        room = self.room
         with understood(self.connection), closing(items):
             for item in items:
                 path = item[0]
                 here = (path.rpartition(b"/")[0], path)
                 if before is not None and here <= before:
                     raise ValueError(f"{path[:80]!r} is out of order, or there twice")
-                before, room = here, room - 1
-                if room < 0:
-                    raise ValueError(f"{path[:80]!r} is one of more paths than there are")
-                if directories is not None and here[0] not in directories:
+                before = here
+                self.room.spend(item)
+                if here[0] not in directories:
                     raise ValueError(f"{path[:80]!r} was not asked for")
                 yield item
 
@@ -407,7 +440,7 @@ class PartnerTree:
         for some in batches(paths):
             reply = self.ask("occupied", pack_paths(some))
             with understood(self.connection):
-                total += int(reply["occupied"])
+                total += checked(reply, {"occupied": (int,)})["occupied"]
         return total
 
     def attributes(self, paths: Iterable[bytes]) -> Iterator[tuple[bytes, dict[str, bytes]]]:
@@ -489,7 +522,10 @@ class PartnerTree:
     def settle(self) -> int:
         reply = self.ask("settle")
         with understood(self.connection):
-            return int(reply["moment"])
+            moment = int(reply["moment"])
+            if abs(moment) > LATEST:
+                raise ValueError(f"{moment!r:.80} is no moment")
+            return moment
 
     def mark(self, content: dict[str, Any]) -> None:
         self.ask("mark", content=content)

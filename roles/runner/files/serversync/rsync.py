@@ -145,12 +145,15 @@ def unescape(name: str) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
+DIGITS = re.compile(r"[0-9]{1,18}")
+
+
 def parse_change(line: str) -> Change | None:
     """An itemised line of ours, or None where the line says nothing that changed."""
     if not line.startswith(MARK):
         return None
     parts = line[len(MARK) :].split("|", 2)
-    if len(parts) != 3 or len(parts[0]) < 2 or not parts[1].isdigit():
+    if len(parts) != 3 or len(parts[0]) < 2 or not DIGITS.fullmatch(parts[1]):
         return None
     item, size, name = parts
     if set(item[2:]) == {"+"}:
@@ -174,7 +177,12 @@ STATISTICS = {
 
 
 # Of all files together: bytes, their share.
-FAR = re.compile(r"\s*(\d+)\s+\d+%\s")
+FAR = re.compile(r"\s*(\d{1,18})\s+\d+%\s")
+
+
+def bounded(stream: IO[str]) -> Iterator[str]:
+    """Its lines, too long ones in pieces: the partner's rsync has ours say what it wants."""
+    return iter(lambda: stream.readline(LONGEST_LINE), "")
 
 
 def read_output(
@@ -202,7 +210,7 @@ def read_output(
             on_bytes(int(far.group(1)))
         else:
             title, _colon, value = line.partition(":")
-            number = re.match(r"\s*(\d+)", value)
+            number = re.match(r"\s*(\d{1,18})\b", value)
             if title in STATISTICS and number:
                 setattr(outcome, STATISTICS[title], int(number.group(1)))
 
@@ -212,7 +220,7 @@ SUMMARY = re.compile(r"^rsync error: ")
 
 
 def read_problems(stream: IO[str], outcome: Outcome) -> None:
-    for line in iter(lambda: stream.readline(LONGEST_LINE), ""):
+    for line in bounded(stream):
         line = line.rstrip("\n")
         if line and not SUMMARY.match(line):
             outcome.add_problem(unescape(line))
@@ -335,7 +343,7 @@ def follow(
     drain = threading.Thread(target=read_problems, args=(process.stderr, outcome), daemon=True)
     drain.start()
     try:
-        read_output(iter(process.stdout), outcome, on_change, on_bytes)
+        read_output(bounded(process.stdout), outcome, on_change, on_bytes)
         outcome.code = process.wait()
     except BaseException:
         # Nobody reads what it says any more, so it would wait for ever to be heard, and be waited for.

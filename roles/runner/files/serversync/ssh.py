@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +32,10 @@ Reply = tuple[dict[str, Any], bytes]
 
 # What of a partner's stderr is kept.
 STDERR_LIMIT = 16384
+# What is told by a code that is this server's own, and none of a partner's to use.
+OURS = ("internal", "killed", "records", "stopped")
+# Characters of a version.
+LONGEST_VERSION = 64
 # Waiting for the greeting covers connecting, logging in, and starting the partner's unit.
 GREETING = 90.0
 
@@ -107,6 +111,8 @@ class Conversation:
     # What rsync gets as its -e, and what it calls the partner.
     remote_shell: str
     host: str
+    # Where ssh writes its own messages: on its standard error they could not be told from the partner's.
+    messages: Path | None = None
 
     def __init__(self, partner: str) -> None:
         self.partner = partner
@@ -122,6 +128,8 @@ class Conversation:
         self.asking = threading.Lock()
         # Answers to questions of before that nobody has waited for yet; None: it has not come.
         self.early: dict[int, Reply | Failure | None] = {}
+        # Questions whose answer nobody wants.
+        self.told: set[int] = set()
         self.lost: Failure | None = None
         self.talking = threading.RLock()
         # The partner must be able to tell a runner that waits for rsync from one that is gone.
@@ -132,14 +140,38 @@ class Conversation:
 
     def greet(self) -> None:
         """Waits for the answer of the partner's runner; Failure where it does not fit."""
-        self.about, _nothing = self.answer(self.hello, GREETING)
+        reply, _nothing = self.answer(self.hello, GREETING)
         self.greeted = time.time()
-        if self.about.get("protocol") != PROTOCOL:
+        self.about = self.introduced(reply)
+
+    def introduction(self) -> dict[str, Any]:
+        """What the partner's runner says of itself now."""
+        return self.introduced(self.ask("hello"))
+
+    def introduced(self, about: dict[str, Any]) -> dict[str, Any]:
+        version, protocol, clock = (about.get(name) for name in ("version", "protocol", "time"))
+        if protocol != PROTOCOL:
             raise Failure(
                 "version",
-                f"the partner's runner {self.about.get('version')} speaks protocol {self.about.get('protocol')}, "
+                f"the partner's runner {version!s:.80} speaks protocol {protocol!s:.80}, "
                 f"this one ({__version__}) {PROTOCOL}; apply the role of one version to both servers",
             )
+        words = isinstance(version, str) and len(version) <= LONGEST_VERSION
+        if not (words and isinstance(clock, (int, float)) and 0 <= clock < 1e12):
+            raise self.nonsense(f"its version is {version!r:.80}, its time {clock!r:.80}")
+        if not isinstance(about.get("privileged"), bool):
+            raise self.nonsense(f"privileged is {about.get('privileged')!r:.80}")
+        return {"version": version, "protocol": protocol, "time": clock, "privileged": about["privileged"]}
+
+    def rsync_version(self) -> str | None:
+        """That of the partner's rsync; None: it has none."""
+        found = self.ask("programs").get("rsync")
+        if found is not None and not (isinstance(found, str) and len(found) <= LONGEST_VERSION):
+            raise self.nonsense(f"its rsync is {found!r:.80}")
+        return found
+
+    def nonsense(self, what: str) -> Failure:
+        return Failure("protocol", f"{self.partner} gave an answer that cannot be one ({what}); look into it there")
 
     def keep_stderr(self) -> None:
         assert self.process.stderr is not None
@@ -158,6 +190,10 @@ class Conversation:
         """Asks without waiting for the answer, which is for ``answer`` to be told by this number."""
         return self.question(verb, payload, request, early=True)
 
+    def tell(self, verb: str, **request: Any) -> None:
+        """Asks for what needs no answer."""
+        self.told.add(self.question(verb, b"", request, early=True))
+
     def answer(self, number: int, patience: float = PATIENCE) -> Reply:
         """The answer to a question that was asked early, in one frame, and its bytes."""
         with self.talking:
@@ -168,7 +204,7 @@ class Conversation:
                 raise self.lost
             return self.reply(number, patience) if known is None else known
 
-    def ask_long(self, verb: str, payload: bytes = b"", **request: Any) -> Iterator[bytes]:
+    def ask_long(self, verb: str, payload: bytes = b"", **request: Any) -> Generator[bytes, None, None]:
         """The bytes of an answer of any length, piece by piece; nothing else is asked until it has been read."""
         with self.talking:
             number = self.question(verb, payload, request)
@@ -215,9 +251,12 @@ class Conversation:
                 known = reply.get("id")
                 if known == number:
                     break
-                if not isinstance(known, int) or known not in self.early:
+                if not isinstance(known, int) or self.early.get(known, reply) is not None:
                     raise Failure("protocol", f"{self.partner} answered another question", transient=True)
                 self.early[known] = (reply, data) if reply.get("ok") else self.refusal(reply)
+                if known in self.told:
+                    self.told.remove(known)
+                    del self.early[known]
         except EOFError:
             raise self.explained() from None
         except Failure as failure:
@@ -228,12 +267,21 @@ class Conversation:
         return reply, data
 
     def refusal(self, reply: dict[str, Any]) -> Failure:
+        """What the partner says of itself; of this server's job and records it has nothing to tell."""
         told = reply.get("failure")
-        return Failure.from_dict(told if isinstance(told, dict) else {"message": f"{self.partner} refused"})
+        failure = Failure.from_dict(told if isinstance(told, dict) else {"message": "no, without a reason"})
+        code = "unknown" if failure.code in OURS else failure.code
+        # Which root is in use is told with where it is.
+        said = failure.message if code == "running" else f"{self.partner} says: {failure.message}"
+        return Failure(code, said, transient=failure.transient)
 
     def explained(self) -> Failure:
         self.end()
-        self.lost = explain(self.stderr.decode("utf-8", "replace"), self.partner)
+        said = ""
+        if self.messages is not None:
+            with suppress(FileNotFoundError):
+                said = self.messages.read_text(encoding="utf-8", errors="replace")
+        self.lost = explain(said, self.partner, self.stderr.decode("utf-8", "replace"))
         return self.lost
 
     def abort(self) -> None:
@@ -316,8 +364,11 @@ class Connection(Conversation):
         known_hosts = Path(self.directory.name) / "known_hosts"
         keys = pairing.known_keys()
         known_hosts.write_text("".join(f"{pairing.alias} {key}\n" for key in keys), encoding="utf-8")
+        self.messages = Path(self.directory.name) / "messages"
         argv = [
             "ssh",
+            "-E",
+            str(self.messages),
             "-M",
             "-S",
             self.socket,
@@ -416,11 +467,15 @@ REASONS = [
 ]
 
 
-def explain(stderr: str, partner: str) -> Failure:
-    """What ssh's messages mean to the one who has to mend it."""
+def explain(said: str, partner: str, theirs: str = "") -> Failure:
+    """What ssh's messages mean to the one who has to mend it.
+
+    theirs: what came from the partner's standard error. Only that it has no open door is believed of it: who believed
+    it of a wrong host key would pin another one.
+    """
     for pattern, code, meaning, transient in REASONS:
-        if re.search(pattern, stderr):
+        if re.search(pattern, said) or (code == "no_door" and re.search(pattern, theirs)):
             return Failure(code, meaning.format(partner=partner), field="partner.host", transient=transient)
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    said = lines[-1] if lines else "without a message"
-    return Failure("connection", f"the connection to {partner} ended: {said}", field="partner.host", transient=True)
+    lines = [line.strip() for line in f"{theirs}\n{said}".splitlines() if line.strip()]
+    last = lines[-1] if lines else "without a message"
+    return Failure("connection", f"the connection to {partner} ended: {last}", field="partner.host", transient=True)

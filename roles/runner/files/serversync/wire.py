@@ -25,6 +25,8 @@ LONGEST_PATH, LONGEST_RECORD = 65536, 8192
 LONGEST_PROBLEM = 1000
 # As many seconds as the kernel counts, in ns.
 LATEST = (1 << 63) * 1_000_000_000
+# Bytes of a digest, where there is one.
+DIGEST = (0, 16)
 
 
 def pack_paths(paths: Iterable[bytes]) -> bytes:
@@ -74,10 +76,13 @@ def plain(text: Any) -> str:
 
 def plausible(entry: Entry) -> Entry:
     """The entry, if there can be such a one: what another server says may be anything."""
-    numbers = 0 <= entry.mode <= 0o7777 and 0 <= entry.uid < 1 << 32 and 0 <= entry.gid < 1 << 32 and entry.size >= 0
+    numbers = 0 <= entry.mode <= 0o7777 and 0 <= entry.uid < 1 << 32 and 0 <= entry.gid < 1 << 32
+    sizes = 0 <= entry.size < 1 << 63 and 0 <= entry.inode < 1 << 64 and 0 <= entry.nlink < 1 << 64
     times = abs(entry.mtime) < LATEST and abs(entry.ctime) < LATEST
-    if not (numbers and times and entry.kind in LETTERS and 0 <= entry.rdev < 1 << 64 and b"\0" not in entry.link):
-        raise ValueError(f"{entry.record!r} is no entry")
+    digests = len(entry.xattrs) in DIGEST and len(entry.digest) in DIGEST
+    kind = entry.kind in LETTERS and 0 <= entry.rdev < 1 << 64 and b"\0" not in entry.link
+    if not (numbers and sizes and times and digests and kind):
+        raise ValueError(f"{entry.record!r:.200} is no entry")
     return entry
 
 
@@ -113,7 +118,7 @@ def encode_attributes(attributes: dict[str, bytes] | None) -> dict[str, str] | N
 
 
 def decode_attributes(data: Any) -> dict[str, bytes] | None:
-    return None if data is None else {str(name): base64.b64decode(value) for name, value in data.items()}
+    return None if data is None else {plain(name): base64.b64decode(value) for name, value in data.items()}
 
 
 def encode_ops(ops: Iterable[Op]) -> bytes:
