@@ -39,6 +39,7 @@ faults: .venv/.test
 	@scripts/need-packages rsync=rsync unison=unison sshd=openssh-server ssh=openssh-client strace=strace faketime=faketime setfacl=acl chattr=e2fsprogs
 	$(if $(FAULTS),,.venv/bin/python tests/faults/steps.py)
 	$(if $(FAULTS),,.venv/bin/python tests/faults/oracles.py)
+	$(if $(FAULTS),,.venv/bin/python tests/faults/fuzz.py --cases 5000)
 	.venv/bin/python tests/faults/campaign.py $(FAULTS)
 
 servers: .venv/.servers

@@ -176,13 +176,7 @@ class Partner(Server):
     def prepare(self, key: str, roots: list[tuple[Path, str]]) -> None:
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.home / "host_key")], check=True)
         self.port = free_port()
-        entries = [{"module": module(path), "path": str(path), "access": access} for path, access in roots]
-        (self.config / "serve" / "site-a.json").write_text(json.dumps({"name": "site-a", "roots": entries}))
-        text = daemon_configuration(entries)
-        if os.geteuid() == 0:
-            # A daemon that is root would else become nobody.
-            text = f"uid = 0\ngid = 0\n{text}"
-        (self.config / "serve" / "site-a.conf").write_text(text)
+        self.make_door([{"module": module(path), "path": str(path), "access": access} for path, access in roots])
         self.wrap()
         (self.home / "authorized_keys").write_text(f'restrict,command="{self.door}" {key}\n')
         (self.home / "sshd_config").write_text(
@@ -190,6 +184,15 @@ class Partner(Server):
             f"AuthorizedKeysFile {self.home / 'authorized_keys'}\nStrictModes no\nUsePAM no\n"
             "PasswordAuthentication no\nKbdInteractiveAuthentication no\nPidFile none\nMaxStartups 100\n"
         )
+
+    def make_door(self, entries: list[dict[str, str]]) -> None:
+        """What ``serve`` knows of the pairing, and rsync's daemon."""
+        (self.config / "serve" / "site-a.json").write_text(json.dumps({"name": "site-a", "roots": entries}))
+        text = daemon_configuration(entries)
+        if os.geteuid() == 0:
+            # A daemon that is root would else become nobody.
+            text = f"uid = 0\ngid = 0\n{text}"
+        (self.config / "serve" / "site-a.conf").write_text(text)
 
     @property
     def door(self) -> Path:

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,9 +17,10 @@ from serversync.commit import Op
 from serversync.detect import Summary
 from serversync.entry import Entry, pack
 from serversync.failure import Failure
+from serversync.frames import Frames
 from serversync.layout import Layout
 from serversync.parcel import Parcel, unwrap, wrap
-from serversync.serve import Answer, Desk, Door
+from serversync.serve import Answer, Desk, Door, converse
 from serversync.tree import Tree
 from serversync.wire import encode_ops, pack_paths
 
@@ -160,3 +163,78 @@ def test_who_begins_outside_the_roots_is_refused(tmp_path: Path, held: ExitStack
     ask = Asking(tmp_path, "both", held)
     with pytest.raises(Failure, match="outside the roots"):
         ask("begin", path=str(tmp_path), kind="directory", element="job.1", run="run", **READING, **SCAN)
+
+
+def answers(door: Door, *lines: bytes) -> list[dict[str, Any]]:
+    """What comes of these lines, read by ``serve`` as from a partner."""
+    mine, theirs = socket.socketpair()
+
+    def serve() -> None:
+        with theirs:
+            converse(Frames(theirs.fileno(), theirs.fileno()), door)
+
+    with mine:
+        thread = threading.Thread(target=mine.sendall, args=(b"".join(lines),), daemon=True)
+        thread.start()
+        serving = threading.Thread(target=serve, daemon=True)
+        serving.start()
+        ends = Frames(mine.fileno(), mine.fileno())
+        found = [ends.receive(None)[0] for _line in lines]
+        mine.shutdown(socket.SHUT_WR)
+        serving.join()
+        thread.join()
+    return found
+
+
+def line(question: Any, verb: str, payload: bytes = b"", **request: Any) -> bytes:
+    frame = {"id": question, "verb": verb, **request, "bytes": len(payload)}
+    return json.dumps(frame).encode() + b"\n" + payload
+
+
+def test_whatever_a_request_breaks_it_is_answered(tmp_path: Path, held: ExitStack) -> None:
+    """A traceback would end the conversation without a word, and fill the journal of the partner's unit."""
+    ask = Asking(tmp_path, "both", held)
+    (ask.root / "app.log").write_text("one\n")
+    opened = {"path": str(ask.root), "kind": "directory", "element": "job.1", "run": "run", **READING}
+    asked = [
+        line(1, "open", **opened),
+        line(2, "scan", tree=0, **SCAN),
+        # Deeper than what reads it, more than the kernel counts, and an answer's number that is none.
+        line(3, "commit", b"[" * 100_000, tree=0),
+        line(4, "log_open", path=f"{ask.root}/app.log", **READING),
+        line(5, "log", b'{"marks": [], "stamps": []}', log=0, do="files"),
+        line(6, "log", log=0, do="mark", number=0, offset=10**30),
+        b'{"id": ' + b"[" * 990 + b"]" * 990 + b', "verb": "hello"}\n',
+        line(8, "hello"),
+    ]
+    found = answers(ask.desk.door, *asked)
+    assert [answer["ok"] for answer in found] == [True, True, False, True, True, False, True, True]
+    assert [answer["id"] for answer in found] == [1, 2, 3, 4, 5, 6, None, 8]
+
+
+def test_how_much_files_take_is_told_in_a_frame_of_its_own(tmp_path: Path, held: ExitStack) -> None:
+    """Were it called as what tells of the bytes behind a frame, the other side would wait for them."""
+    ask = Asking(tmp_path, "both", held)
+    (ask.root / "plc").write_bytes(b"x" * 5000)
+    opened = {"path": str(ask.root), "kind": "directory", "element": "job.1", "run": "run", **READING}
+    asked = [line(1, "open", **opened), line(2, "scan", tree=0, **SCAN), line(3, "occupied", b"plc\0", tree=0)]
+    found = answers(ask.desk.door, *asked, line(4, "hello"))
+    assert found[2]["occupied"] >= 5000
+    assert found[3]["id"] == 4
+
+
+@pytest.mark.parametrize("content", ["x", [], {"x": "y" * 100_000}])
+def test_a_marker_is_a_marker(tmp_path: Path, held: ExitStack, content: Any) -> None:
+    ask = Asking(tmp_path, "both", held)
+    ask.open(writable=True)
+    with pytest.raises(Failure, match="no marker"):
+        ask("mark", tree=0, content=content)
+
+
+def test_a_marker_that_nothing_can_read_agrees_with_nothing(tmp_path: Path, held: ExitStack) -> None:
+    ask = Asking(tmp_path, "both", held)
+    ask.open(writable=True)
+    ask("mark", tree=0, content={})
+    (ask.root / ".serversync" / "job.1" / "marker.json").write_text("[" * 100_000)
+    ask.desk.trees[0].close()
+    ask.open(writable=True)

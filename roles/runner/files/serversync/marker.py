@@ -45,7 +45,7 @@ def read(directory: int, name: bytes) -> dict[str, Any] | None:
             content = json.load(file)
     except FileNotFoundError:
         return None
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -43,6 +43,8 @@ HEADER_LIMIT = 4096
 SILENCE = 60.0
 # As many paths certainly fit into a frame.
 FEW = 100
+# Bytes of a marker: a few names and numbers.
+LONGEST_MARKER = 65536
 ACCESS = {"read": (True, False), "write": (False, True), "both": (True, True)}
 
 
@@ -182,6 +184,9 @@ def converse(frames: Frames, door: Door) -> None:
             except EOFError:
                 return
             number = request.get("id")
+            if not isinstance(number, int):
+                # Whatever it is, it would go back, and may be deeper than can be written.
+                number = None
             try:
                 with frames.alive():
                     for answer, data in desk.answer(request, payload):
@@ -192,9 +197,10 @@ def converse(frames: Frames, door: Door) -> None:
                 return
             except OSError as error:
                 frames.send({"id": number, "ok": False, "failure": of_system(error).as_dict()})
-            except (AttributeError, LookupError, TypeError, ValueError) as error:
-                print(f"serversync: request {request!r:.200}: {error!r}", file=sys.stderr)
-                frames.send({"id": number, "ok": False, "failure": Failure("partner_error", f"{error!r}").as_dict()})
+            except Exception as error:  # nobody knows what all can be asked; whatever it breaks, it is answered
+                print(f"serversync: request {request!r:.200}: {error!r:.1000}", file=sys.stderr)
+                broken = Failure("partner_error", f"{error!r:.1000}")
+                frames.send({"id": number, "ok": False, "failure": broken.as_dict()})
 
 
 Answer = tuple[dict[str, Any], bytes]
@@ -416,7 +422,10 @@ class Desk:
         yield {"moment": self.tree(request).settle()}, b""
 
     def verb_mark(self, request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
-        self.tree(request).mark(request["content"])
+        content = request["content"]
+        if not isinstance(content, dict) or len(json.dumps(content)) > LONGEST_MARKER:
+            raise Failure("bad_request", "what is to be written is no marker of an element")
+        self.tree(request).mark(content)
         yield {}, b""
 
     def verb_prune(self, request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
