@@ -51,6 +51,8 @@ from serversync.wire import encode_ops, pack_paths
 from tests.loopback import Partner, module, write_launcher
 
 ACCESS = ("read", "write", "both")
+# Of the verbs those that reach farthest are asked for most.
+OFTEN = ("give", "take", "commit", "listing", "open", "log_open")
 # What must not come out.
 OUTSIDE, CLOSED = b"what lies outside of all roots", b"what may be written and not read"
 VERBS = sorted(name[len("verb_") :] for name in vars(Desk) if name.startswith("verb_"))
@@ -143,7 +145,17 @@ absolute/secret pipe app.log stage . .. ../outside/secret line/../../outside/sec
 """.split()
 ODD = [b"", b"a\nb", b"x" * 300, b"d/" * 3000 + b"x"]
 NOISE = st.binary(min_size=1, max_size=12).map(lambda path: path.replace(b"\0", b"/"))
-PATHS = st.sampled_from(WORDS) | st.sampled_from(ODD) | NOISE
+# What is drawn most: by each of these something outside would be met, if a link were followed.
+OUT = [
+    b"escape/secret",
+    b"escape/new",
+    b"up/outside/secret",
+    b"up/outside/new",
+    b"absolute/plc",
+    b"swap/plc",
+    b"swap/new",
+]
+PATHS = st.sampled_from(OUT) | st.sampled_from(OUT) | st.sampled_from(WORDS) | st.sampled_from(ODD) | NOISE
 TAILS = ["", "\0", "/\ud800", "/\udcff", "/" + "x" * 300]
 TAILS += [
     "/",
@@ -201,20 +213,26 @@ LOG_DOINGS = [
 ]
 DOINGS = ("put", "tree", "mkdir", "symlink", "special", "link", "meta", "delete", "aside", "drop", "nonsense")
 
+# The kind that what is made so has.
+FITTING = {"mkdir": "d", "tree": "d", "symlink": "l", "special": "p", "put": "f"}
+
 
 @st.composite
 def operations(draw: st.DrawFn, world: World) -> bytes:
     """Some expect what is really there, so that they are carried out."""
     ops = []
     for _number in range(draw(st.integers(1, 4))):
-        path = draw(PATHS)
-        expect = draw(st.none() | RECORDS)
-        if draw(st.booleans()):
+        path, do = draw(PATHS), draw(st.sampled_from(DOINGS))
+        expect, want = draw(st.none() | RECORDS), draw(st.none() | RECORDS)
+        if draw(st.integers(0, 3)):
             with suppress(OSError, ValueError):
                 expect = Entry.of(os.lstat(os.fsencode(world.roots["both"]) + b"/" + path))
+            if path.endswith(b"new"):
+                expect = None
+            if want is not None and do in FITTING:
+                want = want._replace(kind=FITTING[do], link=b"../outside" if do == "symlink" else b"")
         attributes = draw(st.none() | st.just({}) | st.just({"user.a": b"b", "security.capability": b"c"}))
-        want, staged, to = draw(st.none() | RECORDS), draw(PATHS), draw(PATHS)
-        ops.append(Op(draw(st.sampled_from(DOINGS)), path, expect, want, attributes, staged, to, draw(st.booleans())))
+        ops.append(Op(do, path, expect, want, attributes, draw(PATHS), draw(PATHS), draw(st.integers(0, 3)) == 0))
     return encode_ops(ops)
 
 
@@ -243,7 +261,9 @@ def payloads(draw: st.DrawFn, verb: str, world: World) -> bytes:
 
 @st.composite
 def requests(draw: st.DrawFn, world: World, verb: str | None = None) -> tuple[dict[str, Any], bytes]:
-    verb = verb or draw(st.sampled_from(VERBS))
+    verb = verb or draw(
+        st.sampled_from(VERBS) | st.sampled_from(("give", "take", "commit", "listing", "open", "log_open"))
+    )
     access = draw(st.sampled_from(ACCESS))
     root = draw(st.sampled_from([*map(str, world.roots.values()), str(world.outside), str(world.base), "", "/"]))
     number = draw(NUMBERS)
@@ -283,8 +303,9 @@ def requests(draw: st.DrawFn, world: World, verb: str | None = None) -> tuple[di
 def conversations(draw: st.DrawFn, world: World) -> list[tuple[dict[str, Any], bytes]]:
     """Most begin as a run does, so that what comes later finds something open."""
     access = draw(st.sampled_from(ACCESS))
-    path = str(world.roots[access])
+    path = str(world.roots[access]) + draw(st.just("") | st.just("") | st.sampled_from(TAILS))
     opened = {"path": path, "kind": "directory", "element": "job.1", "run": "run", "writable": access != "read"}
+    root = str(world.roots[access])
     opened |= {"look": False, "owner": "a job", "name": "", "previous": ""}
     start: list[tuple[dict[str, Any], bytes]] = []
     if draw(st.integers(0, 9)):
@@ -293,9 +314,20 @@ def conversations(draw: st.DrawFn, world: World) -> list[tuple[dict[str, Any], b
         start += [({"verb": "prepare", "tree": 0, "preserve": ["permissions", "times"]}, b"")]
     if draw(st.integers(0, 2)) == 0:
         tail = draw(st.sampled_from(["/app.log", "/new/app.log", "/swap/plc"]))
-        start += [({**opened, "verb": "log_open", "path": path + tail, "kind": "file"}, b"")]
+        start += [({**opened, "verb": "log_open", "path": root + tail, "kind": "file"}, b"")]
         start += [({"verb": "log", "log": 0, "do": "files"}, b'{"marks": [], "stamps": []}')]
-    return start + draw(st.lists(requests(world), min_size=1, max_size=8))
+    return [*start, *draw(st.lists(requests(world), min_size=1, max_size=8)), *outward(world)]
+
+
+def outward(world: World) -> list[tuple[dict[str, Any], bytes]]:
+    """The ways out once more, at the end of each conversation: contents as they really are there, and something new."""
+    entry = Entry.of((world.outside / "secret").lstat())
+    names = [path for path in OUT if path.endswith(b"secret")]
+    give = pack([(path, entry.record, b"") for path in names])
+    want = entry._replace(kind="d", mode=0o755)
+    ops = [Op("mkdir", path, None, want) for path in OUT if path.endswith(b"new")]
+    ops += [Op("delete", path, entry) for path in names]
+    return [({"verb": "give", "tree": 0}, give), ({"verb": "commit", "tree": 0}, encode_ops(ops))]
 
 
 # How it is asked.
