@@ -38,7 +38,7 @@ def run(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Asked]:
         layout = Layout.of("user", pair.here.environment)
         said: dict[str, Any] = {"trigger": "manual", "only": None, "approve": None, "log": lambda _line: None}
         one = Run(layout, job.load(layout, "nightly"), **said, wait=lambda _seconds: None)
-        return one.carry_out(lambda _record: None), list(asked)
+        return one.carry_out(lambda _record, _past: None), list(asked)
 
     return run
 

@@ -42,7 +42,7 @@ def one_run(layout: Layout, name: str, approve: str | None = None) -> run.Record
         log=lambda _line: None,
         wait=lambda _seconds: None,
     )
-    return one.carry_out(lambda _record: None)
+    return one.carry_out(lambda _record, _past: None)
 
 
 class Local:
