@@ -88,7 +88,7 @@ def test_one_bad_element_does_not_hold_back_the_others_and_alone_is_tried_again(
     server.declare("two", elements)
     record = server.run("two", code=1)
     assert [entry["state_after"] for entry in record["elements"]] == ["failed", "equal"]
-    only = json.loads(server.serversync("run", "two", "--element", str(tmp_path / "a"), "--json").stdout)
+    only = json.loads(server.serversync("run", "two", "--element", f"{tmp_path}/a/", "--json").stdout)
     assert [entry["path"] for entry in only["elements"]] == [str(tmp_path / "a")]
     both = ["--element", str(tmp_path / "a"), "--element", str(tmp_path / "missing")]
     done = server.serversync("run", "two", *both, "--json", code=1)
@@ -252,6 +252,10 @@ def test_what_waits_for_a_person_is_told_once(server: Server, sink: Sink, tmp_pa
     server.declare("told", [(tmp_path / "a", tmp_path / "b")], notification=notification, settings=settings)
     server.run("told", code=3)
     assert server.run("told", code=3)["notification"] is None
+    assert (
+        "nothing to do\n  1 paths wait for a decision: serversync conflicts told"
+        in server.serversync("plan", "told").stdout
+    )
     server.serversync("resolve", "told", "x", "--use", "partner")
     server.run("told")
     assert [mail["Subject"].partition(" told ")[2] for mail in sink.mails] == ["LEFT PATHS TO DECIDE", "RECOVERED"]

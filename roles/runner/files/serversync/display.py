@@ -194,6 +194,8 @@ def show_plan(plan: dict[str, Any]) -> None:
         moved = size(sum(one["bytes"] for one in element["decisions"]))
         if totals or not element["error"]:
             print(f"  {totals or 'nothing to do'}{f', {moved} of files' if totals else ''}")
+        if element["unresolved"]:
+            print(f"  {element['unresolved']} paths wait for a decision: serversync conflicts {plan['job']}")
     print(f"plan {plan['plan']}")
 
 

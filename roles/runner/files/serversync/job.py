@@ -92,6 +92,9 @@ class Job:
 
 def select(job: Job, only: Sequence[str] | None) -> list[Element]:
     """The elements of a run, all or those that ``--element`` names by their paths."""
+    if only is not None:
+        # As a shell completes a directory's name.
+        only = [path.rstrip("/") or path for path in only]
     chosen = [element for element in job.elements if only is None or element.path in only]
     for path in only or ():
         if path not in [element.path for element in chosen]:

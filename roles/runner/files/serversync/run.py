@@ -88,6 +88,7 @@ def plan(layout: Layout, job: Job, only: Sequence[str] | None = None) -> dict[st
                 "decisions": [],
                 "guards": [],
                 "warnings": [],
+                "unresolved": 0,
                 "error": None,
             }
             try:
@@ -96,6 +97,8 @@ def plan(layout: Layout, job: Job, only: Sequence[str] | None = None) -> dict[st
                     found["decisions"] = told(decided.decisions)
                     found["guards"] = one.guarded(decided)
                     found["warnings"] = one.report.warnings
+                    if element.kind == "tree":
+                        found["unresolved"] = one.archive.counts["unresolved"]
             except Failure as error:
                 found["error"] = error.as_dict()
             elements.append(found)
