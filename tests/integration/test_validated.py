@@ -85,8 +85,8 @@ def test_what_can_never_run_is_not_written(site: Site, tmp_path: Path) -> None:
     path = str(site.pair.path)
     refused(
         site,
-        "elements[0].partner_path: /srv/elsewhere is outside the roots of the pairing site-a "
-        f"(roots: {site.pair.partner_path.parent}); add it to the role's runner_partners there",
+        f"elements[0].partner_path: 127.0.0.1:{site.pair.there.port} says: /srv/elsewhere is outside the roots of the "
+        f"pairing site-a (roots: {site.pair.partner_path.parent}); add it to the role's runner_partners there",
         "outside_roots",
         "elements[0].partner_path",
         **site.job(elements=[{"path": path, "partner_path": "/srv/elsewhere"}]),
