@@ -9,12 +9,14 @@ import contextlib
 import os
 import signal
 import time
-from typing import Sequence
+from typing import TYPE_CHECKING, Sequence
 
-from ._module import JobModule
 from ._schedule import seconds_of
 from ._store import Layout, StoreError, command_error
 from ._units import service_name
+
+if TYPE_CHECKING:
+    from ._module import JobModule
 
 LOCKS = "/proc/locks"
 #: Seconds between two looks, and for how long one that was told to stop may go on, as with systemd.

@@ -213,6 +213,33 @@ def test_what_a_killed_run_has_decided_by_edited_settings_stays_decided(
         assert not (local.partner_path / "deleted").exists()
 
 
+@pytest.mark.parametrize("step", ["mark", "commit"])
+def test_a_run_killed_before_a_new_target_has_its_marker_is_finished_by_the_next(
+    local: Local, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    local.declare(direction="from_partner")
+    (local.partner_path / "x").write_text("x")
+    local.run()
+    local.declare(direction="both")
+    (local.path / "y").write_text("y")
+    where: Any = Archive if step == "commit" else Tree
+    real = getattr(where, step)
+    for calls in range(1, 8):
+        left = iter(range(calls))
+
+        def killed(*arguments: Any, left: Any = left, **options: Any) -> Any:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return real(*arguments, **options)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(where, step, killed)
+            with suppress(KeyboardInterrupt):
+                local.run()
+    assert local.run()["state"] == "equal"
+    assert (local.partner_path / "y").read_text() == "y"
+
+
 def test_what_an_approval_did_not_cover_is_not_forgotten(local: Local) -> None:
     local.declare(max_delete="1")
     for number in range(3):

@@ -420,6 +420,12 @@ def test_an_edit_that_only_the_contents_tell_counts_beside_one_of_the_other_side
     assert (one.row, outcome(one)) == expected
 
 
+def test_a_link_in_the_place_of_a_file_has_no_contents_to_read() -> None:
+    old = row(b"x", OLD._replace(digest=b"1"), OLD_THERE._replace(digest=b"1"))
+    one = decide(OLD, link(time=300), old, verify=True, direction="both")
+    assert (one.row, outcome(one)) == ("b2", "update agreed")
+
+
 def test_verified_contents_leave_only_the_times() -> None:
     here, there = file(1, 300, digest=b"1"), OLD_THERE._replace(digest=b"1")
     one = decide(here, there, row(b"x", OLD, OLD_THERE), verify=True)

@@ -689,7 +689,7 @@ class Reconciliation:
             same = here.kind == there.kind
         else:
             same = self.same_content(triple)
-            if same is None or (pair is not None and rules.verify and self.unread(triple, pair)):
+            if same is None or (pair is not None and rules.verify and self.unread(triple, pair, changed)):
                 one = mine if mine.content else other
                 clean = agreed and not doubtful and mine.content != other.content and not one.replaced
                 if not (clean and (self.both or mine.content == (self.source == HERE))) or decided:
@@ -715,12 +715,18 @@ class Reconciliation:
             return self.make(triple, "1", "equal", "unchanged" if unchanged else "agreed", "equal")
         return self.combine(triple, content, metadata)
 
-    def unread(self, triple: Triple, pair: tuple[Entry | None, Entry | None]) -> bool:
-        """Whether a side was touched since its contents were read, and only reading them again tells if they moved."""
-        sides = zip((triple.here, triple.there), pair)
+    def unread(self, triple: Triple, pair: tuple[Entry | None, Entry | None], changed: dict[str, Half]) -> bool:
+        """Whether a file was touched since its contents were read, and only reading them again tells if they moved."""
+        if kind_of(triple.here) != "f" or kind_of(triple.there) != "f":
+            return False
         return any(
-            isinstance(new, Entry) and old is not None and old.digest and not new.digest and new.ctime != old.ctime
-            for new, old in sides
+            isinstance(new, Entry)
+            and old is not None
+            and old.digest
+            and not new.digest
+            and new.ctime != old.ctime
+            and not changed[side].content
+            for side, new, old in zip(SIDES, (triple.here, triple.there), pair)
         )
 
     def whose(self, triple: Triple, here_moved: bool, there_moved: bool, agreed: bool) -> Outcome:

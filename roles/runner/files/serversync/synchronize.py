@@ -1091,7 +1091,8 @@ class Synchronization:
         asides = {one.aside: one.path for one in plan.decisions if one.aside}
         copies = {one.path for one in plan.decisions if beneath(one.path, asides)} if asides else set()
         archiving = Archiving(self.archive, self.sides, self.markers(), self.scans, self.adopted, self.touched)
-        if self.intents or self.restamped.rows:
+        # A side that has become a target gets its marker before the archive says that it has one.
+        if self.intents or self.restamped.rows or (whole and "direction" in self.edited):
             archiving.adopt(self.restamped.rows)
         if whole:
             self.heed(plan)
