@@ -47,3 +47,15 @@ def test_records_of_before_runs_were_numbered_go_on(tmp_path: Path) -> None:
     with closing(History(layout)) as history:
         history.keep(record("a", "2026-11-18T02:30:00.000+00:00"))
     assert [run for run, _state in kept(layout)] == ["a", "y", "z"]
+
+
+def test_records_go_to_another_name_behind_its_own_configurations(tmp_path: Path) -> None:
+    layout = Layout("user", tmp_path, tmp_path / "state", tmp_path)
+    with closing(History(layout)) as history:
+        history.keep(record("a", "2026-11-18T02:30:00.000+00:00"))
+        numbers = [("nightly", 1), ("nightly", 2), ("other", 4)]
+        history.database.executemany("INSERT INTO configurations VALUES (?, ?, '')", numbers)
+        history.rename("nightly", "other")
+        assert [run["run"] for run in history.runs("other", 9)] == ["a"] and not history.runs("nightly", 9)
+        found = history.database.execute("SELECT job, number FROM configurations ORDER BY number").fetchall()
+        assert found == [("other", 4), ("other", 5), ("other", 6)]

@@ -84,10 +84,10 @@ class History:
         row = (record["run"], record["job"], record["started"], record["state"], json.dumps(record))
         with self.kept():
             self.database.execute(
-                "INSERT INTO runs VALUES (?1, ?2, ?3, ?4, ?5, "
-                "(SELECT COALESCE(MAX(number), 0) + 1 FROM runs WHERE job = ?2)) "
+                "INSERT INTO runs VALUES (?, ?, ?, ?, ?, "
+                "(SELECT COALESCE(MAX(number), 0) + 1 FROM runs WHERE job = ?)) "
                 "ON CONFLICT (run) DO UPDATE SET state = excluded.state, record = excluded.record",
-                row,
+                (*row, record["job"]),
             )
 
     def close_unfinished(self, job: str, ended: str) -> None:
@@ -105,11 +105,11 @@ class History:
         """The records of one job become those of another; a job that had this name before may have left some."""
         with self.kept(), self.database:
             self.database.execute("BEGIN IMMEDIATE")
-            self.database.execute("UPDATE runs SET job = ?2 WHERE job = ?1", (previous, job))
+            self.database.execute("UPDATE runs SET job = ? WHERE job = ?", (job, previous))
             self.database.execute(
-                "UPDATE configurations SET job = ?2, number = number + "
-                "(SELECT coalesce(max(number), 0) FROM configurations WHERE job = ?2) WHERE job = ?1",
-                (previous, job),
+                "UPDATE configurations SET job = ?, number = number + "
+                "(SELECT coalesce(max(number), 0) FROM configurations WHERE job = ?) WHERE job = ?",
+                (job, job, previous),
             )
 
     def runs(self, job: str, limit: int) -> list[dict[str, Any]]:
@@ -121,9 +121,9 @@ class History:
         """Drops what is too old, then replaces the job's published file in one step; it holds no secret."""
         with self.kept():
             self.database.execute(
-                "DELETE FROM runs WHERE job = ?1 AND (started < datetime('now', ?2) OR run NOT IN "
-                "(SELECT run FROM runs WHERE job = ?1 ORDER BY number DESC, started DESC LIMIT ?3))",
-                (job.name, f"-{KEEP_DAYS} days", KEEP_RUNS),
+                "DELETE FROM runs WHERE job = ? AND (started < datetime('now', ?) OR run NOT IN "
+                "(SELECT run FROM runs WHERE job = ? ORDER BY number DESC, started DESC LIMIT ?))",
+                (job.name, f"-{KEEP_DAYS} days", job.name, KEEP_RUNS),
             )
         query = "SELECT max(json_extract(record, '$.ended')) FROM runs WHERE job = ? AND state LIKE 'equal%'"
         (good,) = self.database.execute(query, (job.name,)).fetchone()
