@@ -40,11 +40,13 @@ class Saying:
         yield from self.data
 
 
-def source(*data: bytes, facts: Any = SOURCE, handle: Any = 0, **reply: Any) -> PartnerSource:
+def source(*data: bytes, facts: Any = ..., handle: Any = 0, **reply: Any) -> PartnerSource:
+    facts = SOURCE if facts is ... else facts
     return PartnerSource(Saying({"log": handle, "facts": facts}, reply, *data), "/app.log")  # type: ignore[arg-type]
 
 
-def target(facts: Any = TARGET, **reply: Any) -> PartnerTarget:
+def target(facts: Any = ..., **reply: Any) -> PartnerTarget:
+    facts = TARGET if facts is ... else facts
     return PartnerTarget(Saying({"log": 0, "facts": facts}, {"facts": facts, **reply}), "/app.log")  # type: ignore[arg-type]
 
 

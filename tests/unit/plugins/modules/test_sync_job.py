@@ -357,7 +357,8 @@ def test_a_copy_follows_its_base_when_the_task_runs_again(server):
     server.apply(settings={"exclude": ["*.bak"]}, schedule=None)
     run = four_steps(server, **copy)
     assert (run["job"]["settings"]["exclude"], run["job"]["schedule"]) == (["*.bak"], None)
-    run = four_steps(server, **dict(copy, on_error=None))
+    copy["on_error"] = None
+    run = four_steps(server, **copy)
     assert run["job"]["on_error"]["retries"] == 3
     # no trace of where it came from: it can be edited, and its base removed
     four_steps(server, name="copy", comment="mine")
