@@ -117,7 +117,7 @@ STOP = """
       register: edited
     - ansible.builtin.assert:
         that:
-          - edited.commands == [['systemctl', 'stop', 'serversync@passing-two.service']]
+          - edited.commands[0] == ['systemctl', 'stop', 'serversync@passing-two.service']
 """
 REMOVE = """
     - serversync.core.sync_job:

@@ -46,6 +46,8 @@ UNIT = "serversync@by-password.service"
 
 def text(password: str | None = None, state: str = "present") -> str:
     account = "{user: nas, password: %s}" % (password or "null")
+    # Nothing lets the runner's key into that account.
+    state = state if password or state == "absent" else f"{state}\n        validate_partner: false"
     return PLAY.replace("ACCOUNT", account).replace("STATE", state)
 
 
