@@ -253,7 +253,7 @@ def test_what_waits_for_a_person_is_told_once(server: Server, sink: Sink, tmp_pa
     server.run("told", code=3)
     assert server.run("told", code=3)["notification"] is None
     assert (
-        "nothing to do\n  1 paths wait for a decision: serversync conflicts told"
+        "nothing to do\n  1 unresolved, for a person to decide: serversync conflicts told"
         in server.serversync("plan", "told").stdout
     )
     server.serversync("resolve", "told", "x", "--use", "partner")
@@ -383,6 +383,9 @@ def test_the_last_runs_of_a_job(server: Server, tmp_path: Path) -> None:
     runs = json.loads(server.serversync("history", "nightly", "--json").stdout)
     assert [run["state"] for run in runs] == ["equal", "failed", "equal"]
     assert json.loads(server.serversync("history", "nightly", "--json", "--limit", "1").stdout) == runs[:1]
+    for wrong in ("0", "-1", "all"):
+        done = server.serversync("history", "nightly", f"--limit={wrong}", code=2)
+        assert f"argument --limit: {wrong!r} is no number of runs; give one from 1 on" in done.stderr
     table = server.serversync("history", "nightly").stdout
     assert all(run["run"] in table for run in runs)
     assert all(len(line) <= 100 for line in table.splitlines())
@@ -408,6 +411,13 @@ def test_metrics_are_where_the_role_wants_them(server: Server, tmp_path: Path) -
     done = server.serversync("run", "nightly")
     expected = f"no metrics in {tmp_path}/collector: No such file or directory; check runner_metrics_dir of the role"
     assert expected in done.stdout
+
+
+def test_settings_that_cannot_be_read_fail_no_run(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    server.declare("nightly", [(tmp_path / "a", tmp_path / "b")])
+    (server.config / "runner.json").write_text("{")
+    assert f"no metrics: {server.config}/runner.json cannot be read" in server.serversync("run", "nightly").stdout
 
 
 def test_elements_that_overlap_in_a_document_edited_by_hand(server: Server, tmp_path: Path) -> None:

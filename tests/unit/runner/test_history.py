@@ -55,7 +55,10 @@ def test_records_go_to_another_name_behind_its_own_configurations(tmp_path: Path
         history.keep(record("a", "2026-11-18T02:30:00.000+00:00"))
         numbers = [("nightly", 1), ("nightly", 2), ("other", 4)]
         history.database.executemany("INSERT INTO configurations VALUES (?, ?, '')", numbers)
+        for run in ("old", "older"):
+            history.keep({**record(run, "2026-11-19T02:30:00.000+00:00"), "job": "other"})
         history.rename("nightly", "other")
-        assert [run["run"] for run in history.runs("other", 9)] == ["a"] and not history.runs("nightly", 9)
+        assert [run["run"] for run in history.runs("other", 9)] == ["a", "older", "old"]
+        assert not history.runs("nightly", 9)
         found = history.database.execute("SELECT job, number FROM configurations ORDER BY number").fetchall()
         assert found == [("other", 4), ("other", 5), ("other", 6)]

@@ -82,7 +82,7 @@ def parser() -> Parser:
         command.add_argument("--element", metavar="PATH", action="append", help=text)
     add("status", "the jobs of this server with their last and next run", "any")
     add("history", "the last runs of a job", "one").add_argument(
-        "--limit", metavar="N", type=int, default=20, help="so many at most, the newest first; default: 20"
+        "--limit", metavar="N", type=count, default=20, help="so many of the newest 50, the newest first; default: 20"
     )
     add("metrics", "the jobs as metrics, in the text format of OpenMetrics and Prometheus", "any")
     add("show", "one run with every attempt, element and error", "one").add_argument(
@@ -100,6 +100,13 @@ def parser() -> Parser:
     rename.add_argument("job", metavar="JOB")
     rename.add_argument("--from", metavar="JOB", required=True, dest="previous")
     return top
+
+
+def count(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if not number:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of runs; give one from 1 on")
+    return number
 
 
 def main(scope: str, argv: Sequence[str] | None = None) -> int:

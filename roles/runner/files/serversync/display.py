@@ -195,7 +195,7 @@ def show_plan(plan: dict[str, Any]) -> None:
         if totals or not element["error"]:
             print(f"  {totals or 'nothing to do'}{f', {moved} of files' if totals else ''}")
         if element["unresolved"]:
-            print(f"  {element['unresolved']} paths wait for a decision: serversync conflicts {plan['job']}")
+            print(f"  {element['unresolved']} unresolved, for a person to decide: serversync conflicts {plan['job']}")
     print(f"plan {plan['plan']}")
 
 

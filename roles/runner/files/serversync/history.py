@@ -105,12 +105,12 @@ class History:
         """The records of one job become those of another; a job that had this name before may have left some."""
         with self.kept(), self.database:
             self.database.execute("BEGIN IMMEDIATE")
-            self.database.execute("UPDATE runs SET job = ? WHERE job = ?", (job, previous))
-            self.database.execute(
-                "UPDATE configurations SET job = ?, number = number + "
-                "(SELECT coalesce(max(number), 0) FROM configurations WHERE job = ?) WHERE job = ?",
-                (job, job, previous),
-            )
+            for table in ("runs", "configurations"):
+                self.database.execute(
+                    f"UPDATE {table} SET job = ?, number = number + "  # noqa: S608 - one of the two above
+                    f"(SELECT coalesce(max(number), 0) FROM {table} WHERE job = ?) WHERE job = ?",
+                    (job, job, previous),
+                )
 
     def runs(self, job: str, limit: int) -> list[dict[str, Any]]:
         """The job's records, the newest first."""
@@ -125,8 +125,12 @@ class History:
                 "(SELECT run FROM runs WHERE job = ? ORDER BY number DESC, started DESC LIMIT ?))",
                 (job.name, f"-{KEEP_DAYS} days", job.name, KEEP_RUNS),
             )
-        query = "SELECT max(json_extract(record, '$.ended')) FROM runs WHERE job = ? AND state LIKE 'equal%'"
-        (good,) = self.database.execute(query, (job.name,)).fetchone()
+        # The last one alone is read: there may be ten thousand.
+        query = (
+            "SELECT json_extract(record, '$.ended') FROM runs WHERE job = ? AND state LIKE 'equal%' "
+            "ORDER BY number DESC, started DESC LIMIT 1"
+        )
+        (good,) = self.database.execute(query, (job.name,)).fetchone() or (None,)
         published = {
             "job": job.name,
             "comment": job["comment"],

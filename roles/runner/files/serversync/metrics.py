@@ -108,7 +108,11 @@ def moment(text: str) -> float:
 
 def write(layout: Layout, name: str) -> None:
     """Replaces the job's file in the directory that the role has set, if it has."""
-    directory = json.loads(layout.settings.read_text(encoding="utf-8")).get("metrics_dir")
+    try:
+        directory = json.loads(layout.settings.read_text(encoding="utf-8")).get("metrics_dir")
+    except (OSError, ValueError) as error:
+        message = f"no metrics: {layout.settings} cannot be read ({error}); apply the role serversync.core.runner again"
+        raise Failure("metrics", message) from error
     if not directory:
         return
     # Timers are out of reach within a job's unit.

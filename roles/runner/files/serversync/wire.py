@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Union
 
 from serversync.commit import Op, Result
+from serversync.detect import SIZE
 from serversync.entry import KINDS, Entry, unpack
 from serversync.frames import CHUNK
 from serversync.metadata import Problem
@@ -26,7 +27,7 @@ LONGEST_PROBLEM = 1000
 # As many seconds as the kernel counts, in ns.
 LATEST = (1 << 63) * 1_000_000_000
 # Bytes of a digest, where there is one.
-DIGEST = (0, 16)
+DIGEST = (0, SIZE)
 
 
 def pack_paths(paths: Iterable[bytes]) -> bytes:
