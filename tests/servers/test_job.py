@@ -65,6 +65,15 @@ def test_a_run_by_hand_copies_trees_that_nobody_here_wrote(site: Server, hq: Ser
     assert message["To"] == "ops@example.com"
 
 
+def test_a_collector_finds_the_metrics_of_the_last_run(site: Server) -> None:
+    code, run = site.serversync("run", "line1-documents")
+    assert (code, run["state"]) == (0, "equal"), run
+    path = "/var/lib/collector/serversync-line1-documents.prom"
+    found = site.run("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "cat", path).splitlines()
+    assert 'serversync_job_state{job="line1-documents",state="equal"} 1' in found
+    assert set(found) < set(site.run("serversync", "metrics").splitlines())
+
+
 def test_a_second_run_moves_nothing(site: Server) -> None:
     assert site.serversync("run", "line1-documents")[0] == 0
     code, run = site.serversync("run", "line1-documents")
