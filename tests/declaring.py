@@ -185,6 +185,7 @@ class Server:
         self.stamp = self.stamps / "stamp-serversync@demo.timer"
         self.published = self.home / "state" / "serversync" / "public" / "demo.json"
         self.here = self.home / "here"
+        self.launcher = self.home / ".local" / "bin" / "serversync"
         for directory in (self.root / "bin", self.units, self.here, self.config / "serversync", path / "tmp"):
             directory.mkdir(parents=True)
         (self.config / "serversync" / "runner.json").write_text("{}")

@@ -39,6 +39,7 @@ def free_port() -> int:
 
 def write_launcher(path: Path, more: str = "") -> None:
     """Installs the runner under test in user scope; `more` is carried out before its own code."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         # A path with a blank cannot stand in a first line.
         f"#!/bin/sh\n'''exec' '{sys.executable}' \"$0\" \"$@\"\n' '''\n"
@@ -48,24 +49,25 @@ def write_launcher(path: Path, more: str = "") -> None:
     path.chmod(0o755)
 
 
-# A file that has no end, as soon as its contents are asked for; who reads it has the FIFO open until it ends.
+# A file that has no end before it is told so, as soon as its contents are asked for; the process that reads it has the
+# FIFO open for as long as it lives.
 ENDLESS = """
 import os, sys
 sys.path.insert(0, {package!r})
 from serversync import detect
 def endless(descriptor, size):
     os.write(os.open({fifo!r}, os.O_WRONLY), b"reading")
-    while True:
+    while not os.path.exists({end!r}):
         yield 0, b"x"
 detect.blocks = endless
 """
 
 
 def endless(directory: Path) -> Path:
-    """Makes the directory of a start-up module that makes files endless, and the FIFO in it."""
+    """Makes the directory of a start-up module that makes files endless until there is ``end`` in it, and the FIFO."""
     directory.mkdir()
     os.mkfifo(directory / "fifo")
-    text = ENDLESS.format(package=str(PACKAGE), fifo=str(directory / "fifo"))
+    text = ENDLESS.format(package=str(PACKAGE), fifo=str(directory / "fifo"), end=str(directory / "end"))
     (directory / "sitecustomize.py").write_text(text)
     return directory
 
@@ -258,6 +260,16 @@ class Pair:
         }
         elements = options.pop("pairs", [(self.path, self.partner_path)])
         return self.here.declare(name, elements, **{**given, **options})
+
+    def declare_two(self, **options: Any) -> Path:
+        """A job of two elements; of a file of the first only its contents tell whether it is the same."""
+        other = (self.path.with_name("other"), self.partner_path.with_name("other"))
+        for root in (self.path, self.partner_path, *other):
+            root.mkdir(exist_ok=True)
+        for number, root in enumerate((self.path, self.partner_path)):
+            (root / "plc").write_text("same")
+            os.utime(root / "plc", (number, number))
+        return self.declare(pairs=[(self.path, self.partner_path), other], **options)
 
 
 def make_key(path: Path) -> str:

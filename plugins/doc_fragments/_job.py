@@ -204,7 +204,7 @@ options:
           - V(failure) when the last try has failed.
           - V(conflict) when paths wait for a person, or a guard stopped the run; not again while it is the same.
           - V(recovery) after the first good run that follows one of these.
-          - V(success) after every good run, V(always) after every run.
+          - V(success) after every good run, V(always) after every run that did not find another one of the job on.
           - On creation V([conflict, failure, recovery]).
         type: list
         elements: str

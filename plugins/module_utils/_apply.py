@@ -88,10 +88,6 @@ class Declared(NamedTuple):
     job: dict[str, Any] | None
     former: Layout | None = None
 
-    @property
-    def has_password(self) -> bool:
-        return bool(self.job and self.job["account"] and self.job["account"]["password"])
-
 
 class Way(NamedTuple):
     """One job's difference between what is and what shall be. `there`: its document, perhaps by its former name."""
@@ -158,24 +154,37 @@ def check_server(server: Server, given: Mapping[str, Any], job: dict[str, Any], 
         told = given.get("schedule") or {}
         path = "schedule.calendar" if told.get("calendar") and not told.get("timezone") else "schedule.timezone"
         problems.append(Problem("invalid_value", path, zone))
-    if schedule and not server.systemd:
-        text = (
-            "no systemd runs on this server; set schedule: null and run the job with 'serversync run %s'" % place.name
-        )
-        if place.scope == "user" and systemd_runs("system", os.environ, 0):
-            text = "no systemd manager runs for this user; "
-            text += "call 'loginctl enable-linger USER' once, or set schedule: null"
-        problems.append(Problem("no_systemd", "schedule", text))
-    units = next((name for name in ("before", "after") if job[name]), None)
-    if units and not server.systemd:
-        text = "no systemd runs on this server that could start these units; leave them out"
-        if place.scope == "user" and systemd_runs("system", os.environ, 0):
-            text = "no systemd manager runs for this user; call 'loginctl enable-linger USER' once, or leave it out"
-        problems.append(Problem("no_systemd", units, text))
+    if not server.systemd:
+        problems += without_systemd(job, place)
     pin = pin_problem(job, server.pairings)
     if pin:
         problems.append(pin)
     return problems
+
+
+def without_systemd(job: dict[str, Any], place: Layout) -> list[Problem]:
+    """What of the job needs the systemd that does not run here."""
+    needing = []
+    if job["schedule"]:
+        text = "no systemd runs on this server; set schedule: null and run the job with 'serversync run %s'"
+        needing.append(("schedule", text % place.name, "set schedule: null"))
+    units = next((name for name in ("before", "after") if job[name]), None)
+    if units:
+        text = "no systemd runs on this server that could start these units; leave them out"
+        needing.append((units, text, "leave it out"))
+    if place.scope == "user" and systemd_runs("system", os.environ, 0):
+        own = "no systemd manager runs for this user; call 'loginctl enable-linger USER' once, or "
+        return [Problem("no_systemd", path, own + remedy) for path, _text, remedy in needing]
+    return [Problem("no_systemd", path, text) for path, text, _remedy in needing]
+
+
+def kept_password(place: Layout, found: Found) -> tuple[str | None, str | None]:
+    """The file in which a password is kept, and the password; None where none is."""
+    for path in (place.encrypted, place.password):
+        data = found.files.get(path, FileState()).data
+        if data:
+            return path, data.decode("utf-8")
+    return None, None
 
 
 def files_of(server: Server, declared: Declared, found: Found, left: Found | None = None) -> dict[str, Wanted]:
@@ -187,21 +196,15 @@ def files_of(server: Server, declared: Declared, found: Found, left: Found | Non
     if job is None:
         return wanted_files(place, None, "", server.gid)
     password, encrypted = None, False
-    if declared.has_password:
-        there = {path: found.files.get(path, FileState()) for path in (place.encrypted, place.password)}
-        kept = next((path for path, file in there.items() if file.data), None)
-        password = password_of(declared.given)
-        former = declared.former
-        if password is None and kept is None and left and former:
-            files = (left.files.get(path) for path in (former.encrypted, former.password))
-            password = next((file.data.decode("utf-8") for file in files if file and file.data), None)
-        if password is None and kept is None:
+    if job["account"] and job["account"]["password"]:
+        path, kept = kept_password(place, found)
+        password = password_of(declared.given) or kept
+        if password is None and left and declared.former:
+            password = kept_password(declared.former, left)[1]
+        if password is None:
             text = "is to be kept as it is, but none is kept on this server; give the password itself"
             server.module.fail([Problem("missing", declared.at + "account.password", text)])
-        if password is None:
-            password = (there[kept or ""].data or b"").decode("utf-8")
-        same = kept and there[kept].data == password.encode("utf-8")
-        encrypted = kept == place.encrypted if same else encrypts(place)
+        encrypted = path == place.encrypted if password == kept else encrypts(place)
     return wanted_files(place, job, document_text(job), server.gid, password, encrypted)
 
 

@@ -625,9 +625,8 @@ def plan(place: Layout, found: Found, wanted: Mapping[str, Wanted], uid: int) ->
         for path in order
         if diffs[path]
     ]
-    if any(diffs[path] and not file.text for path, file in wanted.items() if file.secret) and not any(
-        file.text for file in wanted.values() if file.secret
-    ):
+    secrets = [path for path, file in wanted.items() if file.secret]
+    if any(diffs[path] for path in secrets) and not any(wanted[path].text for path in secrets):
         files.append(Step("rmdir", place.credentials))
     if not present and found.directory and not found.neighbours:
         files.append(Step("rmdir", os.path.dirname(place.drop_in)))

@@ -51,9 +51,7 @@ class Site(Server):
     def __init__(self, path: Path, systemd: bool = False) -> None:
         super().__init__(path, systemd)
         self.srv = path / "srv"
-        launcher = self.home / ".local" / "bin" / "serversync"
-        launcher.parent.mkdir(parents=True)
-        write_launcher(launcher)
+        write_launcher(self.launcher)
         self.book = path / "playbook"
         self.book.mkdir()
         (self.book / "inventory.yml").write_text(

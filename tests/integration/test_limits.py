@@ -13,50 +13,28 @@ from typing import Any
 
 import pytest
 
-from tests.loopback import PACKAGE, Pair, Server
+from tests.loopback import Pair, Server, endless
 from tests.proxy import Proxy
 
-# The partner reads a file that has no end before it is told so, and says that it is alive meanwhile.
-ENDLESS = """
-import os, sys
-sys.path.insert(0, {package!r})
-from serversync import detect
-def endless(descriptor, size):
-    os.write(os.open({fifo!r}, os.O_WRONLY), b"reading")
-    while not os.path.exists({end!r}):
-        yield 0, b"x"
-detect.blocks = endless
-"""
 # Long enough for all that a test does, and the test is what ends it.
 EVER = "7d"
 
 
 class Stalled:
-    """A job of two elements, of whose first the partner's reading does not end."""
+    """A job of two elements; the partner reads the first without an end, and says that it is alive meanwhile."""
 
     def __init__(self, pair: Pair, root: Path) -> None:
         self.pair = pair
-        self.end = root / "end"
-        hook = root / "hook"
-        hook.mkdir()
-        os.mkfifo(hook / "fifo")
-        text = ENDLESS.format(package=str(PACKAGE), fifo=str(hook / "fifo"), end=str(self.end))
-        (hook / "sitecustomize.py").write_text(text)
+        hook = endless(root / "hook")
+        self.end = hook / "end"
         pair.there.wrap("env", f"PYTHONPATH={hook}")
         # Opened for both, so that who writes to it waits for nobody.
         self.reading = os.open(hook / "fifo", os.O_RDWR)
 
     def declare(self, limit: str, parallel: int, retries: int) -> None:
-        pair = self.pair
-        other = (pair.path.with_name("other"), pair.partner_path.with_name("other"))
-        for root in (pair.path, pair.partner_path, *other):
-            root.mkdir(exist_ok=True)
-        for number, root in enumerate((pair.path, pair.partner_path)):
-            (root / "plc").write_text("same")
-            os.utime(root / "plc", (number, number))
         limits = {"parallel": parallel, "timeout": limit, "nice": 0}
         on_error = {"retries": retries, "delay": "1s"}
-        pair.declare(pairs=[(pair.path, pair.partner_path), other], limits=limits, on_error=on_error)
+        self.pair.declare_two(limits=limits, on_error=on_error)
 
 
 @pytest.fixture

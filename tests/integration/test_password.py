@@ -25,9 +25,7 @@ class Site(Server):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, systemd=False)
-        launcher = self.home / ".local" / "bin" / "serversync"
-        launcher.parent.mkdir(parents=True)
-        write_launcher(launcher)
+        write_launcher(self.launcher)
         self.source, self.target = path / "source", path / "target"
         self.source.mkdir()
         (self.source / "file").write_text("1")

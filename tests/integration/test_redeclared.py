@@ -26,8 +26,6 @@ class Site(declaring.Server):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.launcher = self.home / ".local" / "bin" / "serversync"
-        self.launcher.parent.mkdir(parents=True)
         write_launcher(self.launcher)
         self.there = path / "there"
         self.there.mkdir()

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 from pathlib import Path
@@ -29,13 +28,7 @@ def test_reading_ends(pair: Pair, hook: Path, where: str, number: int, parallel:
         pair.here.extra["PYTHONPATH"] = str(hook)
     else:
         pair.there.wrap("env", f"PYTHONPATH={hook}")
-    other = (pair.path.with_name("other"), pair.partner_path.with_name("other"))
-    for root in (pair.path, pair.partner_path, *other):
-        root.mkdir(exist_ok=True)
-    for number_of, root in enumerate((pair.path, pair.partner_path)):
-        (root / "plc").write_text("same")
-        os.utime(root / "plc", (number_of, number_of))
-    pair.declare(pairs=[(pair.path, pair.partner_path), other], limits={"parallel": parallel})
+    pair.declare_two(limits={"parallel": parallel})
     # A shell that runs the tests in the background has it ignored, by all that come from it.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

@@ -30,8 +30,7 @@ class Site:
         (self.server.config / "serversync" / "runner.json").write_text(
             json.dumps({"version": "0.1.0", "scope": "user", "smtp": {"host": "127.0.0.1", "port": 9, "sender": "a@b"}})
         )
-        self.launcher = self.server.home / ".local" / "bin" / "serversync"
-        self.launcher.parent.mkdir(parents=True)
+        self.launcher = self.server.launcher
         self.install()
 
     def install(self, more: str = "") -> None:

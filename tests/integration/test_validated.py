@@ -20,8 +20,6 @@ class Site(declaring.Server):
 
     def __init__(self, path: Path, pair: Pair) -> None:
         super().__init__(path, systemd=False)
-        self.launcher = self.home / ".local" / "bin" / "serversync"
-        self.launcher.parent.mkdir(parents=True)
         write_launcher(self.launcher)
         self.pair = pair
         self.doors = path / "doors"
