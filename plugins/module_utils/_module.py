@@ -98,7 +98,10 @@ class JobModule(AnsibleModule):  # type: ignore[misc]
     def _load_params(self) -> None:
         super()._load_params()
         self.given = {key: _plain(one) for key, one in self.params.items() if not key.startswith("_ansible_")}
-        given = _for_ansible({key: self.params[key] for key in self.given})
+        mappings = {part.name for part in self._grammar.parts if part.kind == "mapping"}
+        # Ansible fails without a field where it looks for options in what is no dictionary; the grammar names it.
+        known = [key for key, one in self.given.items() if key not in mappings or isinstance(one, dict)]
+        given = _for_ansible({key: self.params[key] for key in known})
         self.params = {key: one for key, one in self.params.items() if key not in self.given}
         self.params.update(given)
 

@@ -533,6 +533,18 @@ def refused(server, message, code, path, **parameters):
             "wrong_type",
             "elements",
         ),
+        (
+            {"limits": [1]},
+            "limits: [1] is a list, not a dictionary; write it with the keys parallel, timeout, nice",
+            "wrong_type",
+            "limits",
+        ),
+        (
+            {"limits": "timeout"},
+            "limits: 'timeout' is text, not a dictionary; write it with the keys parallel, timeout, nice",
+            "wrong_type",
+            "limits",
+        ),
         ({"name": None}, "name: is missing; give the job a name", "missing", "name"),
         (
             {"name": "a/b"},
