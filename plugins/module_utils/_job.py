@@ -1237,8 +1237,10 @@ def _read_mapping(field: Field, value: Any, path: str, problems: list[Problem]) 
         close, home = _nearest(str(key), names), _home_of(str(key), field)
         remedy = "use one of %s" % _one_of(names)
         # the very name in another place is nearer than one that looks alike
-        if close or home:
-            remedy = "did you mean %s?" % (home if home not in ("", key) else close or home)
+        if close or home not in ("", key):
+            remedy = "did you mean %s?" % (home if home not in ("", key) else close)
+        elif home and path:
+            remedy = "write it outside of %s" % path
         problems.append(Problem("unknown_option", _join(path, str(key)), "is not an option; " + remedy))
     given = {}
     for part in field.parts:

@@ -325,13 +325,13 @@ GOOD = {"name": "good", "partner": {"host": "hq"}, "elements": ELEMENTS}
         ),
         (
             {"jobs": [GOOD, dict(GOOD, omitted="keep")]},
-            "jobs[1].omitted: is not an option; did you mean omitted?",
+            "jobs[1].omitted: is not an option; write it outside of jobs[1]",
             "unknown_option",
             "jobs[1].omitted",
         ),
         (
             {"jobs": [dict(GOOD, stop_timeout="1m")]},
-            "jobs[0].stop_timeout: is not an option; did you mean stop_timeout?",
+            "jobs[0].stop_timeout: is not an option; write it outside of jobs[0]",
             "unknown_option",
             "jobs[0].stop_timeout",
         ),
