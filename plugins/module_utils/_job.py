@@ -1731,6 +1731,8 @@ def parse_document(text: str) -> tuple[dict[str, Any], list[Problem]]:
     """The job that a document holds; problems without a path are those of the text as a whole."""
     try:
         document = json.loads(text)
+    except RecursionError:
+        return {}, [Problem("damaged_document", "", "is not JSON: nested too deeply")]
     except ValueError as error:
         return {}, [Problem("damaged_document", "", "is not JSON: %s" % error)]
     if not isinstance(document, dict):

@@ -66,3 +66,12 @@ def test_another_schema_validates_again(layout: Layout, monkeypatch: pytest.Monk
     monkeypatch.setattr(job, "first_problem", lambda _document: "is checked")
     with pytest.raises(InvalidDocument, match="is checked"):
         job.load(layout, "nightly")
+
+
+def test_what_is_nested_deeper_than_python_reads_is_no_document(layout: Layout) -> None:
+    path = layout.jobs / "nightly.json"
+    path.write_text("[" * 200_000)
+    with pytest.raises(InvalidDocument, match="is not JSON"):
+        job.load(layout, "nightly")
+    with pytest.raises(InvalidDocument, match="is not JSON"):
+        job.load_files(path)

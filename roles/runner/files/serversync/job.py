@@ -198,7 +198,7 @@ def load_file(path: Path, known: Path | None = None, *, remember: bool = False) 
         raise InvalidDocument("invalid_document", f"{path}: is a directory where a file belongs") from error
     try:
         document = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidDocument("invalid_document", f"{path}: is not JSON ({error})") from error
     seal = hashlib.sha256(schema_text() + data).hexdigest()
     if known is None or not was_valid(known, seal):
@@ -218,7 +218,7 @@ def load_files(path: Path) -> list[Job]:
     data = path.read_bytes()
     try:
         documents = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidDocument("invalid_document", f"{path}: is not JSON ({error})") from error
     jobs = []
     for document in documents if isinstance(documents, list) else [documents]:

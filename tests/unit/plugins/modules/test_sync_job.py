@@ -732,6 +732,7 @@ def test_a_damaged_document(server):
     remedy = "restore the file, or remove the job with state: absent and declare it whole"
     for damage, said in (
         ("", "is not JSON: Expecting value: line 1 column 1 (char 0)"),
+        ("[" * 200_000, "is not JSON: nested too deeply"),
         (text.replace('"retries": 3', '"retries": -3'), "on_error.retries: -3 is out of range; use 0 to 100"),
         (text.replace('"retries"', '"retires"'), "on_error.retires: is not an option; did you mean retries?"),
         (b"\xff", "is not UTF-8"),
