@@ -370,6 +370,19 @@ def test_a_job_that_never_ran_says_how_to_run_it(server: Server, tmp_path: Path)
     assert "never" in server.serversync("status").stdout
 
 
+def test_a_plan_that_cannot_be_kept_says_where(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    server.declare("nightly", [(tmp_path / "a", tmp_path / "b")])
+    server.run("nightly")
+    plans = server.home / ".local" / "state" / "serversync" / "plans"
+    assert not plans.exists()
+    plans.write_text("in the way")
+    done = server.serversync("plan", "nightly", code=70)
+    assert done.stderr == (
+        f"serversync: the plan cannot be kept in {plans}/nightly (Not a directory); free space, or make it writable\n"
+    )
+
+
 def test_the_last_runs_of_a_job(server: Server, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     server.declare("nightly", [(tmp_path / "a", tmp_path / "b")])

@@ -122,10 +122,14 @@ def keep_plan(layout: Layout, job: Job, elements: list[dict[str, Any]]) -> str:
     )
     name = hashlib.sha256(text.encode()).hexdigest()[:12]
     directory = layout.state / "plans" / job.name
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    replace(directory / f"{name}.json", text, 0o600)
-    for old in sorted(directory.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)[KEEP_PLANS:]:
-        old.unlink()
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        replace(directory / f"{name}.json", text, 0o600)
+        for old in sorted(directory.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)[KEEP_PLANS:]:
+            old.unlink()
+    except OSError as error:
+        message = f"the plan cannot be kept in {directory} ({error.strerror}); free space, or make it writable"
+        raise Failure("records", message) from error
     return name
 
 
