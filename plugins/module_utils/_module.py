@@ -229,6 +229,10 @@ class JobModule(AnsibleModule):  # type: ignore[misc]
         if os.path.islink(path):
             # atomic_move() would keep what a link leads to
             os.unlink(path)
+        if not os.access(os.path.dirname(path), os.W_OK):
+            # atomic_move() would fail by itself, without the file that this is about and the remedy; here the reason is
+            # told by the system
+            tempfile.TemporaryFile(dir=os.path.dirname(path)).close()
         self.atomic_move(temporary, path, keep_dest_attrs=False)
         if file.gid is not None:
             os.chown(path, uid, file.gid)

@@ -498,6 +498,29 @@ def test_a_failing_command_is_told_and_the_next_apply_finishes(server):
     assert run["commands"] == [["systemctl", "--user", "start", "serversync@demo.timer"]]
 
 
+def test_a_directory_that_cannot_be_written_is_told_and_the_next_apply_finishes(server):
+    server.apply(**job(server))
+    # root writes wherever the mode forbids it, so both are as on a read-only file system
+    program = server.program
+    server.program = (
+        "import errno, os, tempfile\n"
+        "access = os.access\n"
+        "def read_only(path, mode, **more):\n"
+        "    return access(path, mode, **more) and not (mode & os.W_OK and str(path).endswith('/jobs'))\n"
+        "def refuse(*arguments, dir=None, **more):\n"
+        "    raise OSError(errno.EROFS, os.strerror(errno.EROFS), dir)\n"
+        "os.access, tempfile.TemporaryFile = read_only, refuse\n" + program
+    )
+    result = server.apply(**job(server, comment="new"))
+    assert result["msg"] == (
+        f"{server.document}: cannot be changed (Read-only file system); repair that and apply the job again"
+    )
+    assert (result["failure"]["code"], result["failure"]["path"]) == ("write_failed", str(server.document))
+    server.program = program
+    assert server.apply(**job(server, comment="new"))["changed"]
+    assert not server.apply(**job(server, comment="new"))["changed"]
+
+
 def test_systemd_that_does_not_answer(server):
     (server.root / "broken-show").touch()
     for run in (server.check, server.apply):
