@@ -1610,7 +1610,7 @@ def _check_previous_names(
         elif previous in names:
             text = "%s is the name of another job of the same task; it can be given up or kept, do one of them"
         elif previous in taken:
-            text = "%%s is the previous name of %s, too; a job is renamed once" % show(taken[previous])
+            text = "%%s is the previous name of %s, too; a job is renamed once, leave one out" % show(taken[previous])
         if text:
             problems[number] = [Problem("conflict", "previous_name", text % show(previous))]
         taken.setdefault(previous, given["name"])

@@ -1609,7 +1609,7 @@ def test_a_job_of_another_name_is_what_a_renamed_one_starts_from():
         ),
         (
             [base(name="a", previous_name="c"), base(name="b", previous_name="c")],
-            "jobs[1].previous_name: 'c' is the previous name of 'a', too; a job is renamed once",
+            "jobs[1].previous_name: 'c' is the previous name of 'a', too; a job is renamed once, leave one out",
         ),
         (
             [base(name="a", previous_name="c"), {"name": "b", "copy_from": "c"}],
