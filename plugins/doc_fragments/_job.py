@@ -26,8 +26,8 @@ options:
         required: true
       state:
         description:
-          - V(present) creates the job or changes it; V(absent) stops and removes it with all its files. The
-            synchronized data stays.
+          - V(present) creates the job or changes it; V(absent) stops and removes its declaration. The
+            synchronized data stays, with what is known of it.
           - Omitted means V(present).
         type: str
         choices: [present, absent]

@@ -41,8 +41,8 @@ options:
     required: true
   state:
     description:
-      - V(present) creates the job or changes it; V(absent) stops and removes it with all its files, even
-        damaged ones. The synchronized data stays.
+      - V(present) creates the job or changes it; V(absent) stops and removes its declaration, even a
+        damaged one. The synchronized data stays, with what is known of it.
       - Omitted means V(present).
     type: str
     choices: [present, absent]
@@ -83,6 +83,7 @@ options:
         it, as they are laid over an existing job, so that an omitted option is always as it is there.
       - Its O(accept_circular) and the O(elements[].previous_path) of its elements are not copied. Later changes of it
         are taken over when this task runs again. It does not go with O(omitted).
+      - A password is no other job's to have, so O(account.password) has to be given where the base has one.
     type: str
   scope:
     description:

@@ -402,6 +402,7 @@ def test_the_last_runs_of_a_job(server: Server, tmp_path: Path) -> None:
     table = server.serversync("history", "nightly").stdout
     assert all(run["run"] in table for run in runs)
     assert all(len(line) <= 100 for line in table.splitlines())
+    assert {"config", "duration", "tries", "copied", "deleted", "conflicts", "failed"} < set(table.split())
     assert "there is no job 'other'" in server.serversync("history", "other", code=2).stderr
 
 

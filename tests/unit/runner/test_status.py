@@ -24,6 +24,8 @@ def run(job: str, **elements: str) -> dict[str, Any]:
         ([run("equal", a="equal")], None),
         ([run("skipped"), run("equal", a="equal", b="equal")], "skipped"),
         ([run("running", a="equal"), run("failed", a="failed")], "running"),
+        ([run("skipped"), run("skipped"), run("running", a="equal"), run("failed", a="failed")], "running"),
+        ([run("skipped"), run("failed", a="failed"), run("running")], "skipped"),
         ([run("skipped", a="equal", b="skipped"), run("equal", a="equal", b="equal")], "skipped"),
         # What was skipped is as it was found before.
         (

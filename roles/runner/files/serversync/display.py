@@ -265,10 +265,8 @@ def show_history(runs: list[dict[str, Any]]) -> None:
         before = [entry["state_before"] for entry in run["elements"] if entry["state_before"]]
         return (
             run["run"],
-            run["trigger"],
             run["configuration"],
-            worst(before) if before else "-",
-            run["state"],
+            (f"{worst(before) if before else '-'} ->", run["state"]),
             duration(run),
             len(run["attempts"]),
             copied(run),
@@ -276,7 +274,7 @@ def show_history(runs: list[dict[str, Any]]) -> None:
             conflicts(run),
         )
 
-    columns = ("run", "by", "config", "before", "after", "duration", "tries", "copied", "deleted", "conflicts")
+    columns = ("run", "config", "state", "duration", "tries", "copied", "deleted", "conflicts")
     table(columns, map(cells, runs))
 
 

@@ -71,8 +71,11 @@ def state(runs: list[dict[str, Any]], paths: list[str] | None) -> str | None:
     """
     if not runs:
         return None
-    if runs[0]["state"] in ("running", "skipped"):
-        return str(runs[0]["state"])
+    # One that is on goes on while others are skipped for it.
+    if next((run["state"] for run in runs if run["state"] != "skipped"), "") == "running":
+        return "running"
+    if runs[0]["state"] == "skipped":
+        return "skipped"
     last: dict[str, str] = {}
     for run in reversed(runs):
         if run["state"] != "running":
