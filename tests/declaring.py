@@ -17,7 +17,10 @@ from pathlib import Path
 PROGRAM = """
 import contextlib, json, runpy, sys
 from ansible.module_utils import basic
+from ansible.module_utils.common.parameters import PASS_VARS
 arguments = json.load(sys.stdin)
+if "inject_invocation" in PASS_VARS:  # which ansible-core 2.19 and before do unasked
+    arguments["_ansible_inject_invocation"] = True
 try:
     from ansible.module_utils.testing import patch_module_args
     context = patch_module_args(arguments)

@@ -56,8 +56,11 @@ def state(runs: Sequence[Mapping[str, Any]], paths: Sequence[str]) -> str | None
     """As `serversync status` has it: of the last run, or the worst of each element's last. None: one never ran."""
     if not runs:
         return None
-    if runs[0]["state"] in ("running", "skipped"):
-        return str(runs[0]["state"])
+    # One that is on goes on while others are skipped for it.
+    if next((run["state"] for run in runs if run["state"] != "skipped"), "") == "running":
+        return "running"
+    if runs[0]["state"] == "skipped":
+        return "skipped"
     last = last_of_elements(runs)
     states = [last[path]["state_after"] for path in paths if path in last]
     worst = max([*states, runs[0]["state"]], key=_SEVERITY.index)

@@ -346,8 +346,12 @@ def test_a_failure_is_json_where_json_is_wanted(
 
 
 def test_a_runner_that_breaks_says_so_in_json(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
     server.declare("new", [(tmp_path / "a", tmp_path / "b")])
-    (server.config / "jobs" / "new.json").write_text("[" * 100_000)
+    hook = tmp_path / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text("import tempfile\ntempfile.TemporaryDirectory = None\n")
+    server.extra["PYTHONPATH"] = str(hook)
     done = server.serversync("plan", "new", "--json", code=70)
     assert json.loads(done.stdout)["failure"]["code"] == "internal"
     assert "Traceback" in done.stderr

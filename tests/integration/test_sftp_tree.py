@@ -492,6 +492,13 @@ def test_the_marker_on_its_way_counts(tree: SftpTree, root: Path) -> None:
     assert tree.marker("job.1")["current"] == "b"  # type: ignore[index]
 
 
+@pytest.mark.parametrize("text", ["", "[]", "{", "[" * 200_000])
+def test_a_damaged_marker_is_an_empty_one(tree: SftpTree, root: Path, text: str) -> None:
+    tree.mark({"current": "a"})
+    (root / ".serversync" / "job.1" / "marker.json").write_text(text)
+    assert tree.marker("job.1") == {}
+
+
 def test_other_elements_of_the_root_are_known(pipe: Pipe, tree: SftpTree, root: Path) -> None:
     tree.mark({"job": "one"})
     tree.close()

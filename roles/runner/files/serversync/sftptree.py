@@ -703,7 +703,7 @@ def read_json(path: bytes) -> Task[dict[str, Any] | None]:
         content = json.loads((yield from read_whole(path)))
     except FileNotFoundError:
         return None
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

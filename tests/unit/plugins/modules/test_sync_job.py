@@ -743,7 +743,7 @@ def test_the_host_key_of_another_server(server):
 def test_a_private_key_appears_nowhere(server):
     partner = {"host": "hq", "host_key": ["-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0\n"]}
     for run in (server.check, server.apply):
-        result = run(_ansible_inject_invocation=True, **job(server, partner=partner))
+        result = run(**job(server, partner=partner))
         assert result["failure"]["code"] == "private_key"
         assert "invocation" in result
         assert "c2VjcmV0" not in json.dumps(result)

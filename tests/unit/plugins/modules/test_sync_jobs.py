@@ -448,7 +448,7 @@ def test_without_systemd(tmp_path):
 
 def test_a_private_key_appears_nowhere(server):
     partner = {"host": "hq", "host_key": ["-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0\n"]}
-    result = server.apply(_ansible_inject_invocation=True, jobs=[dict(GOOD, partner=partner)])
+    result = server.apply(jobs=[dict(GOOD, partner=partner)])
     assert result["failure"]["code"] == "private_key"
     (told,) = result["invocation"]["module_args"]["jobs"]
     # Ansible adds what is omitted, as null

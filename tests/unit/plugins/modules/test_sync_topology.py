@@ -47,7 +47,6 @@ class Controller:
 
     def run(self, check: bool = False, **parameters: object) -> dict:
         arguments = dict(parameters, _ansible_check_mode=check, _ansible_diff=True, _ansible_remote_tmp=str(self.tmp))
-        arguments.update(_ansible_inject_invocation=True)
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM],
             input=json.dumps(arguments),
