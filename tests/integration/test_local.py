@@ -357,6 +357,22 @@ def test_a_runner_that_breaks_says_so_in_json(server: Server, tmp_path: Path) ->
     assert "Traceback" in done.stderr
 
 
+def test_a_run_loads_nothing_that_it_does_not_need(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    server.declare("nightly", [(tmp_path / "a", tmp_path / "b")])
+    hook = tmp_path / "hook"
+    hook.mkdir()
+    # Where it is found, it is loaded.
+    for name in ("jsonschema", "paramiko", "pathspec", "rich"):
+        (hook / f"{name}.py").write_text("raise SystemExit(f'{__name__} takes longer to be loaded than a run')")
+    server.run("nightly")
+    server.extra["PYTHONPATH"] = str(hook)
+    assert server.run("nightly")["state"] == "equal"
+    # That the trap works.
+    (hook / "sqlite3.py").write_text((hook / "rich.py").read_text())
+    assert "sqlite3 takes longer" in server.serversync("run", "nightly", code=None).stderr
+
+
 def test_a_lock_that_cannot_be_made_says_where(server: Server, tmp_path: Path) -> None:
     server.declare("new", [(tmp_path / "a", tmp_path / "b")])
     locks = server.home / ".local/state/serversync/locks"

@@ -23,8 +23,8 @@ from serversync.entry import Entry
 from serversync.failure import Failure
 from serversync.parcel import CHANGED, NEW, REFUSED, Item, Parcel
 from serversync.reconcile import OTHER, SIDES, Decision, Owners, Seen, of, parent
-from serversync.replica import Carry, Coming, Replica, Server
-from serversync.sftptree import SftpTree
+from serversync.replica import Carry, Coming, PartnerTree, Replica, Server
+from serversync.tree import Tree
 
 # Operations that are on record as intents at a time.
 BATCH = 2000
@@ -379,7 +379,7 @@ class Propagation:
         """Lets small files come, whose entries in the stage are known then."""
         if not files:
             return
-        assert not isinstance(self.source.tree, SftpTree) and not isinstance(self.target.tree, SftpTree)
+        assert isinstance(self.source.tree, (Tree, PartnerTree)) and isinstance(self.target.tree, (Tree, PartnerTree))
         self.progress("copying", 0, 0)
         by_path = {one.path: one for one in files}
         sent: list[list[Item]] = []

@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from functools import cached_property
 from itertools import islice
-from typing import Any, NamedTuple, Protocol, TypeVar, Union
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, Union
 
 from serversync import place, tree
 from serversync.commit import Op, Result
@@ -29,7 +29,6 @@ from serversync.frames import PAYLOAD_LIMIT
 from serversync.held import good
 from serversync.layout import Layout
 from serversync.parcel import REFUSED, Made, Parcel, requests, unpack_made, unwrap, wrap
-from serversync.sftptree import SftpTree
 from serversync.ssh import Conversation
 from serversync.tree import Item, Tree
 from serversync.wire import (
@@ -45,6 +44,9 @@ from serversync.wire import (
     plain,
     unpack_seen,
 )
+
+if TYPE_CHECKING:
+    from serversync.sftptree import SftpTree
 
 # Paths or operations in one request: of paths of the greatest length still one frame.
 REQUEST = 2000
@@ -582,7 +584,7 @@ class PartnerTree:
                 yield from map(read, data.splitlines())
 
 
-Replica = Union[Tree, PartnerTree, SftpTree]
+Replica = Union[Tree, PartnerTree, "SftpTree"]
 
 
 def batches(items: Iterable[Any]) -> Iterator[list[Any]]:

@@ -75,9 +75,9 @@ from serversync.reconcile import (
     parent,
     reconcile,
 )
-from serversync.replica import Partner, Replica, Server, ThisServer, translations
-from serversync.sftptree import SftpTree
+from serversync.replica import Partner, PartnerTree, Replica, Server, ThisServer, translations
 from serversync.ssh import Conversation
+from serversync.tree import Tree
 from serversync.wire import plausible
 
 TARGETS = {"to_partner": (THERE,), "from_partner": (HERE,), "both": SIDES}
@@ -863,7 +863,7 @@ class Synchronization:
             tree = self.sides[side].tree
             paths = [one.path for one in decisions if one.content == side and not empties(one)]
             # Every byte would have to cross the network for it.
-            if paths and not isinstance(tree, SftpTree):
+            if paths and isinstance(tree, (Tree, PartnerTree)):
                 found.update(tree.zeros(paths))
         return found
 
@@ -947,7 +947,7 @@ class Synchronization:
     def occupied(self, side: str, need: Room) -> int:
         """What the files to come take on the disk, where their holes stay holes."""
         tree = self.sides[side].tree
-        if "sparse" not in self.preserved or isinstance(tree, SftpTree):
+        if "sparse" not in self.preserved or not isinstance(tree, (Tree, PartnerTree)):
             return need.size
         return min(need.size, tree.occupied(need.files))
 
