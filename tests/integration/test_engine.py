@@ -449,6 +449,24 @@ def test_an_element_with_another_path_is_a_new_one_and_its_old_marker_nobody_s(p
     assert f"remove {pair.partner_path}/.serversync/nightly." in error["message"]
 
 
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_two_files_in_one_directory_are_two_targets(pair: Pair, parallel: int) -> None:
+    pairs = []
+    for name in ("hosts", "fstab"):
+        (pair.path / name).write_text("old")
+        pairs.append((pair.path / name, pair.partner_path / name))
+    pair.partner_path.mkdir()
+    pair.declare(pairs=pairs, limits={"parallel": parallel})
+    for text in ("new", "newer"):
+        (pair.path / "hosts").write_text(text)
+        record = pair.here.run("nightly")
+        assert record["state"] == "equal", record
+        assert ((pair.partner_path / "hosts").read_text(), (pair.partner_path / "fstab").read_text()) == (text, "old")
+    # Not so two that are the same, or may be where names of other cases are the same.
+    pair.declare(name="daily", pairs=[(pair.path / "hosts", pair.partner_path / "Hosts")])
+    assert pair.here.run("daily", code=1)["elements"][0]["error"]["code"] == "contended"
+
+
 def test_versions_are_dropped_when_their_time_is_over(pair: Pair) -> None:
     pair.declare(settings=settings(keep_versions="0s"))
     for text in ("first", "second", "third"):

@@ -14,7 +14,7 @@ import re
 import time
 import unicodedata
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 from typing import Any, NamedTuple, Union
@@ -1095,7 +1095,7 @@ def exactly(triple: Triple, row: Row) -> bool:
     return True
 
 
-def folded(path: bytes, ignoring: frozenset[str]) -> str:
+def folded(path: bytes, ignoring: Collection[str]) -> str:
     """Equal for names that fall together where these differences do not count."""
     text = path.decode("utf-8", "surrogateescape")
     if "normalization" in ignoring:

@@ -14,6 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime, timezone
 from itertools import islice
+from pathlib import Path
 from queue import Queue
 from typing import Any
 
@@ -447,6 +448,8 @@ class Run:
                 while left or running:
                     open_ = {self.elements[index].path for index in (*left, *running.values())}
                     for index in [index for index in left if open_.isdisjoint(self.elements[index].requires)]:
+                        if any(neighbours(self.elements[index], self.elements[other]) for other in running.values()):
+                            continue
                         left.remove(index)
                         running[pool.submit(one, index)] = index
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -565,6 +568,14 @@ class Run:
         if kept:
             self.record["plan"] = keep_plan(self.layout, self.job, kept)
         self.record["ended"] = timestamp()
+
+
+def neighbours(one: Element, other: Element) -> bool:
+    """Whether they may be files in one directory, which has one lock: one of the two would find it in use."""
+    if any(Path(element.path).is_dir() for element in (one, other)):
+        return False
+    pairs = ((one.path, other.path), (one.partner_path, other.partner_path))
+    return any(Path(mine).parent == Path(theirs).parent for mine, theirs in pairs)
 
 
 def required(element: Element, unwell: list[tuple[str, str, bool]]) -> Failure:

@@ -68,6 +68,7 @@ from serversync.reconcile import (
     Triple,
     Unknown,
     deep,
+    folded,
     half_of,
     is_directory,
     moved,
@@ -390,12 +391,18 @@ class Synchronization:
             return archive
         return archive.restart("void", f"{self.paths[side]}, or the archive, was restored from a backup")
 
+    def called(self, side: str) -> str:
+        """What the file is called there that is the element; empty where a directory is."""
+        return self.paths[side].rpartition("/")[2] if self.kind == "file" else ""
+
     def check_owners(self) -> None:
-        """A root that is a target has one owning element."""
+        """A root that is a target has one owning element, but that files of different names go side by side."""
         for side in self.targets:
             where = self.sides[side].directory
             for other in self.sides[side].tree.facts["others"]:
-                if not self.abandoned(other):
+                files = [os.fsencode(name) for name in (str(other.get("file", "")), self.called(side))]
+                apart = all(files) and len({folded(name, {"case", "normalization"}) for name in files}) > 1
+                if not apart and not self.abandoned(other):
                     message = (
                         f"{where} on {self.server(side)} is the target of the job {other.get('job')} of "
                         f"{other.get('server')} already; give one of them another target, or, if that job is no more, "
@@ -440,7 +447,7 @@ class Synchronization:
     @property
     def file_name(self) -> bytes:
         """The only path of an element that is a file; empty where it is a directory."""
-        return os.fsencode(self.paths[HERE].rpartition("/")[2]) if self.kind == "file" else b""
+        return os.fsencode(self.called(HERE))
 
     # Detection and reconciliation.
 
@@ -1249,6 +1256,7 @@ class Synchronization:
                 "machine": self.identity[HERE]["machine"],
                 "state": str(self.layout.state),
                 "path": self.paths[side],
+                "file": self.called(side),
             }
             for side in self.targets
         }

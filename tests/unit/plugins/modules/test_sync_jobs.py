@@ -257,6 +257,42 @@ def test_a_crash_at_any_step_leaves_old_or_new_and_the_next_apply_finishes(serve
     assert crashed > 10
 
 
+def test_a_crash_at_any_step_leaves_the_old_password_or_the_new_one(server, tmp_path):
+    def one(name, password=None, **more):
+        account = {"user": "nas", **({"password": password} if password else {"private_key_file": "/k"})}
+        return job(server, name, partner={"host": "nas", "connection": "sftp"}, account=account, **more)
+
+    old = [one("a", "old"), one("b"), one("c", "goes"), one("gone", "goes, too")]
+    new = [one("a", "new"), one("b", "comes"), one("c")]
+    may = {"a": {"old", "new"}, "b": {None, "comes"}, "c": {"goes", None}, "gone": {"goes, too", None}}
+    crashed = 0
+    for step in range(100):
+        there = Server(tmp_path / str(step)).turn("sync_jobs")
+        there.apply(jobs=old)
+        there.program = CRASH % step + PROGRAM
+        if there.killed(jobs=new, purge=True) == 0:
+            break
+        crashed += 1
+        home = there.document.parent.parent / "credentials"
+        for name, texts in may.items():
+            kept = home / name / "account.password"
+            assert (kept.read_text() if kept.exists() else None) in texts
+            # A job that is to have one never stands without.
+            declared = document(there, name)
+            if declared.exists() and json.loads(declared.read_text())["account"]["password"]:
+                assert kept.exists()
+        there.program = PROGRAM
+        result = there.apply(jobs=new, purge=True)
+        assert not result.get("failed"), result
+        assert not there.check(jobs=new, purge=True)["changed"]
+        assert {path.parent.name: path.read_text() for path in home.rglob("*.*") if path.is_file()} == {
+            "a": "new",
+            "b": "comes",
+        }
+        assert sorted(path.name for path in home.iterdir()) == ["a", "b"]
+    assert crashed > 5
+
+
 def test_a_failing_command_is_told_and_the_next_apply_finishes(server):
     (server.root / "broken-start").touch()
     result = server.apply(jobs=three(server))
