@@ -129,11 +129,16 @@ class Model:
                 # What is below a directory goes the way of what stands against it.
                 kinds = {node.kind for node in (here, there) if node is not None}
                 return Outcome(here, there, row.status, loose=len(kinds) > 1 and "d" in kinds)
+            held = row.status == "unresolved" and not row.base and (row.here is None or row.there is None)
             row = Row("agreed", *row.base) if row.base else None
+        else:
+            held = False
         if self.same(here, there):
             return Outcome(here, there, "agreed")
         if here is None or there is None:
-            return self.one_sided(path, here, there, row)
+            outcome = self.one_sided(path, here, there, row)
+            # A deletion that was held back waits for a person, whatever has moved.
+            return Outcome(here, there, "unresolved") if held and outcome.status == "dropped" else outcome
         if self.rules.conflict == "newer_wins" and 0 < abs(here.mtime - there.mtime) < CLOCKS:
             # As far as that the two clocks may be measured apart.
             return Outcome(here, there, "agreed", loose=True)

@@ -910,8 +910,14 @@ def test_without_a_trusted_archive_nothing_is_deleted() -> None:
         None, OLD, row(b"x", None, OLD, "unresolved", by="guard"), delete="extraneous", decided={b"x": HERE}
     )
     assert outcome(approved) == "delete dropped"
-    touched = decide(None, file(2, 200), row(b"x", None, OLD, "unresolved", by="guard"), delete="extraneous")
-    assert outcome(touched) == "delete dropped"
+    # A person has to say so, whatever has become of it since; but one that is wanted again is no deletion.
+    for there in (file(2, 200), OLD._replace(ctime=OLD.ctime + 1), link()):
+        touched = decide(None, there, row(b"x", None, OLD, "unresolved", by="guard"), delete="extraneous", verify=True)
+        assert (touched.status, touched.by, touched.remove) == ("unresolved", "guard", None)
+    back = decide(file(2), OLD, row(b"x", None, OLD, "unresolved", by="guard"), delete="extraneous")
+    assert outcome(back) == "update agreed"
+    spared = decide(None, file(2, 200), row(b"x", None, OLD, "unresolved", by="guard"), delete="never")
+    assert outcome(spared) == "nothing left"
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,7 @@ Item = tuple[bytes, bytes, bytes]
 NO_ITEM: Any = (None, None, b"")
 NO_ROW: Any = (None, "", None, b"", None, b"", b"", "", "")
 UNSEEN = Unknown("could not be read")
+ONCE_APPROVED = "would be deleted, once it is approved"
 
 
 def moved(
@@ -473,7 +474,7 @@ class Reconciliation:
         reason = "decided before, nothing moved since"
         if row.by == "guard" and None in (triple.here, triple.there):
             # Who approves a plan has to read in it what goes then.
-            reason = "would be deleted, once it is approved"
+            reason = ONCE_APPROVED
         decision = self.make(triple, "", row.status, row.status, reason, by=row.by)
         before = self.as_before(triple, decision)
         if not before.row:
@@ -871,6 +872,8 @@ class Reconciliation:
             return decision
         elif decision.remove and self.unknown_ground(path):
             reason = f"would be deleted ({decision.reason}), but the archive is new"
+        elif decision.remove and held_back(triple.row):
+            reason = ONCE_APPROVED
         elif path in rules.suspicious:
             reason = f"{decision.reason}, but the contents look as after a crash"
         if not reason:
@@ -1065,6 +1068,11 @@ class Reconciliation:
         if self.both:
             return self.copy(copy, decision.row, "new", loser, reason)
         return self.make(copy, decision.row, "left", "left", reason, by="conflict")
+
+
+def held_back(row: Row | None) -> bool:
+    """Whether it is of a deletion that waits for a person, whatever has moved since."""
+    return row is not None and (row.status, row.by) == ("unresolved", "guard") and None in (row.here, row.there)
 
 
 def kind_of(entry: Seen) -> str:
