@@ -359,7 +359,8 @@ options:
           - V(tree) is a directory with all that is in it, or one file.
           - V(log) is one file that only ever grows, such as a log. Its new lines are appended to the file on the
             target, where the lines that are there stay, whoever wrote them. No line is taken twice and none is lost
-            when the source is rotated. It does not go with O(settings.direction=both).
+            when the source is rotated. It does not go with O(settings.direction=both), unless the element has a
+            O(elements[].settings.direction) of its own.
           - Of O(settings), V(log) heeds O(settings.direction), and of O(settings.preserve) V(permissions), V(owner)
             and V(group), for a file that is made on the target. The others have no use with it, since nothing
             is ever overwritten or deleted.
@@ -381,6 +382,89 @@ options:
           - On creation V([]).
         type: list
         elements: str
+      settings:
+        description:
+          - Settings of this element alone, with the same options as O(settings). What is given here holds for the
+            element, whatever O(settings) says, now or later; what is omitted or V(null) is as O(settings) has it. A
+            list replaces the one of O(settings).
+          - Where the two do not go together, such as O(settings.delete=extraneous) with
+            O(elements[].settings.direction=both), the task fails and says what to give here.
+          - A log takes O(elements[].settings.direction), O(elements[].settings.owners) and, of permissions, owner and
+            group, O(elements[].settings.preserve).
+          - V(null) is none, and the default on creation.
+        type: dict
+        suboptions:
+          direction:
+            description:
+              - As O(settings.direction).
+            type: str
+            choices: [to_partner, from_partner, both]
+          conflict:
+            description:
+              - As O(settings.conflict).
+            type: str
+            choices: [this_server_wins, partner_wins, newer_wins, no_winner, keep_both]
+          delete:
+            description:
+              - As O(settings.delete).
+            type: str
+            choices: [never, synced, extraneous]
+          max_delete:
+            description:
+              - As O(settings.max_delete), of the paths of this element.
+            type: str
+          max_change:
+            description:
+              - As O(settings.max_change). Where the job has a limit, V(100%) is none.
+            type: str
+          include:
+            description:
+              - As O(settings.include), in the place of those patterns. V([]) is all.
+            type: list
+            elements: str
+          exclude:
+            description:
+              - As O(settings.exclude), in the place of those patterns. V([]) is none.
+            type: list
+            elements: str
+          preserve:
+            description:
+              - As O(settings.preserve), in the place of that list.
+            type: list
+            elements: str
+            choices: [times, permissions, owner, group, links, hardlinks, acls, xattrs, sparse]
+          owners:
+            description:
+              - As O(settings.owners).
+            type: str
+            choices: [names, numbers]
+          verify:
+            description:
+              - As O(settings.verify). With V(checksum) O(settings.verify_every) plays no part for this element.
+            type: str
+            choices: [metadata, checksum]
+          verify_every:
+            description:
+              - As O(settings.verify_every).
+            type: int
+          keep_versions:
+            description:
+              - As O(settings.keep_versions).
+            type: str
+          versions_max:
+            description:
+              - As O(settings.versions_max).
+            type: str
+          bandwidth_limit:
+            description:
+              - As O(settings.bandwidth_limit), for what this element sends or receives.
+            type: str
+          compress:
+            description:
+              - As O(settings.compress). With O(partner.connection=sftp) it is of the whole job, and cannot be given
+                here.
+            type: str
+            choices: [auto, always, never]
   before:
     description:
       - Services of systemd that are started before a run moves anything, one after another, each when the one before it

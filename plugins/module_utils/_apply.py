@@ -19,6 +19,7 @@ from ._job import (
     password_of,
     pin_problem,
     resolve_all,
+    settings_of,
     show,
 )
 from ._module import JobModule
@@ -291,8 +292,9 @@ def missing(server: Server, declared: Declared) -> Iterable[tuple[str, str]]:
     job = declared.job
     if job is None:
         return
-    local, direction = job["partner"]["connection"] == "local", job["settings"]["direction"]
+    local = job["partner"]["connection"] == "local"
     for number, element in enumerate(job["elements"]):
+        direction = settings_of(job, element)["direction"]
         for name in ("path", "partner_path") if local else ("path",):
             source = direction == "both" or (direction == "to_partner") == (name == "path")
             # a missing target is made by the first run, but not where the service's sandbox forbids it

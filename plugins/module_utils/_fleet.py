@@ -13,6 +13,8 @@ import fnmatch
 import ipaddress
 from typing import Any, Iterator, Mapping, NamedTuple, Sequence, Tuple
 
+from ._job import settings_of
+
 _LOOPBACK = ("localhost", "ip6-localhost", "::1")
 
 
@@ -67,9 +69,7 @@ class Element:
     __slots__ = ("accepted", "arcs", "both", "deletes", "filters", "kind", "member", "overwrites", "period", "settings")
 
     def __init__(self, member: Member, job: Mapping[str, Any], element: Mapping[str, Any]) -> None:
-        settings = job["settings"]
-        if element.get("settings"):
-            settings = dict(settings, **element["settings"])
+        settings = settings_of(job, element)
         self.member = member
         self.settings = settings
         self.kind = element.get("kind", "tree")

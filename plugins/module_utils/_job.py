@@ -16,6 +16,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import copy
 import difflib
 import hashlib
 import ipaddress
@@ -59,6 +60,9 @@ _UNIT_PATTERN = r"^(?!serversync@)(?!.*@\.service$)[A-Za-z0-9:_][A-Za-z0-9:_.@\\
 _UNIT_LONGEST = 255
 #: What of settings.preserve SFTP has no words for.
 _NOT_BY_SFTP = ("hardlinks", "acls", "xattrs", "sparse")
+#: What of settings, and what of settings.preserve, is of use to a log.
+_OF_LOGS = ("direction", "preserve", "owners")
+_KEPT_OF_LOGS = ("permissions", "owner", "group")
 _KEY_PATTERN = r"^[a-z0-9@.-]+ [A-Za-z0-9+/]+={0,2}$(?!\n)"
 _PATH_PATTERN = (
     r"^(?!/(?:proc|sys|dev|run)(?:/|$))(?!.*/\.serversync(?:/|$))"
@@ -123,6 +127,7 @@ class Field:
     option    a parameter of modules only, no part of the job
     later     documents of an earlier version lack it: there the default holds, and the schema says it
     folded    Ansible is told of no parts: what they are is documented elsewhere
+    partial   of a mapping the normal form has what is given and no more, and null for nothing: the rest is another's
     """
 
     def __init__(
@@ -143,6 +148,7 @@ class Field:
         commas: bool = True,
         later: bool = False,
         folded: bool = False,
+        partial: bool = False,
     ) -> None:
         self.name = name
         self.kind = kind
@@ -160,6 +166,13 @@ class Field:
         self.commas = commas
         self.later = later
         self.folded = folded
+        self.partial = partial
+
+    def as_given(self) -> Field:
+        """The same as part of a mapping that is partial: it has a value, or is not there."""
+        field = copy.copy(self)
+        field.optional = field.later = False
+        return field
 
     def default(self) -> Any:
         if self.kind == "mapping" and not self.optional:
@@ -566,6 +579,122 @@ def _units(name: str, description: str) -> Field:
 
 _PRESERVE = ("times", "permissions", "owner", "group", "links", "hardlinks", "acls", "xattrs", "sparse")
 
+_SETTINGS = (
+    Field(
+        "direction",
+        "text",
+        "Where changes go.",
+        default="to_partner",
+        choices=("to_partner", "from_partner", "both"),
+    ),
+    Field(
+        "conflict",
+        "text",
+        "Which version stands where both replicas were changed, or differ and never agreed.",
+        default="newer_wins",
+        choices=("this_server_wins", "partner_wins", "newer_wins", "no_winner", "keep_both"),
+        later=True,
+    ),
+    Field(
+        "delete",
+        "text",
+        "What is deleted: nothing, what a replica lost since both agreed, or all that the source has not.",
+        default="never",
+        choices=("never", "synced", "extraneous"),
+    ),
+    Field(
+        "max_delete",
+        "amount",
+        "A run that would delete more paths stops before its first change; 100% switches that off.",
+        default="25%",
+        check=_check_amount,
+        schema=_exactly(_SHARE_PATTERN, "0", "[1-9][0-9]{0,8}"),
+        later=True,
+    ),
+    Field(
+        "max_change",
+        "amount",
+        "A run that would overwrite more paths stops before its first change; null: no limit.",
+        default=None,
+        check=_check_amount,
+        schema=_exactly(_SHARE_PATTERN, "0", "[1-9][0-9]{0,8}"),
+        optional=True,
+        later=True,
+    ),
+    _patterns("include", "Patterns of gitignore; nothing but what they match takes part; empty: all.", later=True),
+    _patterns("exclude", "Patterns of gitignore; what they match is left alone on both sides."),
+    Field(
+        "preserve",
+        "list",
+        "What is kept the same beside contents; null: all that the account may on both servers.",
+        default=None,
+        element=Field("", "text", "A property of files.", choices=_PRESERVE),
+        check=_in_order(_PRESERVE),
+        optional=True,
+        later=True,
+    ),
+    Field(
+        "owners",
+        "text",
+        "Whether owners and groups are the same by name or by number.",
+        default="names",
+        choices=("names", "numbers"),
+        later=True,
+    ),
+    Field(
+        "verify",
+        "text",
+        "Whether a changed file is known by its metadata or by its contents, which reads every file.",
+        default="metadata",
+        choices=("metadata", "checksum"),
+        later=True,
+    ),
+    Field(
+        "verify_every",
+        "number",
+        "Every how many runs contents are compared, with verify metadata; null: never.",
+        default=None,
+        limits=(1, 10000),
+        optional=True,
+        later=True,
+    ),
+    duration(
+        "keep_versions",
+        "How long overwritten and deleted files are kept; 0s: until the next run.",
+        "7d",
+        0,
+        3650 * _schedule.DAY,
+        later=True,
+    ),
+    Field(
+        "versions_max",
+        "amount",
+        "How much of the file system, or how many bytes, they may take; K, M, G, T are powers of 1024.",
+        default="20%",
+        check=_check_room,
+        schema=_exactly(_SHARE_PATTERN, _SIZE_PATTERN),
+        later=True,
+    ),
+    Field(
+        "bandwidth_limit",
+        "size",
+        "Bytes per second; K, M, G, T are powers of 1024; null: no limit.",
+        default=None,
+        check=_check_bandwidth,
+        schema=_exactly(_SIZE_PATTERN),
+        optional=True,
+        later=True,
+    ),
+    Field(
+        "compress",
+        "text",
+        "Whether data is compressed on its way; auto: as the runner chooses.",
+        default="auto",
+        choices=("auto", "always", "never"),
+        later=True,
+    ),
+)
+
 
 JOB = Field(
     "job",
@@ -779,128 +908,7 @@ JOB = Field(
                 ),
             ),
         ),
-        Field(
-            "settings",
-            "mapping",
-            "How the elements are synchronized.",
-            parts=(
-                Field(
-                    "direction",
-                    "text",
-                    "Where changes go.",
-                    default="to_partner",
-                    choices=("to_partner", "from_partner", "both"),
-                ),
-                Field(
-                    "conflict",
-                    "text",
-                    "Which version stands where both replicas were changed, or differ and never agreed.",
-                    default="newer_wins",
-                    choices=("this_server_wins", "partner_wins", "newer_wins", "no_winner", "keep_both"),
-                    later=True,
-                ),
-                Field(
-                    "delete",
-                    "text",
-                    "What is deleted: nothing, what a replica lost since both agreed, or all that the source has not.",
-                    default="never",
-                    choices=("never", "synced", "extraneous"),
-                ),
-                Field(
-                    "max_delete",
-                    "amount",
-                    "A run that would delete more paths stops before its first change; 100% switches that off.",
-                    default="25%",
-                    check=_check_amount,
-                    schema=_exactly(_SHARE_PATTERN, "0", "[1-9][0-9]{0,8}"),
-                    later=True,
-                ),
-                Field(
-                    "max_change",
-                    "amount",
-                    "A run that would overwrite more paths stops before its first change; null: no limit.",
-                    default=None,
-                    check=_check_amount,
-                    schema=_exactly(_SHARE_PATTERN, "0", "[1-9][0-9]{0,8}"),
-                    optional=True,
-                    later=True,
-                ),
-                _patterns(
-                    "include", "Patterns of gitignore; nothing but what they match takes part; empty: all.", later=True
-                ),
-                _patterns("exclude", "Patterns of gitignore; what they match is left alone on both sides."),
-                Field(
-                    "preserve",
-                    "list",
-                    "What is kept the same beside contents; null: all that the account may on both servers.",
-                    default=None,
-                    element=Field("", "text", "A property of files.", choices=_PRESERVE),
-                    check=_in_order(_PRESERVE),
-                    optional=True,
-                    later=True,
-                ),
-                Field(
-                    "owners",
-                    "text",
-                    "Whether owners and groups are the same by name or by number.",
-                    default="names",
-                    choices=("names", "numbers"),
-                    later=True,
-                ),
-                Field(
-                    "verify",
-                    "text",
-                    "Whether a changed file is known by its metadata or by its contents, which reads every file.",
-                    default="metadata",
-                    choices=("metadata", "checksum"),
-                    later=True,
-                ),
-                Field(
-                    "verify_every",
-                    "number",
-                    "Every how many runs contents are compared, with verify metadata; null: never.",
-                    default=None,
-                    limits=(1, 10000),
-                    optional=True,
-                    later=True,
-                ),
-                duration(
-                    "keep_versions",
-                    "How long overwritten and deleted files are kept; 0s: until the next run.",
-                    "7d",
-                    0,
-                    3650 * _schedule.DAY,
-                    later=True,
-                ),
-                Field(
-                    "versions_max",
-                    "amount",
-                    "How much of the file system, or how many bytes, they may take; K, M, G, T are powers of 1024.",
-                    default="20%",
-                    check=_check_room,
-                    schema=_exactly(_SHARE_PATTERN, _SIZE_PATTERN),
-                    later=True,
-                ),
-                Field(
-                    "bandwidth_limit",
-                    "size",
-                    "Bytes per second; K, M, G, T are powers of 1024; null: no limit.",
-                    default=None,
-                    check=_check_bandwidth,
-                    schema=_exactly(_SIZE_PATTERN),
-                    optional=True,
-                    later=True,
-                ),
-                Field(
-                    "compress",
-                    "text",
-                    "Whether data is compressed on its way; auto: as the runner chooses.",
-                    default="auto",
-                    choices=("auto", "always", "never"),
-                    later=True,
-                ),
-            ),
-        ),
+        Field("settings", "mapping", "How the elements are synchronized.", parts=_SETTINGS),
         Field(
             "elements",
             "list",
@@ -952,6 +960,16 @@ JOB = Field(
                         check=sorted,
                         commas=False,
                         later=True,
+                    ),
+                    Field(
+                        "settings",
+                        "mapping",
+                        "What holds for this element in the place of the job's settings; null: nothing.",
+                        parts=[part.as_given() for part in _SETTINGS],
+                        schema={"minProperties": 1},
+                        optional=True,
+                        later=True,
+                        partial=True,
                     ),
                 ),
             ),
@@ -1293,6 +1311,8 @@ def _merge(field: Field, before: Any, given: Any) -> Any:
     if field.kind == "mapping":
         if given is _OMITTED:
             return field.default() if before is _OMITTED else before
+        if field.partial:
+            return {name: one for name, one in given.items() if one is not None} or None
         base = before if isinstance(before, dict) else {}
         return {
             part.name: _merge(part, base.get(part.name, _OMITTED), given.get(part.name, _OMITTED))
@@ -1424,26 +1444,80 @@ def _resolve_schedule(
         problems.append(Problem("out_of_range", "schedule.jitter", text))
 
 
+def settings_of(job: Mapping[str, Any], element: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings that hold for an element: its own, and of what it has none the job's."""
+    common: Mapping[str, Any] = job["settings"]
+    own = element.get("settings")
+    if not own:
+        return common
+    settings = dict(common, **own)
+    if settings.get("verify") == "checksum":
+        settings["verify_every"] = None
+    return settings
+
+
 def _resolve_settings(job: dict[str, Any], given: Mapping[str, Any], problems: list[Problem]) -> None:
     settings, told = job["settings"], _part(given, "settings")
-    if settings["direction"] == "both" and settings["delete"] == "extraneous":
-        text = "'extraneous' needs a source, which direction both does not have; use synced or never"
-        problems.append(Problem("conflict", "settings.delete", text))
-    if settings["verify"] == "checksum":
-        if told.get("verify_every"):
-            text = (
-                "goes with verify metadata only, because verify checksum reads all contents in every run; leave it out"
-            )
-            problems.append(Problem("conflict", "settings.verify_every", text))
+    if settings["verify"] == "checksum" and not told.get("verify_every"):
         settings["verify_every"] = None
+    _check_settings(job, settings, None, "settings.", problems)
+    for number, element in enumerate(job["elements"] or []):
+        own = element["settings"]
+        if not own:
+            continue
+        at = "elements[%d].settings." % number
+        _check_settings(job, dict(settings, **own), own, at, problems)
+        if job["partner"]["connection"] == "sftp" and "compress" in own:
+            text = (
+                "is one for all elements with partner.connection sftp, which has one connection for them; give it in "
+                "settings.compress"
+            )
+            problems.append(Problem("conflict", at + "compress", text))
+        if element["kind"] == "log":
+            for name in own:
+                if name not in _OF_LOGS:
+                    text = "has no use with kind log, whose lines are only ever appended; leave it out"
+                    problems.append(Problem("conflict", at + name, text))
+            lost = [name for name in own.get("preserve", ()) if name not in _KEPT_OF_LOGS]
+            if lost:
+                text = "%s cannot be kept with kind log; use %s" % (show(lost[0]), _one_of(_KEPT_OF_LOGS))
+                problems.append(Problem("conflict", at + "preserve", text))
+
+
+def _check_settings(
+    job: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    own: Mapping[str, Any] | None,
+    at: str,
+    problems: list[Problem],
+) -> None:
+    """Whether settings go together: the job's, or those of an element, where what is only the job's is told there."""
+
+    def concerns(*names: str) -> bool:
+        return own is None or any(name in own for name in names)
+
+    def whose(name: str) -> str:
+        return "" if own is None or name in own else ", the job's,"
+
+    def conflict(name: str, text: str) -> None:
+        problems.append(Problem("conflict", at + name, text))
+
+    if settings["direction"] == "both" and settings["delete"] == "extraneous" and concerns("direction", "delete"):
+        text = "'extraneous'%s needs a source, which direction both%s does not have; %s"
+        instead = "give synced or never here" if whose("delete") else "use synced or never"
+        conflict("delete", text % (whose("delete"), whose("direction"), instead))
+    if settings["verify"] == "checksum" and settings["verify_every"] and concerns("verify_every"):
+        text = "goes with verify metadata only, because verify checksum%s reads all contents in every run; leave it out"
+        conflict("verify_every", text % whose("verify"))
     target_here = job["partner"]["connection"] == "local" or settings["direction"] != "to_partner"
-    if job["scope"] == "user" and target_here and "owner" in (settings["preserve"] or []):
-        text = "'owner' cannot be kept where the target is this server and the scope is user; leave it out"
-        problems.append(Problem("conflict", "settings.preserve", text))
-    lost = [name for name in settings["preserve"] or [] if name in _NOT_BY_SFTP]
-    if job["partner"]["connection"] == "sftp" and lost:
-        text = "%s cannot be kept with partner.connection sftp; leave it out"
-        problems.append(Problem("conflict", "settings.preserve", text % show(lost[0])))
+    preserve = settings["preserve"] or []
+    if job["scope"] == "user" and target_here and "owner" in preserve and concerns("direction", "preserve"):
+        text = "'owner'%s cannot be kept where the target is this server and the scope is user; %s"
+        instead = "give a list without it here" if whose("preserve") else "leave it out"
+        conflict("preserve", text % (whose("preserve"), instead))
+    lost = [name for name in preserve if name in _NOT_BY_SFTP]
+    if job["partner"]["connection"] == "sftp" and lost and concerns("preserve"):
+        conflict("preserve", "%s cannot be kept with partner.connection sftp; leave it out" % show(lost[0]))
 
 
 def _inside(path: str, root: str) -> bool:
@@ -1476,12 +1550,9 @@ def _resolve_elements(job: dict[str, Any], problems: list[Problem]) -> None:
                     text % (show(element["partner_path"]), show(wild), " ".join(_WILD)),
                 )
             )
-        if element["kind"] == "log" and job["settings"]["direction"] == "both":
-            text = (
-                "'log' needs a source, which direction both does not have; use to_partner or from_partner, or move the "
-                "log to a job of its own"
-            )
-            problems.append(Problem("conflict", at + "kind", text))
+        if element["kind"] == "log" and settings_of(job, element)["direction"] == "both":
+            text = "'log' needs a source, which direction both does not have; give it to_partner or from_partner in %s"
+            problems.append(Problem("conflict", at + "kind", text % (at + "settings.direction")))
         if element["kind"] == "log" and connection == "sftp":
             text = "'log' needs a runner on the partner, which partner.connection sftp does without; use tree"
             problems.append(Problem("conflict", at + "kind", text))
@@ -1831,7 +1902,8 @@ def _schema(field: Field) -> dict[str, Any]:
     if field.kind == "mapping":
         parts = [part for part in field.parts if not part.option]
         schema["properties"] = {part.name: _schema(part) for part in parts}
-        schema["required"] = [part.name for part in parts if not part.later]
+        if not field.partial:
+            schema["required"] = [part.name for part in parts if not part.later]
         schema["additionalProperties"] = False
     if field.later:
         schema["default"] = field.default()
@@ -1841,6 +1913,57 @@ def _schema(field: Field) -> dict[str, Any]:
 
 def _properties(**schemas: Any) -> dict[str, Any]:
     return {"properties": schemas}
+
+
+_NO_WORDS_OF_SFTP = {"items": {"not": {"enum": list(_NOT_BY_SFTP)}}}
+
+
+def _with(**values: Any) -> dict[str, Any]:
+    """What has these fields, each with one of these values."""
+    return dict(_properties(**{name: {"enum": list(some)} for name, some in values.items()}), required=list(values))
+
+
+def _rules_of_elements() -> list[dict[str, Any]]:
+    """Those between an element's own settings, and between them and the job's."""
+
+    def own(settings: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+        return _properties(elements={"items": dict(_properties(settings=settings), **more)})
+
+    one_way = _with(direction=("to_partner", "from_partner"))
+    kept = ("never", "synced")
+    mirror = {"if": _with(direction=("both",)), "then": _properties(delete={"enum": list(kept)})}
+    some = {"if": _with(verify=("checksum",)), "then": _properties(verify_every=False)}
+    log = _with(kind=("log",))
+    use = {part.name: False for part in _SETTINGS if part.name not in _OF_LOGS}
+    of_log = _properties(
+        preserve={"items": {"enum": list(_KEPT_OF_LOGS)}}, direction=one_way["properties"]["direction"], **use
+    )
+    going_one_way = dict(_properties(settings=dict(one_way, type="object")), required=["settings"])
+    return [
+        own({"allOf": [mirror, some]}),
+        _properties(elements={"items": {"if": log, "then": _properties(settings=of_log)}}),
+        {
+            "if": _properties(settings=_properties(direction={"const": "both"})),
+            "then": {
+                "allOf": [
+                    own({"if": _with(delete=("extraneous",)), "then": one_way}),
+                    _properties(elements={"items": {"if": log, "then": going_one_way}}),
+                ]
+            },
+        },
+        {
+            "if": _properties(settings=_properties(delete={"const": "extraneous"})),
+            "then": own({"if": _with(direction=("both",)), "then": _with(delete=kept)}),
+        },
+        {
+            "if": _properties(settings=_with(verify=("checksum",))),
+            "then": own({"if": {"type": "object", "required": ["verify_every"]}, "then": _with(verify=("metadata",))}),
+        },
+        {
+            "if": _properties(partner=_properties(connection={"const": "sftp"})),
+            "then": own(_properties(preserve=_NO_WORDS_OF_SFTP, compress=False)),
+        },
+    ]
 
 
 def _rules() -> list[dict[str, Any]]:
@@ -1889,15 +2012,12 @@ def _rules() -> list[dict[str, Any]]:
         {
             "if": _properties(partner=_properties(connection={"const": "sftp"})),
             "then": _properties(
-                settings=_properties(preserve={"items": {"not": {"enum": list(_NOT_BY_SFTP)}}}),
+                settings=_properties(preserve=_NO_WORDS_OF_SFTP),
                 elements={"items": _properties(kind={"const": "tree"})},
                 account={"if": dict(password, required=["password"]), "then": _properties(private_key_file=null)},
             ),
         },
-        {
-            "if": _properties(elements={"contains": dict(_properties(kind={"const": "log"}), required=["kind"])}),
-            "then": _properties(settings=_properties(direction={"enum": ["to_partner", "from_partner"]})),
-        },
+        *_rules_of_elements(),
         {
             "if": _properties(scope={"const": "system"}),
             "then": _properties(elements={"items": _properties(path=shared)}),

@@ -11,7 +11,7 @@ import re
 from typing import Any, Collection, Iterable, Mapping, Sequence
 
 from ._fleet import Server
-from ._job import JOB, Problem
+from ._job import JOB, Problem, settings_of
 from ._store import Layout, declared_names, read_document
 from ._topology import analyse
 
@@ -31,11 +31,11 @@ def moves(there: bytes | None, job: Mapping[str, Any]) -> bool:
 def _way(job: Mapping[str, Any]) -> tuple[Any, ...]:
     """A document of an earlier version lacks some settings, for which the defaults hold."""
     partner = job["partner"]
+    whole = dict(job, settings=dict(_SETTINGS, **job["settings"]))
     elements = [
-        (one["path"], one["partner_path"], one.get("kind", "tree"), one.get("settings")) for one in job["elements"]
+        (one["path"], one["partner_path"], one.get("kind", "tree"), settings_of(whole, one)) for one in job["elements"]
     ]
-    settings = dict(_SETTINGS, **job["settings"])
-    return partner["host"], partner["port"], partner["connection"], elements, settings, job.get("accept_circular")
+    return partner["host"], partner["port"], partner["connection"], elements, job.get("accept_circular")
 
 
 def read_neighbours(place: Layout, without: Iterable[str]) -> tuple[list[dict[str, Any]], list[str]]:

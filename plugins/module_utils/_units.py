@@ -9,6 +9,7 @@ import posixpath
 import re
 from typing import Any, Collection
 
+from ._job import settings_of
 from ._schedule import on_calendar, seconds_of
 
 HEADER = "# Written by serversync.core.sync_job; changes made here are lost.\n"
@@ -74,14 +75,14 @@ def timer_text(job: dict[str, Any]) -> str | None:
 
 def paths_here(job: dict[str, Any]) -> tuple[list[str], list[str]]:
     """The job's sources and targets on this server."""
-    direction = job["settings"]["direction"]
-    ours = [element["path"] for element in job["elements"]]
-    theirs: list[str] = []
-    if job["partner"]["connection"] == "local":
-        theirs = [element["partner_path"] for element in job["elements"]]
-    if direction == "both":
-        return [], ours + theirs
-    return (ours, theirs) if direction == "to_partner" else (theirs, ours)
+    sources: list[str] = []
+    targets: list[str] = []
+    for name in _PATHS if job["partner"]["connection"] == "local" else ("path",):
+        for element in job["elements"]:
+            direction = settings_of(job, element)["direction"]
+            target = direction == "both" or (direction == "from_partner") == (name == "path")
+            (targets if target else sources).append(element[name])
+    return sources, targets
 
 
 def longest(job: dict[str, Any]) -> int:

@@ -131,7 +131,7 @@ def test_a_line_longer_than_what_is_sent_at_once_and_any_bytes(logs: Logs) -> No
 def test_both_directions_and_conflicts_are_refused(pair: Pair) -> None:
     (pair.path / "a.log").write_text("1\n")
     declare(pair, pair.path / "a.log", pair.partner_path / "a.log", "both")
-    assert "settings.direction" in pair.here.serversync("run", "nightly", code=2).stderr
+    assert "elements[0]" in pair.here.serversync("run", "nightly", code=2).stderr
     declare(pair, pair.path / "a.log", pair.partner_path / "a.log", "to_partner")
     pair.here.run("nightly")
     said = pair.here.serversync("restore", "nightly", str(pair.path / "a.log"), code=1).stderr

@@ -270,13 +270,10 @@ class World:
         self.source.write_bytes(b"")
 
     def synchronization(self, left: int = -1, torn: float = 0.5, **more: Any) -> Killed:
-        document = {
-            "name": "nightly",
-            "partner": {"host": "localhost", "connection": "local"},
-            "settings": {"direction": "to_partner", "preserve": None, "owners": "names"},
-        }
+        document = {"name": "nightly", "partner": {"host": "localhost", "connection": "local"}}
+        settings = {"direction": "to_partner", "preserve": None, "owners": "names"}
         server = ThisServer(self.layout)
-        element = Element(0, str(self.source), str(self.target), kind="log")
+        element = Element(0, str(self.source), str(self.target), kind="log", settings=settings)
         one = Killed(
             self.layout, Job(document, ""), element, {HERE: server, THERE: server}, run="run", look=False, **more
         )

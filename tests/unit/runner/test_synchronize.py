@@ -30,14 +30,11 @@ class FakeServer:
 
 
 def element(here: FakeServer, there: FakeServer, direction: str, scope: str = "user") -> Synchronization:
-    document = {
-        "name": "nightly",
-        "partner": {"host": "hq", "port": 22, "connection": "ssh"},
-        "settings": {"direction": direction},
-    }
+    document = {"name": "nightly", "partner": {"host": "hq", "port": 22, "connection": "ssh"}}
     layout = Layout(scope, Path("/c"), Path("/s"), Path("/r"))
     servers: Any = {HERE: here, THERE: there}
-    return Synchronization(layout, Job(document, ""), Element(0, "/a", "/b"), servers, run="run", look=True)
+    one = Element(0, "/a", "/b", settings={"direction": direction})
+    return Synchronization(layout, Job(document, ""), one, servers, run="run", look=True)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,10 @@ SIZES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 class Element:
-    """One directory tree, file or log that the job keeps in sync; paths are absolute, kind is ``tree`` or ``log``."""
+    """One directory tree, file or log that the job keeps in sync; paths are absolute, kind is ``tree`` or ``log``.
+
+    settings: those that hold for it; own: the names of those that are its own and not the job's.
+    """
 
     def __init__(
         self,
@@ -34,6 +37,8 @@ class Element:
         previous_path: str | None = None,
         kind: str = "tree",
         requires: Sequence[str] = (),
+        settings: Mapping[str, Any] | None = None,
+        own: Iterable[str] = (),
     ) -> None:
         self.index = index
         self.path = path
@@ -41,10 +46,16 @@ class Element:
         self.previous_path = previous_path
         self.kind = kind
         self.requires = tuple(requires)
+        self.settings = dict(settings or {})
+        self.own = frozenset(own)
 
     def field(self, side: str) -> str:
         """The option that names this element's replica: side is ``this_server`` or ``partner``."""
         return f"elements[{self.index}].{'path' if side == 'this_server' else 'partner_path'}"
+
+    def setting(self, name: str) -> str:
+        """The option that gives a setting: the element's own, or the job's."""
+        return f"elements[{self.index}].settings.{name}" if name in self.own else f"settings.{name}"
 
 
 class Job:
@@ -73,21 +84,15 @@ class Job:
 
     @property
     def elements(self) -> list[Element]:
-        return [
-            Element(
-                index,
-                entry["path"],
-                entry["partner_path"],
-                entry.get("previous_path"),
-                entry.get("kind", "tree"),
-                entry.get("requires", ()),
-            )
-            for index, entry in enumerate(self.document["elements"])
-        ]
-
-    @property
-    def to_partner(self) -> bool:
-        return bool(self.document["settings"]["direction"] == "to_partner")
+        found = []
+        for index, entry in enumerate(self.document["elements"]):
+            own = entry.get("settings") or {}
+            settings = {**self.document["settings"], **own}
+            if settings.get("verify") == "checksum":
+                settings["verify_every"] = None
+            previous, kind, requires = entry.get("previous_path"), entry.get("kind", "tree"), entry.get("requires", ())
+            found.append(Element(index, entry["path"], entry["partner_path"], previous, kind, requires, settings, own))
+        return found
 
 
 def select(job: Job, only: Sequence[str] | None) -> list[Element]:

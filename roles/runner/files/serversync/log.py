@@ -383,10 +383,11 @@ class LogSynchronization:
         self.passed = passed or ()
         self.progress = progress
         self.paths = {HERE: element.path, THERE: element.partner_path}
-        direction = job["settings"]["direction"]
+        direction = element.settings["direction"]
         if direction == "both":
-            message = "a log goes one way; use to_partner or from_partner, or move it to a job of its own"
-            raise Failure("direction", message, field=f"elements[{element.index}].kind")
+            where = f"elements[{element.index}]"
+            message = f"a log goes one way; give it to_partner or from_partner in {where}.settings.direction"
+            raise Failure("direction", message, field=f"{where}.kind")
         self.to = THERE if direction == "to_partner" else HERE
         self.targets = (self.to,)
         self.name = Path(self.paths[OTHER[self.to]]).name
@@ -854,11 +855,11 @@ class LogSynchronization:
     def create(self, file: File) -> None:
         """The target, with the source's mode and owner as far as they are preserved."""
         source, target = self.servers[OTHER[self.to]], self.servers[self.to]
-        asked = self.job["settings"]["preserve"]
+        asked = self.element.settings["preserve"]
         able = {"permissions"} | ({"owner", "group"} if self.target.facts["owner"] else set())
         preserve = frozenset(able if asked is None else able & set(asked))
         uid, gid = file.uid, file.gid
-        if self.job["settings"]["owners"] == "names" and preserve & {"owner", "group"}:
+        if self.element.settings["owners"] == "names" and preserve & {"owner", "group"}:
             users, groups, lacking = translations(source, target, {uid}, {gid})
             uid, gid = users.get(uid, uid), groups.get(gid, gid)
             if lacking:

@@ -85,7 +85,7 @@ def plan(layout: Layout, job: Job, only: Sequence[str] | None = None) -> dict[st
     with Servers(layout, job) as servers:
         planned = with_required(job, only)
         for element in planned:
-            found: dict[str, Any] = describe(job, element) | {
+            found: dict[str, Any] = describe(element) | {
                 "decisions": [],
                 "guards": [],
                 "warnings": [],
@@ -173,11 +173,11 @@ QUIET = {"equal", "dropped"}
 ORDINARY = {"new", "update", "metadata", *QUIET}
 
 
-def describe(job: Job, element: Element) -> dict[str, Any]:
+def describe(element: Element) -> dict[str, Any]:
     return {
         "path": element.path,
         "partner_path": element.partner_path,
-        "direction": job["settings"]["direction"],
+        "direction": element.settings["direction"],
     }
 
 
@@ -236,7 +236,7 @@ class Run:
             "ended": None,
             "state": "running",
             "attempts": [],
-            "elements": [blank(job, element) for element in self.elements],
+            "elements": [blank(element) for element in self.elements],
             "before": [],
             "after": [],
             "error": None,
@@ -586,11 +586,11 @@ def required(element: Element, unwell: list[tuple[str, str, bool]]) -> Failure:
     return Failure("required", message, field=field, transient=all(passes for _path, _what, passes in unwell))
 
 
-def blank(job: Job, element: Element) -> dict[str, Any]:
+def blank(element: Element) -> dict[str, Any]:
     counters = dict.fromkeys(("files", "created", "updated", "attributes", "deleted", "conflicts", "lines", "bytes"), 0)
     states = dict.fromkeys(("state_before", "state_after", "error"))
     lists: dict[str, Any] = {name: [] for name in ("problems", "paths", "unresolved", "warnings", "guards")}
-    return {**describe(job, element), **states, **counters, **lists, "standing": {}}
+    return {**describe(element), **states, **counters, **lists, "standing": {}}
 
 
 def first_error(record: Record) -> dict[str, Any] | None:

@@ -108,13 +108,15 @@ class SftpServer:
         """Connects and logs in; Failure where that does not succeed."""
         self.partner = job.partner
         self.pairing = Pairing(layout, job)
-        settings = job["settings"]
-        limit = settings["bandwidth_limit"]
-        self.pace = Pace(size(limit) if limit else None)
+        # One after another, as elements are by SFTP, each has its limit to itself.
+        limits = {element.partner_path: element.settings["bandwidth_limit"] for element in job.elements}
+        self.paces = {path: Pace(size(limit) if limit else None) for path, limit in limits.items()}
+        # Of the connection, and so the same for all elements.
+        compress = job["settings"]["compress"] == "always"
         self.held = ExitStack()
         try:
             password = credential(layout, job, PASSWORD) if self.pairing.by_password else None
-            self.channel = connect(self.pairing, self.partner, settings["compress"] == "always", self.held, password)
+            self.channel = connect(self.pairing, self.partner, compress, self.held, password)
             self.session = Session(self.channel, explain("", self.partner))
         except BaseException:
             self.held.close()
@@ -146,7 +148,7 @@ class SftpServer:
             kind,
             partner=self.partner,
             machine=self.machine,
-            spend=self.pace.spend,
+            spend=self.paces[path].spend,
             warned=[f"{weakness.issue}: {weakness.impact}" for weakness in told],
             **options,
         )

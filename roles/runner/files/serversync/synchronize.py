@@ -180,7 +180,7 @@ class Synchronization:
         self.passed = passed
         self.decided = decided or {}
         self.progress = progress
-        self.settings: dict[str, Any] = job["settings"]
+        self.settings: dict[str, Any] = element.settings
         self.direction: str = self.settings["direction"]
         self.paths = {HERE: element.path, THERE: element.partner_path}
         self.targets = TARGETS[self.direction]
@@ -469,7 +469,7 @@ class Synchronization:
                 f"{lacking[0]} cannot be preserved between {self.paths[HERE]} and {self.paths[THERE]}: the target's "
                 "account may not, or a file system cannot; take it off the list"
             )
-            raise Failure("preserve", message, field="settings.preserve")
+            raise Failure("preserve", message, field=self.element.setting("preserve"))
         return frozenset(asked)
 
     def at_once(self, work: Callable[[str], Any]) -> dict[str, Any]:
@@ -568,7 +568,12 @@ class Synchronization:
         summary = begun.scanned(xattrs) if begun is not None else None
         if summary is not None:
             return summary._replace(unchanged=summary.complete and summary.stream == known)
-        return tree.scan(known, self.settings["include"], self.settings["exclude"], xattrs, self.archive.rows_count)
+        try:
+            return tree.scan(known, self.settings["include"], self.settings["exclude"], xattrs, self.archive.rows_count)
+        except Failure as failure:
+            if failure.code == "bad_pattern" and failure.field:
+                failure.field = self.element.setting(failure.field.partition(".")[2])
+            raise
 
     def forget_disagreements(self, edited: set[str]) -> None:
         """An old disagreement must never become a deletion once direction or delete are edited."""

@@ -74,6 +74,9 @@ SETTINGS = {
 }
 
 
+ELEMENT = {"kind": "tree", "previous_path": None, "requires": [], "settings": None}
+
+
 def test_the_normal_form_of_the_least_job():
     assert made() == {
         "version": 1,
@@ -87,9 +90,7 @@ def test_the_normal_form_of_the_least_job():
         "on_error": {"retries": 3, "delay": "5m"},
         "notification": {"email": [], "events": ["conflict", "failure", "recovery"]},
         "settings": SETTINGS,
-        "elements": [
-            {"path": "/srv/a", "partner_path": "/srv/a", "kind": "tree", "previous_path": None, "requires": []}
-        ],
+        "elements": [{"path": "/srv/a", "partner_path": "/srv/a", **ELEMENT}],
         "before": [],
         "after": [],
         "limits": {"parallel": 1, "timeout": None, "nice": 0},
@@ -654,8 +655,99 @@ BAD = [
     ),
     (
         {"elements": [{"path": "/a"}, {"path": "/b", "kind": "log"}], "settings": {"direction": "both"}},
-        "elements[1].kind: 'log' needs a source, which direction both does not have; use to_partner or from_partner, "
-        "or move the log to a job of its own",
+        "elements[1].kind: 'log' needs a source, which direction both does not have; give it to_partner or "
+        "from_partner in elements[1].settings.direction",
+    ),
+    (
+        {"elements": [{"path": "/a", "kind": "log", "settings": {"direction": "both"}}]},
+        "elements[0].kind: 'log' needs a source, which direction both does not have; give it to_partner or "
+        "from_partner in elements[0].settings.direction",
+    ),
+    # an element's own settings
+    *(
+        ({"elements": [{"path": "/a"}, {"path": "/b", "settings": own}], **more}, "elements[1].settings" + message)
+        for own, more, message in (
+            ("both", {}, ": 'both' is text, not a dictionary; write it with the keys %s" % ", ".join(SETTINGS)),
+            ({"direktion": "both"}, {}, ".direktion: is not an option; did you mean direction?"),
+            ({"path": "/c"}, {}, ".path: is not an option; did you mean elements[].path?"),
+            ({"retries": 1}, {}, ".retries: is not an option; did you mean on_error.retries?"),
+            ({"direction": "back"}, {}, ".direction: 'back' is not one of to_partner, from_partner, both"),
+            (
+                {"exclude": ["!a"]},
+                {},
+                ".exclude: begins with '!a', an exception from nothing; "
+                "put it after the pattern that it is an exception from",
+            ),
+            ({"verify_every": 0}, {}, ".verify_every: 0 is out of range; use 1 to 10000"),
+            (
+                {"direction": "both", "delete": "extraneous"},
+                {},
+                ".delete: 'extraneous' needs a source, which direction both does not have; use synced or never",
+            ),
+            (
+                {"delete": "extraneous"},
+                {"settings": {"direction": "both"}},
+                ".delete: 'extraneous' needs a source, which direction both, the job's, does not have; "
+                "use synced or never",
+            ),
+            (
+                {"direction": "both"},
+                {"settings": {"delete": "extraneous"}},
+                ".delete: 'extraneous', the job's, needs a source, which direction both does not have; "
+                "give synced or never here",
+            ),
+            (
+                {"verify": "checksum", "verify_every": 5},
+                {},
+                ".verify_every: goes with verify metadata only, because verify checksum reads all contents in every "
+                "run; leave it out",
+            ),
+            (
+                {"verify_every": 5},
+                {"settings": {"verify": "checksum"}},
+                ".verify_every: goes with verify metadata only, because verify checksum, the job's, reads all contents "
+                "in every run; leave it out",
+            ),
+            (
+                {"direction": "from_partner"},
+                {"settings": {"preserve": ["owner"]}, "scope": "user"},
+                ".preserve: 'owner', the job's, cannot be kept where the target is this server and the scope is user; "
+                "give a list without it here",
+            ),
+            (
+                {"preserve": ["owner"]},
+                {"settings": {"direction": "from_partner"}, "scope": "user"},
+                ".preserve: 'owner' cannot be kept where the target is this server and the scope is user; leave it out",
+            ),
+            (
+                {"preserve": ["times", "acls"]},
+                {"partner": {"host": "x", "connection": "sftp"}},
+                ".preserve: 'acls' cannot be kept with partner.connection sftp; leave it out",
+            ),
+            (
+                {"compress": "always"},
+                {"partner": {"host": "x", "connection": "sftp"}},
+                ".compress: is one for all elements with partner.connection sftp, which has one connection for them; "
+                "give it in settings.compress",
+            ),
+        )
+    ),
+    (
+        {"elements": [{"path": "/a", "direction": "both"}]},
+        "elements[0].direction: is not an option; did you mean settings.direction?",
+    ),
+    *(
+        ({"elements": [{"path": "/a", "kind": "log", "settings": own}]}, "elements[0].settings" + message)
+        for own, message in (
+            (
+                {"direction": "from_partner", "delete": "synced"},
+                ".delete: has no use with kind log, whose lines are only ever appended; leave it out",
+            ),
+            (
+                {"preserve": ["times", "owner"]},
+                ".preserve: 'times' cannot be kept with kind log; use permissions, owner, group",
+            ),
+        )
     ),
     # elements
     ({"elements": None}, "elements: is missing; give at least one element with its path"),
@@ -894,6 +986,24 @@ def test_a_private_key_is_never_repeated():
         ({"before": [], "after": None}, {}),
         ({"before": [{"unit": " a.service "}]}, {"before": [{"unit": "a.service"}], "after": []}),
         ({"elements": [{"path": "/srv/a", "previous_path": None}]}, {}),
+        ({"elements": [{"path": "/srv/a", "settings": {}}]}, {}),
+        ({"elements": [{"path": "/srv/a", "settings": {"direction": None, "exclude": None}}]}, {}),
+        (
+            {
+                "elements": [
+                    {"path": "/srv/a", "settings": {"bandwidth_limit": "2048k", "exclude": "a, b", "max_delete": 7}}
+                ]
+            },
+            {
+                "elements": [
+                    {
+                        "path": "/srv/a",
+                        "settings": '{"max_delete": "07", "exclude": ["a", "b"], "bandwidth_limit": "2 M", "verify": '
+                        "null}",
+                    }
+                ]
+            },
+        ),
         (
             {"elements": [{"path": "/srv/a", "previous_path": "//b/"}]},
             {"elements": [{"path": "/srv/a", "previous_path": "/b"}]},
@@ -969,7 +1079,20 @@ def full():
         },
         elements=[
             {"path": "/srv/a", "partner_path": "/srv/b", "previous_path": "/srv/d"},
-            {"path": "/srv/c", "kind": "log", "requires": ["/srv/a"]},
+            {"path": "/srv/c", "kind": "log", "requires": ["/srv/a"], "settings": {"direction": "to_partner"}},
+            {
+                "path": "/srv/e",
+                "settings": {
+                    "direction": "to_partner",
+                    "delete": "extraneous",
+                    "max_delete": "100",
+                    "include": [],
+                    "exclude": ["*.bak"],
+                    "preserve": ["times"],
+                    "verify_every": 2,
+                    "keep_versions": "1d",
+                },
+            },
         ],
         before=[{"unit": "dump-db.service"}, {"unit": "mount@srv-dump.service"}],
         after=[{"unit": "thaw\\x2ddb:1.service"}],
@@ -1031,7 +1154,7 @@ def test_lists_are_replaced_whole_and_entries_start_from_the_defaults():
     job = changed(full(), elements=[{"path": "/srv/a"}])
     assert job == dict(
         full(),
-        elements=[{"path": "/srv/a", "partner_path": "/srv/a", "kind": "tree", "previous_path": None, "requires": []}],
+        elements=[dict(ELEMENT, path="/srv/a", partner_path="/srv/a")],
     )
     assert changed(full(), settings={"exclude": ["y"]})["settings"]["exclude"] == ["y"]
 
@@ -1095,6 +1218,47 @@ def test_checksums_in_every_run_end_those_of_some_runs():
     assert [(problem.code, problem.path) for problem in problems] == [("conflict", "settings.verify_every")]
 
 
+OWN = {"direction": "from_partner", "exclude": ["y"]}
+
+
+def test_an_elements_own_settings_hold_over_the_jobs_and_are_kept_as_given():
+    job = made(
+        settings={"direction": "from_partner", "exclude": ["x"], "delete": "synced"},
+        elements=[{"path": "/a"}, {"path": "/b", "settings": OWN}, {"path": "/c", "settings": {"exclude": []}}],
+    )
+    assert [one["settings"] for one in job["elements"]] == [None, OWN, {"exclude": []}]
+    # the job's settings are edited: who has none of that option follows, who has it stays, also where it was the same
+    edited = changed(job, settings={"direction": "to_partner", "exclude": ["z"]})
+    assert edited["elements"] == job["elements"]
+    effective = [_job.settings_of(edited, one) for one in edited["elements"]]
+    assert [(one["direction"], one["exclude"], one["delete"]) for one in effective] == [
+        ("to_partner", ["z"], "synced"),
+        ("from_partner", ["y"], "synced"),
+        ("to_partner", [], "synced"),
+    ]
+    # an entry of a given list starts from the defaults
+    assert changed(edited, elements=[{"path": "/b"}])["elements"][0]["settings"] is None
+
+
+def test_checksums_of_an_element_end_the_jobs_of_some_runs():
+    job = made(settings={"verify_every": 10}, elements=[{"path": "/a", "settings": {"verify": "checksum"}}])
+    assert _job.settings_of(job, job["elements"][0]) == dict(SETTINGS, verify="checksum", verify_every=None)
+    VALIDATOR.validate(job)
+    own = made(elements=[{"path": "/a", "settings": {"verify_every": 10}}])
+    problems = _job.declare({"name": "demo", "settings": {"verify": "checksum"}}, own)[1]
+    assert [one.path for one in problems] == ["elements[0].settings.verify_every"]
+
+
+def test_what_an_elements_own_settings_make_good():
+    log = {"path": "/b", "kind": "log", "settings": {"direction": "to_partner", "preserve": ["permissions"]}}
+    VALIDATOR.validate(made(settings={"direction": "both"}, elements=[{"path": "/a"}, log]))
+    mirror = {"settings": {"delete": "extraneous"}, "elements": [{"path": "/a", "settings": {"direction": "both"}}]}
+    mirror["elements"][0]["settings"]["delete"] = "synced"
+    VALIDATOR.validate(made(**mirror))
+    back = {"direction": "from_partner", "preserve": ["times"]}
+    made(scope="user", settings={"preserve": ["owner"]}, elements=[{"path": "/a", "settings": back}])
+
+
 def test_owners_are_kept_where_the_target_may_give_files_away():
     owner = {"preserve": ["owner"]}
     assert made(settings=dict(owner, direction="both"))["settings"]["preserve"] == ["owner"]
@@ -1120,7 +1284,7 @@ def test_tmp_is_for_user_jobs():
 
 def test_a_path_of_this_server_may_look_like_a_pattern():
     odd = {"path": "/srv/a[1]*?\\", "partner_path": "/srv/b"}
-    assert made(elements=[odd])["elements"] == [dict(odd, kind="tree", previous_path=None, requires=[])]
+    assert made(elements=[odd])["elements"] == [dict(ELEMENT, **odd)]
     local = {"partner": {"host": "hq", "connection": "local"}, "elements": [{"path": "/a", "partner_path": "/b[*?\\"}]}
     job = made(**local)
     assert job["elements"] == [dict(local["elements"][0], kind="tree", previous_path=None, requires=[])]
@@ -1242,21 +1406,24 @@ def test_the_schema_is_one_and_describes_every_field():
 
 
 LATER = {
-    "password",
+    "account.password",
     "before",
     "after",
     "limits",
-    "timeout",
-    "nice",
+    "limits.timeout",
+    "limits.nice",
     "accept_circular",
-    "kind",
-    "previous_path",
-    "requires",
-} | set(SETTINGS) - {
-    "direction",
-    "delete",
-    "exclude",
-}
+    "elements[].kind",
+    "elements[].previous_path",
+    "elements[].requires",
+    "elements[].settings",
+} | {"settings.%s" % name for name in SETTINGS if name not in ("direction", "delete", "exclude")}
+
+
+def may_be_left_out(path):
+    """Whether a document may lack the field; an element has of its settings those that are its own."""
+    name = ".".join("[]" if isinstance(one, int) else one for one in path).replace(".[]", "[]")
+    return name in LATER or name.startswith("elements[].settings.")
 
 
 def mutants(value, path=()):
@@ -1264,7 +1431,7 @@ def mutants(value, path=()):
     if isinstance(value, dict):
         yield path, dict(value, surplus=1)
         for name in value:
-            if name not in LATER:
+            if not may_be_left_out((*path, name)):
                 yield (*path, name), {key: one for key, one in value.items() if key != name}
             for where, inner in mutants(value[name], (*path, name)):
                 yield where, dict(value, **{name: inner})
@@ -1299,7 +1466,7 @@ def test_a_document_of_the_version_before_is_read_with_the_defaults():
     del old["limits"], old["accept_circular"]
     old["settings"] = {"direction": "from_partner", "exclude": ["x"], "delete": "never"}
     for element in old["elements"]:
-        del element["previous_path"]
+        del element["previous_path"], element["settings"]
     VALIDATOR.validate(old)
     assert _job.parse_document(json.dumps(old)) == (job, [])
     old["settings"]["verify_every"] = 10
@@ -1307,17 +1474,22 @@ def test_a_document_of_the_version_before_is_read_with_the_defaults():
 
 
 def test_what_may_be_left_out_of_a_document_has_a_default_and_nothing_else_has():
-    def walk(schema, field):
+    def walk(schema, field, path=()):
         parts = {part.name: part for part in field.parts}
         for name, one in schema["properties"].items():
-            assert ("default" in one) is (name not in schema["required"]) is (name in LATER), name
+            here = (*path, name)
+            assert ("default" in one) is (name not in schema["required"]) is may_be_left_out(here), here
             if "default" in one:
                 assert one["default"] == parts[name].default()
             part = parts.get(name)
-            if part and part.parts:
-                walk(one, part)
+            if part and part.partial:
+                # what is not its own is the job's, and so has no default
+                assert "required" not in one
+                assert not any("default" in inner or "null" in inner["type"] for inner in one["properties"].values())
+            elif part and part.parts:
+                walk(one, part, here)
             elif part and part.element and part.element.parts:
-                walk(one["items"], part.element)
+                walk(one["items"], part.element, (*here, 0))
 
     walk(SCHEMA, _job.JOB)
 
@@ -1347,6 +1519,32 @@ def test_what_may_be_left_out_of_a_document_has_a_default_and_nothing_else_has()
                 {"settings": dict(full()["settings"], preserve=["acls"])},
                 {"elements": [dict(full()["elements"][0], kind="log")]},
                 {"elements": [dict(full()["elements"][0], path="/tmp/a")]},
+                {"elements": [dict(full()["elements"][0], settings={"preserve": ["acls"]})]},
+                {"elements": [dict(full()["elements"][0], settings={"compress": "never"})]},
+            )
+        ),
+        *(
+            {
+                "elements": [dict(full()["elements"][0], settings=own, **element)],
+                "settings": dict(full()["settings"], verify_every=None, **common),
+            }
+            for own, element, common in (
+                ({}, {}, {}),
+                ({"direction": None}, {}, {}),
+                ({"max_change": None}, {}, {}),
+                ({"path": "/a"}, {}, {}),
+                ({"exclude": ["a", "a"]}, {}, {}),
+                ({"bandwidth_limit": "2 M"}, {}, {}),
+                ({"direction": "both", "delete": "extraneous"}, {}, {}),
+                ({"direction": "both"}, {}, {"delete": "extraneous"}),
+                ({"delete": "extraneous"}, {}, {"direction": "both"}),
+                ({"verify": "checksum", "verify_every": 5}, {}, {}),
+                ({"verify_every": 5}, {}, {"verify": "checksum"}),
+                ({"direction": "both"}, {"kind": "log"}, {}),
+                ({"preserve": ["owner"]}, {"kind": "log"}, {"direction": "both"}),
+                ({"delete": "synced"}, {"kind": "log"}, {}),
+                ({"preserve": ["times"]}, {"kind": "log"}, {}),
+                (None, {"kind": "log"}, {"direction": "both"}),
             )
         ),
         {"elements": [dict(full()["elements"][0], partner_path="/tmp/a")]},
@@ -1656,6 +1854,26 @@ def maybe(**strategies):
     return st.fixed_dictionaries({}, optional={name: st.none() | one for name, one in strategies.items()})
 
 
+def settings_maybe():
+    return maybe(
+        direction=st.sampled_from(["to_partner", "from_partner", "both"]),
+        conflict=choices_of("conflict"),
+        delete=choices_of("delete"),
+        max_delete=AMOUNTS,
+        max_change=AMOUNTS,
+        include=st.lists(WORDS),
+        exclude=st.lists(WORDS),
+        preserve=st.lists(st.sampled_from(PRESERVE.split(", "))),
+        owners=choices_of("owners"),
+        verify=choices_of("verify"),
+        verify_every=st.integers(1, 10000),
+        keep_versions=DURATIONS,
+        versions_max=SHARES | SIZES.filter(lambda size: size[-1] not in "kK"),
+        bandwidth_limit=SIZES.filter(lambda size: size[-1] not in "tT"),
+        compress=choices_of("compress"),
+    )
+
+
 SCHEDULES = st.one_of(
     st.none(),
     st.builds(
@@ -1671,6 +1889,9 @@ SCHEDULES = st.one_of(
         ),
     ),
 )
+
+
+KINDS_OF_ELEMENTS = st.sampled_from(["tree", "tree", "tree", "log"])
 
 
 @st.composite
@@ -1690,23 +1911,7 @@ def declarations(draw):
                 email=st.lists(st.sampled_from(["a@b", "c@d.e"])),
                 events=st.lists(st.sampled_from(["failure", "conflict", "recovery", "success", "always"])),
             ),
-            settings=maybe(
-                direction=st.sampled_from(["to_partner", "from_partner", "both"]),
-                conflict=choices_of("conflict"),
-                delete=choices_of("delete"),
-                max_delete=AMOUNTS,
-                max_change=AMOUNTS,
-                include=st.lists(WORDS),
-                exclude=st.lists(WORDS),
-                preserve=st.lists(st.sampled_from(PRESERVE.split(", "))),
-                owners=choices_of("owners"),
-                verify=choices_of("verify"),
-                verify_every=st.integers(1, 10000),
-                keep_versions=DURATIONS,
-                versions_max=SHARES | SIZES.filter(lambda size: size[-1] not in "kK"),
-                bandwidth_limit=SIZES.filter(lambda size: size[-1] not in "tT"),
-                compress=choices_of("compress"),
-            ),
+            settings=settings_maybe(),
             before=UNITS,
             after=UNITS,
             limits=maybe(
@@ -1730,11 +1935,22 @@ def declarations(draw):
     )
     job["elements"] = draw(st.lists(st.builds(dict, path=PATHS), min_size=1, max_size=3))
     for element in job["elements"]:
-        element.update(draw(maybe(previous_path=PATHS)))
+        element.update(draw(maybe(previous_path=PATHS, settings=settings_maybe(), kind=KINDS_OF_ELEMENTS)))
     for number, element in enumerate(job["elements"][1:], 1):
         paths = [one["path"] for one in job["elements"][:number]]
         element.update(draw(maybe(requires=st.lists(st.sampled_from(paths)))))
     return job
+
+
+def spread(job):
+    """The job with all that holds for an element given at the element; what null stands for can be at the job only."""
+    elements = []
+    for element in job["elements"]:
+        log, sftp = element["kind"] == "log", job["partner"]["connection"] == "sftp"
+        own = {name: one for name, one in _job.settings_of(job, element).items() if one is not None}
+        left_out = [name for name in own if log and name not in ("direction", "owners")] + ["compress"] * sftp
+        elements.append(dict(element, settings={name: one for name, one in own.items() if name not in left_out}))
+    return dict(job, elements=elements)
 
 
 @settings(deadline=None, max_examples=200)
@@ -1762,6 +1978,7 @@ def test_the_normal_form_is_a_fixed_point(declaration):
     for omitted in ("keep", "reset"):
         assert _job.declare(dict(fields, omitted=omitted), job) == (job, [])
     VALIDATOR.validate(job)
+    assert _job.normalise(spread(job)) == (spread(job), [])
     # a copy, and the copy given back
     (copied,), problems = resolved({"name": "copy", "copy_from": "it"}, it=job)
     assert problems == []
