@@ -171,6 +171,7 @@ class Field:
     def as_given(self) -> Field:
         """The same as part of a mapping that is partial: it has a value, or is not there."""
         field = copy.copy(self)
+        field._default = None
         field.optional = field.later = False
         return field
 

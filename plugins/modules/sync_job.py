@@ -230,6 +230,21 @@ EXAMPLES = r"""
         requires: [/srv/line1/programs]
   become: true
 
+- name: Programs go to headquarters, recipes come from there, and neither takes temporary files along
+  serversync.core.sync_job:
+    name: line1
+    partner:
+      host: hq.example.com
+    settings:
+      exclude: ["*.tmp"]
+    elements:
+      - path: /srv/line1/programs
+      - path: /srv/line1/recipes
+        settings:
+          direction: from_partner
+          delete: synced
+  become: true
+
 - name: Recipes to a NAS that takes no key
   serversync.core.sync_job:
     name: recipes-nas
@@ -389,6 +404,7 @@ job:
         kind: tree
         previous_path: null
         requires: []
+        settings: null
     before: []
     after: []
     limits: {parallel: 1, timeout: null, nice: 0}

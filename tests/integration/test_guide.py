@@ -40,7 +40,9 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "purge": (["base"], LINES[:1]),
     "info": (["matrix"], MATRIX),
     "pages": ([], ["line1-nightly"]),
-    "userdefined": ([], ["line1-audit", "line1-programs", "line1-recipes"]),
+    "userdefined": ([], ["line1"]),
+    "ownjobs": ([], ["line1-programs", "line1-recipes"]),
+    "ownsettings": ([], ["line1"]),
     "editing": (["pages"], ["line1-nightly", "line2-nightly"]),
 }
 

@@ -19,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from serversync.job import load_file
+from serversync.layout import Layout
+from serversync.sftp import SftpServer
 
 from tests.loopback import make_key, tree
 from tests.sftp import ORDINARY, SftpPair, sftp_loopback
@@ -74,6 +77,29 @@ def on_partner(pair: SftpPair, change: Callable[[Path], object]) -> None:
     finally:
         os.seteuid(0)
         os.setegid(0)
+
+
+def test_each_element_keeps_to_its_own_pace(simple: SftpPair) -> None:
+    elements: list[dict[str, Any]] = [
+        {"path": f"{simple.path}{number}", "partner_path": f"{simple.partner_path}{number}", "settings": own}
+        for number, own in enumerate((None, {"bandwidth_limit": "1K"}))
+    ]
+    simple.declare(settings=settings(bandwidth_limit="1G"), elements=elements)
+    layout = Layout("user", simple.here.config, simple.path, simple.path)
+    with SftpServer(layout, load_file(simple.here.config / "jobs" / "nightly.json")) as server:
+        options = {
+            "element": "e",
+            "run": "r",
+            "writable": False,
+            "look": True,
+            "owner": "",
+            "name": b"",
+            "previous": "",
+        }
+        for number, limit in enumerate((1 << 30, 1 << 10)):
+            (simple.real.with_name(f"programs{number}")).mkdir()
+            opened = server.open(elements[number]["partner_path"], "directory", **options)
+            assert opened.spend.__self__.limit == limit  # type: ignore[attr-defined]
 
 
 def quiet(pair: SftpPair) -> None:

@@ -26,6 +26,19 @@ DOCUMENT = {
 }
 
 
+def test_what_holds_for_an_element_is_its_own_over_the_jobs() -> None:
+    settings = {"direction": "to_partner", "exclude": ["x"], "delete": "never", "verify": "metadata", "verify_every": 5}
+    own = [None, {"direction": "both", "exclude": []}, {"verify": "checksum"}]
+    elements = [{"path": f"/{number}", "partner_path": "/b", "settings": one} for number, one in enumerate(own)]
+    found = job.Job({**DOCUMENT, "settings": settings, "elements": elements}, "").elements
+    assert [one.settings for one in found] == [
+        settings,
+        {**settings, "direction": "both", "exclude": []},
+        {**settings, "verify": "checksum", "verify_every": None},
+    ]
+    assert [one.setting("exclude") for one in found[:2]] == ["settings.exclude", "elements[1].settings.exclude"]
+
+
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
     found = Layout("user", tmp_path / "config", tmp_path / "state", tmp_path / "state")

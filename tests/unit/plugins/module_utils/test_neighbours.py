@@ -79,6 +79,9 @@ def job(**more):
         ({"settings": {"delete": "synced"}}, True),
         ({"settings": {"exclude": ["a"]}}, True),
         ({"accept_circular": "so"}, True),
+        ({"elements": [{"path": "/x", "settings": {"direction": "from_partner"}}]}, True),
+        # what holds is the same
+        ({"elements": [{"path": "/x", "settings": {"direction": "to_partner"}}]}, False),
     ],
 )
 def test_which_edits_may_close_a_circle(change, moved):
@@ -94,6 +97,6 @@ def test_what_was_not_there_or_is_damaged_moves(there):
 
 def test_a_document_of_an_earlier_version_stays():
     old = job()
-    del old["accept_circular"], old["limits"], old["elements"][0]["kind"]
+    del old["accept_circular"], old["limits"], old["elements"][0]["kind"], old["elements"][0]["settings"]
     old["settings"] = {"direction": "to_partner", "delete": "never", "exclude": []}
     assert not moves(_job.document_text(old).encode("utf-8"), job())

@@ -33,6 +33,14 @@ def job(name, host, path, partner_path=None, **more):
     return made
 
 
+def own(name, host, *elements, **more):
+    """A job of several elements, each a path on this server, one on the partner, and what it has of its own."""
+    entries = [{"path": here, "partner_path": there, "settings": settings} for here, there, settings in elements]
+    made, problems = _job.declare({"name": name, "partner": {"host": host}, "elements": entries, "settings": more})
+    assert problems == []
+    return made
+
+
 def fleet(**jobs):
     return [Server(name, ones) for name, ones in jobs.items()]
 
@@ -61,6 +69,34 @@ TABLE = {
     "by SSH there and by SFTP back": (
         fleet(a=[job("j", "nas", "/x"), job("k", "nas", "/x", connection="sftp", **BACK)]),
         [("error", "circle", "A circle: a:/x -> nas:/x -> a:/x, by jobs j, k.")],
+    ),
+    "there and back by two elements of one job, of which the partner is the same server": (
+        fleet(a=[own("j", "a", ("/x", "/y", None), ("/y", "/x", None))]),
+        [("error", "circle", "A circle: a:/x -> a:/y -> a:/x, by job j.")],
+    ),
+    "an element's own direction opens a circle": (
+        fleet(a=[job("j", "hq", "/x"), own("k", "hq", ("/x", "/x", {"direction": "to_partner"}), **BACK)]),
+        [("error", "contended", "One target of several elements: hq:/x, by jobs j, k.")],
+    ),
+    "an element's own direction closes a circle": (
+        fleet(a=[job("j", "hq", "/x"), own("k", "hq", ("/z", "/z", None), ("/x", "/x", BACK))]),
+        [("error", "circle", "A circle: a:/x -> hq:/x -> a:/x, by jobs j, k.")],
+    ),
+    "both by an element's own direction": (fleet(a=[own("j", "hq", ("/z", "/z", None), ("/x", "/x", BOTH))]), []),
+    "a circle of elements that only add by their own settings": (
+        fleet(
+            a=[own("j", "hq", ("/x", "/x", ADDS), delete="extraneous"), own("k", "hq", ("/x", "/x", {**BACK, **ADDS}))]
+        ),
+        [("error", "circle", "A circle: a:/x -> hq:/x -> a:/x, by jobs j, k.")],
+    ),
+    "a circle of elements that neither delete nor overwrite by their own settings": (
+        fleet(
+            a=[
+                own("j", "hq", ("/x", "/x", {**ADDS, "delete": "never"}), delete="extraneous"),
+                own("k", "hq", ("/x", "/x", {**BACK, **ADDS})),
+            ]
+        ),
+        [("warning", "circle", "A circle: a:/x -> hq:/x -> a:/x, by jobs j, k.")],
     ),
     "through three servers": (
         fleet(a=[job("j", "b", "/x")], b=[job("k", "c", "/x", "/y")], c=[job("l", "a", "/y", "/x")]),

@@ -73,6 +73,30 @@ def test_who_may_write_where():
     assert services(job(settings={"direction": "both"})) == ["ReadWritePaths=-/srv/a", 'ReadWritePaths="-/srv/b c"']
 
 
+def test_each_element_is_read_or_written_as_its_own_direction_says():
+    elements = [
+        {"path": "/a", "partner_path": "/copies/a"},
+        {"path": "/b", "partner_path": "/copies/b", "settings": {"direction": "from_partner"}},
+        {"path": "/c", "partner_path": "/copies/c", "settings": {"direction": "both", "delete": "synced"}},
+        {"path": "/logs/d", "partner_path": "/logs/e", "kind": "log", "settings": {"direction": "from_partner"}},
+    ]
+    assert services(job(elements=elements)) == [
+        "ReadOnlyPaths=-/a",
+        "ReadWritePaths=-/b",
+        "ReadWritePaths=-/c",
+        "ReadWritePaths=-/logs",
+    ]
+    assert services(job(partner={"host": "x", "connection": "local"}, elements=elements)) == [
+        "ReadOnlyPaths=-/a",
+        "ReadOnlyPaths=-/copies/b",
+        "ReadWritePaths=-/b",
+        "ReadWritePaths=-/c",
+        "ReadWritePaths=-/logs",
+        "ReadWritePaths=-/copies/a",
+        "ReadWritePaths=-/copies/c",
+    ]
+
+
 def test_one_file_never_opens_the_whole_file_system():
     made = job(settings={"direction": "from_partner"}, elements=[{"path": "/file"}])
     assert services(made, ["/file"]) == ["ReadWritePaths=-/file"]

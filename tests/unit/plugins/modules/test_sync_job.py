@@ -111,6 +111,7 @@ def test_create(server):
                 "kind": "tree",
                 "previous_path": None,
                 "requires": [],
+                "settings": None,
             }
         ],
         "before": [],
@@ -153,6 +154,7 @@ EDITS = [
     {"settings": {"bandwidth_limit": "20M", "compress": "never"}},
     {"elements": [{"path": "HERE", "partner_path": "/srv/b", "previous_path": "/srv/before"}]},
     {"elements": [{"path": "HERE"}, {"path": "/srv/b", "requires": ["HERE"]}]},
+    {"elements": [{"path": "HERE", "settings": {"direction": "from_partner", "exclude": ["*.bak"]}}]},
     {"before": [{"unit": "dump-db.service"}]},
     {"after": [{"unit": "thaw-db.service"}, {"unit": "a@b.service"}]},
     {"limits": {"parallel": 4}},
@@ -239,6 +241,36 @@ def test_no_error_tells_a_password(server):
             result = run(**job(server, partner=SFTP, account=account))
             assert result["failed"]
             assert "Tr0ub4dor&3" not in json.dumps(result)
+
+
+def test_an_elements_own_settings_come_change_and_go(server):
+    other = str(server.here.with_name("other"))
+
+    def elements(own):
+        return {"elements": [{"path": str(server.here)}, {"path": other, "settings": own}]}
+
+    def shown(run):
+        """The element's own settings in the one diff, which has no other change; as JSON before and after."""
+        (diff,) = run["diff"]
+        before, after = (json.loads(diff[side]) for side in ("before", "after"))
+        assert {**before, "elements": 0} == {**after, "elements": 0}
+        assert [one["settings"] for one in (before["elements"][0], after["elements"][0])] == [None, None]
+        return before["elements"][1]["settings"], after["elements"][1]["settings"]
+
+    server.apply(**job(server, **elements(None), settings={"exclude": ["a"]}))
+    given = {"direction": "both", "bandwidth_limit": "2048k", "conflict": None}
+    added = {"direction": "both", "bandwidth_limit": "2M"}
+    assert shown(four_steps(server, **elements(given))) == (None, added)
+    changed = {"direction": "both", "bandwidth_limit": "2M", "exclude": []}
+    assert shown(four_steps(server, **elements(changed))) == (
+        added,
+        {"direction": "both", "exclude": [], "bandwidth_limit": "2M"},
+    )
+    # the same as the job's by now is still its own
+    run = four_steps(server, settings={"direction": "both"})
+    assert run["job"]["elements"][1]["settings"]["direction"] == "both"
+    assert shown(four_steps(server, **elements({"direction": "both"})))[1] == {"direction": "both"}
+    assert shown(four_steps(server, **elements(None))) == ({"direction": "both"}, None)
 
 
 def test_an_edited_schedule_fires_no_run(server):
@@ -605,6 +637,26 @@ def refused(server, message, code, path, **parameters):
             "settings.delete: 'extraneous' needs a source, which direction both does not have; use synced or never",
             "conflict",
             "settings.delete",
+        ),
+        (
+            {"elements": [{"path": "/a"}, {"path": "/b", "settings": {"direction": "up"}}]},
+            "elements[1].settings.direction: 'up' is not one of to_partner, from_partner, both",
+            "not_a_choice",
+            "elements[1].settings.direction",
+        ),
+        (
+            {"elements": [{"path": "/a", "settings": "both"}]},
+            "elements[0].settings: 'both' is text, not a dictionary; write it with the keys %s"
+            % ", ".join(_job.field_of("settings").defaults()),
+            "wrong_type",
+            "elements[0].settings",
+        ),
+        (
+            {"elements": [{"path": "/b", "settings": {"direction": "both"}}], "settings": {"delete": "extraneous"}},
+            "elements[0].settings.delete: 'extraneous', the job's, needs a source, which direction both does not have; "
+            "give synced or never here",
+            "conflict",
+            "elements[0].settings.delete",
         ),
         (
             {"settings": {"max_delete": 0.25}},
