@@ -205,7 +205,7 @@ BAD = [
     (
         {"elements": ["/a"]},
         "elements[0]: '/a' is text, not a dictionary; write it with the keys path, partner_path, kind, previous_path, "
-        "requires",
+        "requires, settings",
     ),
     ({"elements": [None]}, "elements[0]: is empty; write a value or remove the entry"),
     ({"enabled": "maybe"}, "enabled: 'maybe' is not a boolean; use true or false"),
@@ -1287,7 +1287,7 @@ def test_a_path_of_this_server_may_look_like_a_pattern():
     assert made(elements=[odd])["elements"] == [dict(ELEMENT, **odd)]
     local = {"partner": {"host": "hq", "connection": "local"}, "elements": [{"path": "/a", "partner_path": "/b[*?\\"}]}
     job = made(**local)
-    assert job["elements"] == [dict(local["elements"][0], kind="tree", previous_path=None, requires=[])]
+    assert job["elements"] == [dict(ELEMENT, **local["elements"][0])]
     VALIDATOR.validate(job)
     VALIDATOR.validate(made(elements=[odd]))
 
