@@ -164,7 +164,7 @@ def assert_on_disk(diff: list) -> None:
     for entry in diff:
         path = Path(entry["after_header"])
         if path.is_absolute() and path != Path("/dev/null") and " (" not in str(path):
-            hidden = entry["after"] in ("(a password)\n", "(another password)\n")
+            hidden = entry["after"] in ("(a secret)\n", "(another secret)\n")
             assert hidden or path.read_text() == entry["after"]
         elif path == Path("/dev/null"):
             assert not os.path.lexists(entry["before_header"])

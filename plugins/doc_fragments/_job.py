@@ -198,9 +198,24 @@ options:
           - On creation V([]).
         type: list
         elements: str
+      urls:
+        description:
+          - The URLs of services that get the same message through Apprise, such as chats, telephones and pagers, each as
+            Apprise's page of the service has it. A URL must be of a service in the network; one with a blank has C(%20)
+            there.
+          - The runner sends with the Python library Apprise, which the role installs with
+            O(serversync.core.runner#role:runner_apprise=true). Where it is missing every run warns of that, and the run
+            itself is carried out.
+          - They have tokens and passwords in them, and are kept as O(account.password) is. They are the file
+            C(notification.urls) there, and are named in errors and records by their place in the list and their scheme
+            alone. V([kept as a credential]), which is returned in their place, may be given back and means that they
+            stay as they are; they are given all or none.
+          - On creation V([]); URLs that are kept are removed then.
+        type: list
+        elements: str
       events:
         description:
-          - What a mail is sent for; one mail a run at most.
+          - What a message is sent for; one a run at most to each.
           - V(failure) when the last try has failed.
           - V(conflict) when paths wait for a person, or a guard stopped the run; not again while it is the same.
           - V(recovery) after the first good run that follows one of these.

@@ -16,9 +16,10 @@ from ._job import (
     field_of,
     own_problems,
     pairings_of,
-    password_of,
     pin_problem,
     resolve_all,
+    secrets_in,
+    secrets_of,
     settings_of,
     show,
 )
@@ -179,34 +180,34 @@ def without_systemd(job: dict[str, Any], place: Layout) -> list[Problem]:
     return [Problem("no_systemd", path, text) for path, text, _remedy in needing]
 
 
-def kept_password(place: Layout, found: Found) -> tuple[str | None, str | None]:
-    """The file in which a password is kept, and the password; None where none is."""
-    for path in (place.encrypted, place.password):
-        data = found.files.get(path, FileState()).data
+def kept_secret(name: str, place: Layout, found: Found) -> tuple[str | None, bool]:
+    """The secret that is kept as the credential of that name, and whether it is encrypted; None where none is."""
+    for encrypted in (True, False):
+        data = found.files.get(place.credential(name, encrypted), FileState()).data
         if data:
-            return path, data.decode("utf-8")
-    return None, None
+            return data.decode("utf-8"), encrypted
+    return None, False
 
 
 def files_of(server: Server, declared: Declared, found: Found, left: Found | None = None) -> dict[str, Wanted]:
-    """The files of a job. A password that is kept stays as it is, be it encrypted or not.
+    """The files of a job. A secret that is kept stays as it is, be it encrypted or not.
 
     `left`: what there is of the job by its former name.
     """
     place, job = declared.place, declared.job
     if job is None:
         return wanted_files(place, None, "", server.gid)
-    password, encrypted = None, False
-    if job["account"] and job["account"]["password"]:
-        path, kept = kept_password(place, found)
-        password = password_of(declared.given) or kept
-        if password is None and left and declared.former:
-            password = kept_password(declared.former, left)[1]
-        if password is None:
-            text = "is to be kept as it is, but none is kept on this server; give the password itself"
-            server.module.fail([Problem("missing", declared.at + "account.password", text)])
-        encrypted = path == place.encrypted if password == kept else encrypts(place)
-    return wanted_files(place, job, document_text(job), server.gid, password, encrypted)
+    given, secrets = secrets_of(declared.given), {}
+    for name in secrets_in(job):
+        kept, encrypted = kept_secret(name, place, found)
+        secret = given.get(name) or kept
+        if secret is None and left and declared.former:
+            secret = kept_secret(name, declared.former, left)[0]
+        if secret is None:
+            text = "is to be kept as it is, but nothing is kept on this server; give the secret itself"
+            server.module.fail([Problem("missing", declared.at + name, text)])
+        secrets[name] = (secret, encrypted if secret == kept else encrypts(place))
+    return wanted_files(place, job, document_text(job), server.gid, secrets)
 
 
 def check_circles(server: Server, ways: Sequence[Way]) -> None:

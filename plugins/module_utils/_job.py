@@ -23,7 +23,7 @@ import ipaddress
 import itertools
 import json
 import re
-from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Iterable, Iterator, Mapping, NamedTuple, Sequence
 
 from . import _schedule
 
@@ -58,6 +58,11 @@ KEPT = "kept as a credential"
 #: Of systemd's names those of services that can be started, but for the units of jobs.
 _UNIT_PATTERN = r"^(?!serversync@)(?!.*@\.service$)[A-Za-z0-9:_][A-Za-z0-9:_.@\\-]*\.service$(?!\n)"
 _UNIT_LONGEST = 255
+#: Of an Apprise URL only this much can be told without Apprise; which services there are, it knows.
+_URL = re.compile(r"([A-Za-z0-9][A-Za-z0-9+.-]*)://[^/\s?#][^\s]*")
+_URL_LONGEST = 4096
+#: What Apprise shows on the server that it runs on.
+_LOCAL_SCHEMES = ("dbus", "gio", "glib", "gnome", "kde", "macosx", "qt", "syslog", "windows")
 #: What of settings.preserve SFTP has no words for.
 _NOT_BY_SFTP = ("hardlinks", "acls", "xattrs", "sparse")
 #: What of settings, and what of settings.preserve, is of use to a log.
@@ -187,7 +192,8 @@ class Field:
     @property
     def secret(self) -> bool:
         """Whether it is a secret, or has one in it: then no value of it is shown."""
-        return self.kind == "secret" or any(part.secret for part in self.parts)
+        inside = [*self.parts, self.element] if self.element else self.parts
+        return self.kind == "secret" or any(part.secret for part in inside)
 
 
 def show(value: Any) -> str:
@@ -301,6 +307,36 @@ def _check_password(text: str) -> str:
     if len(text) > 1000:
         raise Wrong("has %d characters; use at most 1000" % len(text))
     return text
+
+
+def _check_url(text: str) -> str:
+    text = text.strip()
+    if text == KEPT:
+        return text
+    match = _CONTROL.search(text)
+    if match:
+        raise Wrong("contains the control character U+%04X; remove it" % ord(match.group()))
+    if re.search(r"\s", text):
+        raise Wrong("contains a blank; write %20 for it, and each URL as an entry of its own")
+    if len(text) > _URL_LONGEST:
+        raise Wrong("has %d characters; use at most %d" % (len(text), _URL_LONGEST))
+    found = _URL.fullmatch(text)
+    if not found:
+        raise Wrong("is not a URL of Apprise; write SCHEME://..., e.g. mailtos://USER:PASSWORD@example.com")
+    scheme = found.group(1).lower()
+    if scheme in _LOCAL_SCHEMES:
+        raise Wrong("is of %s://, which is shown on this server alone; name a service in the network" % scheme)
+    return text
+
+
+def _check_urls(urls: list[str]) -> list[str]:
+    if KEPT in urls and len(set(urls)) > 1:
+        raise Wrong("has new URLs beside those that are kept; give all of them, or %s alone" % show(KEPT), "conflict")
+    for number, url in enumerate(urls):
+        if url != KEPT and urls.index(url) < number:
+            text = "has the same URL as entry %d and as entry %d; leave one of them out"
+            raise Wrong(text % (urls.index(url), number), "conflict")
+    return urls
 
 
 def _check_unit(text: str) -> str:
@@ -898,9 +934,20 @@ JOB = Field(
                     ),
                 ),
                 Field(
+                    "urls",
+                    "list",
+                    "Whether services are told through Apprise, whose URLs are kept outside of this document.",
+                    default=[],
+                    element=Field("", "secret", "A URL.", check=_check_url, schema={"const": KEPT}),
+                    check=_check_urls,
+                    schema={"maxItems": 1},
+                    commas=False,
+                    later=True,
+                ),
+                Field(
                     "events",
                     "list",
-                    "What a mail is sent for.",
+                    "What they are told of.",
                     default=["conflict", "failure", "recovery"],
                     element=Field(
                         "", "text", "An event.", choices=("failure", "conflict", "recovery", "success", "always")
@@ -1153,7 +1200,7 @@ def _read_secret(value: Any) -> str:
     try:
         return _read_text(value)
     except Wrong:
-        raise Wrong("is not valid UTF-8; only passwords in UTF-8 can be declared") from None
+        raise Wrong("is not valid UTF-8; only secrets in UTF-8 can be declared") from None
 
 
 def _read_flag(value: Any) -> bool:
@@ -1376,13 +1423,51 @@ def _resolve_password(job: Mapping[str, Any], told: Mapping[str, Any], problems:
         account["password"] = None
     elif told.get("password"):
         account["private_key_file"] = None
-    account["password"] = KEPT if account["password"] else None
 
 
-def password_of(given: Mapping[str, Any]) -> str | None:
-    """The password that a task gives; None where it gives none, or says that it is kept."""
-    password = _part(given, "account").get("password")
-    return None if password in (None, KEPT) else str(password)
+def _secret_fields(field: Field, path: str = "") -> Iterator[tuple[str, Field]]:
+    for part in field.parts:
+        where = _join(path, part.name)
+        if part.kind == "secret" or (part.element and part.element.kind == "secret"):
+            yield where, part
+        yield from _secret_fields(part, where)
+
+
+#: The secrets of a job by their paths, which are the names of the credentials that they are kept as.
+SECRETS = dict(_secret_fields(JOB))
+
+
+def _value_at(job: Mapping[str, Any], path: str) -> Any:
+    value: Any = job
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def _hide_secrets(job: dict[str, Any]) -> None:
+    """What is secret is no part of a normal form, but that it is kept."""
+    for path, field in SECRETS.items():
+        holder, _dot, name = path.rpartition(".")
+        if _value_at(job, path):
+            _value_at(job, holder)[name] = [KEPT] if field.element else KEPT
+
+
+def secrets_of(given: Mapping[str, Any]) -> dict[str, str]:
+    """The secrets that a task gives, by the names of their credentials; without those that it says are kept.
+
+    Of a list every entry is a line.
+    """
+    values = {path: _value_at(given, path) for path in SECRETS}
+    return {
+        path: "\n".join(value) if isinstance(value, list) else str(value)
+        for path, value in values.items()
+        if value and value not in (KEPT, [KEPT])
+    }
+
+
+def secrets_in(job: Mapping[str, Any]) -> list[str]:
+    """The names of the credentials of a job in normal form."""
+    return [path for path in SECRETS if _value_at(job, path)]
 
 
 def field_of(path: str) -> Field:
@@ -1655,6 +1740,7 @@ def resolve(given: Mapping[str, Any], current: Mapping[str, Any] | None = None) 
     _resolve_settings(job, given, problems)
     _resolve_elements(job, problems)
     _resolve_units(job, problems)
+    _hide_secrets(job)
     return job, problems
 
 
@@ -1784,10 +1870,10 @@ def normalise(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem
     if version != VERSION or isinstance(version, bool):
         text = "%s is not %d; this version of the collection reads no other" % (show(version), VERSION)
         return {}, [Problem("invalid_value", "version", text)]
-    account = fields.get("account")
-    if isinstance(account, dict) and account.get("password") not in (None, KEPT):
-        text = "is a password, which does not belong here; apply the job again with it, which keeps it elsewhere"
-        return {}, [Problem("invalid_value", "account.password", text)]
+    for path in SECRETS:
+        if _value_at(fields, path) not in (None, [], KEPT, [KEPT]):
+            text = "is a secret, which does not belong here; apply the job again with it, which keeps it elsewhere"
+            return {}, [Problem("invalid_value", path, text)]
     for part in JOB.parts:
         if part.option and part.name in fields:
             return {}, [Problem("unknown_option", part.name, "is not part of a job document; remove it")]

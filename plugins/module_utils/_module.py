@@ -11,11 +11,16 @@ from typing import Any, Iterable, Mapping, NoReturn, Sequence
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ._job import JOB, Field, Problem, argument_spec, read
+from ._job import JOB, SECRETS, Field, Problem, argument_spec, field_of, read
 from ._store import Layout, Plan, Step, StoreError, Wanted, command_error, make_directory, start_error
-from ._units import PASSWORD
 
 _HIDDEN = "(a private key, hidden)"
+#: The options that are secret, and the dictionaries that they belong in, with the others that belong there, too.
+_SECRET = {path.rpartition(".")[2] for path in SECRETS}
+_BESIDE = {
+    holder: [part.name for part in field_of(holder).parts if part.name not in _SECRET]
+    for holder in (path.rpartition(".")[0] for path in SECRETS)
+}
 #: Files that are put on the disk at a time: one after another each would wait for a turn of the journal.
 _AT_ONCE = 16
 
@@ -32,11 +37,14 @@ def _plain(value: Any) -> Any:
 def _for_ansible(value: Any) -> Any:
     """Parameters as Ansible's own validation and its logs shall see them.
 
-    Without nulls, which Ansible refuses where there are choices; without passwords; and without a private key, should
-    somebody have given one as host key.
+    Without nulls, which Ansible refuses where there are choices; without secrets, nor what is perhaps the misspelt name
+    of one; and without a private key, should somebody have given one as host key.
     """
     if isinstance(value, dict):
-        given = {key: _for_ansible(one) for key, one in value.items() if one is not None and key != "password"}
+        given = {key: _for_ansible(one) for key, one in value.items() if one is not None and key not in _SECRET}
+        for holder, names in _BESIDE.items():
+            if isinstance(given.get(holder), dict):
+                given[holder] = {key: one for key, one in given[holder].items() if key in names}
         return dict(given, jobs=_named(given["jobs"])) if "jobs" in given else given
     if isinstance(value, list):
         return [_for_ansible(one) for one in value]
@@ -181,9 +189,9 @@ class JobModule(AnsibleModule):  # type: ignore[misc]
         except StoreError as error:
             self.fail_store(error, plan, number)
 
-    def _encrypted(self, data: bytes) -> bytes:
+    def _encrypted(self, name: str, data: bytes) -> bytes:
         """The credential for systemd, of what reaches its program by a pipe alone."""
-        argv = ["systemd-creds", "encrypt", "--name=" + PASSWORD, "-", "-"]
+        argv = ["systemd-creds", "encrypt", "--name=" + name, "-", "-"]
         code, out, err = self.run(argv, data)
         if code:
             raise command_error(argv, code, "", err)
@@ -198,7 +206,7 @@ class JobModule(AnsibleModule):  # type: ignore[misc]
             ready[step.path] = temporary
             data = (step.file.text or "").encode("utf-8")
             with os.fdopen(handle, "wb") as stream:
-                stream.write(self._encrypted(data) if step.file.encrypted else data)
+                stream.write(self._encrypted(step.file.encrypted, data) if step.file.encrypted else data)
         on_disk(ready.values())
         return ready
 

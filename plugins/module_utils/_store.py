@@ -17,8 +17,8 @@ import re
 import stat
 from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
-from ._job import NAME_PATTERN, parse_document
-from ._units import PASSWORD, drop_in_text, service_name, timer_name, timer_text
+from ._job import NAME_PATTERN, SECRETS, parse_document
+from ._units import drop_in_text, service_name, timer_name, timer_text
 
 #: Exists where systemd-creds can encrypt for this server; the role has it made.
 HOST_KEY = "/var/lib/systemd/credential.secret"
@@ -86,14 +86,9 @@ class Layout(NamedTuple):
         """The directory of what the job has to keep secret."""
         return os.path.join(self.config, "credentials", self.name)
 
-    @property
-    def password(self) -> str:
-        return os.path.join(self.credentials, PASSWORD)
-
-    @property
-    def encrypted(self) -> str:
-        """The password where systemd-creds has encrypted it for this server; the service gets it decrypted."""
-        return self.password + ".cred"
+    def credential(self, name: str, encrypted: bool = False) -> str:
+        """The file of a secret; where systemd-creds has encrypted it for this server, the service gets it decrypted."""
+        return os.path.join(self.credentials, name + (".cred" if encrypted else ""))
 
     @property
     def lock(self) -> str:
@@ -298,18 +293,21 @@ def start_error(argv: Sequence[str], error: OSError) -> StoreError:
     return StoreError("command_failed", argv[0], "cannot be started (%s); %s" % (error.strerror, remedy))
 
 
-def read_password(place: Layout, run: Run) -> dict[str, FileState]:
-    """The file of the password, or that of the encrypted one; here with the password itself, to compare it."""
-    found = {path: read_file(path) for path in (place.password, place.encrypted)}
-    there = found[place.encrypted]
-    if there.data is not None and there.regular:
-        code, out, _err = run(["systemd-creds", "decrypt", "--name=" + PASSWORD, place.encrypted, "-"])
-        found[place.encrypted] = there._replace(data=b"" if code else out.encode("utf-8", "surrogateescape"))
-    return {path: file._replace(data=_password(file.data)) for path, file in found.items()}
+def read_credentials(place: Layout, run: Run) -> dict[str, FileState]:
+    """The files of the job's secrets, encrypted or not; here with the secrets themselves, to compare them."""
+    found = {}
+    for name in SECRETS:
+        plain, encrypted = place.credential(name), place.credential(name, encrypted=True)
+        found.update({path: read_file(path) for path in (plain, encrypted)})
+        there = found[encrypted]
+        if there.data is not None and there.regular:
+            code, out, _err = run(["systemd-creds", "decrypt", "--name=" + name, encrypted, "-"])
+            found[encrypted] = there._replace(data=b"" if code else out.encode("utf-8", "surrogateescape"))
+    return {path: file._replace(data=_secret(file.data)) for path, file in found.items()}
 
 
-def _password(data: bytes | None) -> bytes | None:
-    """What this server cannot decrypt any more, and what is no text, is no password."""
+def _secret(data: bytes | None) -> bytes | None:
+    """What this server cannot decrypt any more, and what is no text, is no secret."""
     try:
         return data if data is None or data.decode("utf-8") else b""
     except UnicodeDecodeError:
@@ -317,7 +315,7 @@ def _password(data: bytes | None) -> bytes | None:
 
 
 def encrypts(place: Layout) -> bool:
-    """Whether a password can be encrypted here, so that the file is of no use on another server."""
+    """Whether a secret can be encrypted here, so that the file is of no use on another server."""
     programs = ("/usr/bin/systemd-creds", "/bin/systemd-creds")
     return place.scope == "system" and os.path.exists(HOST_KEY) and any(map(os.path.exists, programs))
 
@@ -338,7 +336,7 @@ def find(place: Layout, units: Units | None, run: Run) -> Found:
     """`units`: None where no systemd runs."""
     files = {path: read_file(path) for path in (place.document, place.drop_in, place.timer)}
     if os.path.lexists(place.credentials):
-        files.update(read_password(place, run))
+        files.update(read_credentials(place, run))
     directory = os.path.dirname(place.drop_in)
     try:
         others = tuple(sorted(set(os.listdir(directory)) - {os.path.basename(place.drop_in)}))
@@ -431,13 +429,16 @@ def _is_zone(path: str) -> bool:
 
 
 class Wanted(NamedTuple):
-    """A file as it shall be; `text` is None where there shall be none. What is secret is in no diff."""
+    """A file as it shall be; `text` is None where there shall be none. What is secret is in no diff.
+
+    `encrypted`: the name of the credential that it is to be encrypted as; empty: it is written as it is.
+    """
 
     text: str | None
     mode: int = 0o644
     gid: int | None = None
     secret: bool = False
-    encrypted: bool = False
+    encrypted: str = ""
 
 
 class Step(NamedTuple):
@@ -485,23 +486,24 @@ def wanted_files(
     job: Mapping[str, Any] | None,
     text: str,
     gid: int | None,
-    password: str | None = None,
-    encrypted: bool = False,
+    given: Mapping[str, tuple[str, bool]] | None = None,
 ) -> dict[str, Wanted]:
     """The files of a job; `text` is its document. In the order in which they are written.
 
-    The document is first: it is what the next apply starts from, should this one not come to its end. Before it comes
-    only the password that it says is kept.
+    `given`: by the names of their credentials the secrets, and whether they are to be encrypted.
+
+    The document is first: it is what the next apply starts from, should this one not come to its end. Before it come
+    only the secrets that it says are kept.
     """
-    secrets = {place.password: Wanted(None, secret=True), place.encrypted: Wanted(None, secret=True)}
+    secrets = {place.credential(name, one): Wanted(None, secret=True) for name in SECRETS for one in (False, True)}
     if job is None:
         return {place.document: Wanted(None), **secrets, place.drop_in: Wanted(None), place.timer: Wanted(None)}
-    credential = None
-    if password is not None:
-        path = place.encrypted if encrypted else place.password
+    credentials = {}
+    for name, (secret, encrypted) in (given or {}).items():
+        path = place.credential(name, encrypted)
         owner = 0 if place.scope == "system" else None
-        secrets[path] = Wanted(password, 0o600, owner, secret=True, encrypted=encrypted)
-        credential = (path, encrypted) if place.scope == "system" else None
+        secrets[path] = Wanted(secret, 0o600, owner, secret=True, encrypted=name if encrypted else "")
+        credentials[name] = (path, encrypted)
     job = dict(job)
     replicas = [element[side] for element in job["elements"] for side in ("path", "partner_path")]
     regular = [path for path in replicas if os.path.isfile(path)]
@@ -509,7 +511,7 @@ def wanted_files(
     return {
         **{path: file for path, file in secrets.items() if file.text is not None},
         place.document: Wanted(text, 0o640 if place.scope == "system" else 0o600, gid),
-        place.drop_in: Wanted(drop_in_text(job, regular, credential), 0o644, root),
+        place.drop_in: Wanted(drop_in_text(job, regular, credentials), 0o644, root),
         place.timer: Wanted(timer_text(job), 0o644, root),
         # the service must not ask for what is gone
         **{path: file for path, file in secrets.items() if file.text is None},
@@ -536,12 +538,12 @@ def _attributes(mode: int, uid: int, gid: int | None) -> str:
 
 def _compare(path: str, found: FileState, wanted: Wanted, uid: int) -> list[dict[str, str]]:
     """The diff of one file: of its text, and of its owner and mode where these have drifted."""
-    before = "(a password)\n" if wanted.secret else _text(found.data)
+    before = "(a secret)\n" if wanted.secret else _text(found.data)
     if wanted.text is None:
         return [] if found.data is None else [_entry(path, before, "", will=False)]
-    text = "(another password)\n" if wanted.secret and found.data is not None else wanted.text
+    text = "(another secret)\n" if wanted.secret and found.data is not None else wanted.text
     if found.data is None:
-        return [_entry(path, "", "(a password)\n" if wanted.secret else text, was=False)]
+        return [_entry(path, "", "(a secret)\n" if wanted.secret else text, was=False)]
     entries = []
     if not found.regular:
         entries.append(_entry(path, "(not a regular file)\n", text))

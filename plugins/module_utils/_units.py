@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from typing import Any, Collection
+from typing import Any, Collection, Mapping
 
 from ._job import settings_of
 from ._schedule import on_calendar, seconds_of
@@ -17,8 +17,6 @@ HEADER = "# Written by serversync.core.sync_job; changes made here are lost.\n"
 #: Seconds for what a run does beside its attempts: records, a mail, and ending what was timed out.
 _GRACE = 600
 _LAUNCHERS = {"system": "+/usr/bin/serversync", "user": "%h/.local/bin/serversync"}
-#: What the service calls the credential.
-PASSWORD = "account.password"  # noqa: S105  a name
 _PATHS = ("path", "partner_path")
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9/._@:,+=~-]+")
 
@@ -95,10 +93,10 @@ def longest(job: dict[str, Any]) -> int:
 
 
 def drop_in_text(
-    job: dict[str, Any], regular_files: Collection[str] = (), credential: tuple[str, bool] | None = None
+    job: dict[str, Any], regular_files: Collection[str] = (), credentials: Mapping[str, tuple[str, bool]] | None = None
 ) -> str:
     """What the job adds to the service. `regular_files`: paths on this server that are one file.
-    `credential`: the file of the password, and whether it is encrypted.
+    `credentials`: by their names the files of the job's secrets, and whether they are encrypted.
 
     A new version of a file is moved over the old one, which is a write to its directory; so is making a log anew.
     """
@@ -121,10 +119,9 @@ def drop_in_text(
                 writable.append(directory)
         service += ["ReadOnlyPaths=" + path_value(path) for path in sources]
         service += ["ReadWritePaths=" + path_value(path) for path in writable]
-        if credential:
-            path, encrypted = credential
+        for name, (path, encrypted) in (credentials or {}).items():
             option = "LoadCredentialEncrypted" if encrypted else "LoadCredential"
-            service.append("%s=%s:%s" % (option, PASSWORD, path))
+            service.append("%s=%s:%s" % (option, name, path))
     limits = job["limits"]
     if limits["nice"]:
         service.append("Nice=%d" % limits["nice"])

@@ -83,7 +83,8 @@ options:
         it, as they are laid over an existing job, so that an omitted option is always as it is there.
       - Its O(accept_circular) and the O(elements[].previous_path) of its elements are not copied. Later changes of it
         are taken over when this task runs again. It does not go with O(omitted).
-      - A password is no other job's to have, so O(account.password) has to be given where the base has one.
+      - A secret is no other job's to have, so O(account.password) and O(notification.urls) have to be given where the
+        base has them, or V(null) for none.
     type: str
   scope:
     description:
@@ -260,6 +261,19 @@ EXAMPLES = r"""
         partner_path: /volume1/recipes
   become: true
 
+- name: A chat is told of what goes wrong, and a telephone
+  serversync.core.sync_job:
+    name: line1-night
+    partner:
+      host: hq.example.com
+    notification:
+      urls:
+        - "{{ vault_ops_chat }}"          # such as msteams://TOKEN_A/TOKEN_B/TOKEN_C
+        - "{{ vault_ops_telephone }}"     # such as pover://USER@TOKEN
+    elements:
+      - path: /srv/line1/archive-of-the-day
+  become: true
+
 - name: A night has its end, and the machines that work in it come first
   serversync.core.sync_job:
     name: line1-night
@@ -381,7 +395,7 @@ job:
       jitter: 15m
       catch_up: true
     on_error: {retries: 3, delay: 5m}
-    notification: {email: [ops@example.com], events: [failure]}
+    notification: {email: [ops@example.com], urls: [], events: [failure]}
     settings:
       direction: to_partner
       conflict: newer_wins

@@ -128,7 +128,7 @@ def test_a_password_that_is_gone(site: Site, server: Nas) -> None:
     assert record["error"] == {
         "code": "no_credential",
         "field": "account.password",
-        "message": f"the password is not at {kept} (No such file or directory); apply the job again, with the password",
+        "message": f"the secret is not at {kept} (No such file or directory); apply the job again, with account.password",
         "transient": False,
     }
     assert server.tried == []

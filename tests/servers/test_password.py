@@ -73,7 +73,7 @@ def seen(site: Server, secret: str) -> str:
 
 def test_it_comes_changes_and_goes_and_is_seen_nowhere(site: Server, hq: Server, play: Any) -> None:
     said = play(text(SECRET), "--check", "--diff", "-vvv") + play(text(SECRET), "--diff", "-vvv")
-    assert said.count("+(a password)") == 2
+    assert said.count("+(a secret)") == 2
     assert SECRET not in said
     assert site.run("ls", KEPT) == "account.password.cred\n"
     assert site.run("stat", "--format=%A %U:%G", f"{KEPT}/account.password.cred") == "-rw------- root:root\n"
@@ -87,7 +87,7 @@ def test_it_comes_changes_and_goes_and_is_seen_nowhere(site: Server, hq: Server,
     assert seen(site, SECRET) == ""
 
     said = play(text(OTHER), "--check", "--diff") + play(text(OTHER), "--diff")
-    assert said.count("-(a password)") == said.count("+(another password)") == 2
+    assert said.count("-(a secret)") == said.count("+(another secret)") == 2
     code, run = site.serversync("run", "by-password")
     assert (code, run["error"]["code"], run["error"]["field"]) == (1, "login", "account.password"), run
     assert len(run["attempts"]) == 1

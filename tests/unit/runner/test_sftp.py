@@ -20,7 +20,7 @@ from serversync.commit import Op, Refused
 from serversync.detect import Content, checksum, digest
 from serversync.entry import Entry
 from serversync.failure import Failure
-from serversync.job import Job
+from serversync.job import Job, credential
 from serversync.layout import Layout
 from serversync.sftpcommit import dressing, same, waves
 from serversync.sftppaths import children, entry_of, look_at
@@ -512,7 +512,7 @@ def test_a_service_that_is_told_its_boot_is_the_same_server(monkeypatch: pytest.
     assert process() == mine
 
 
-def test_who_hands_over_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_hands_over_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = Job({"name": "demo"}, "")
     own = Layout("user", tmp_path, tmp_path, tmp_path)
     (own.credentials / "demo").mkdir(parents=True)
@@ -520,12 +520,12 @@ def test_who_hands_over_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "account.password").write_text("of the service")
     system = own._replace(scope="system")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    assert sftp.credential(own, job, "account.password") == "of the user"
-    assert sftp.credential(system, job, "account.password") == "of the service"
+    assert credential(own, job, "account.password") == "of the user"
+    assert credential(system, job, "account.password") == "of the service"
     monkeypatch.delenv("CREDENTIALS_DIRECTORY")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(Failure, match=r"the password is not at /run/credentials/account.password .*; apply the job"):
-        sftp.credential(system, job, "account.password")
+    with pytest.raises(Failure, match=r"the secret is not at /run/credentials/account.password .*; apply the job"):
+        credential(system, job, "account.password")
     (own.credentials / "demo" / "account.password").write_bytes(b"\xff")
     with pytest.raises(Failure, match="it is not UTF-8"):
-        sftp.credential(own, job, "account.password")
+        credential(own, job, "account.password")

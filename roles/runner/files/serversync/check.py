@@ -17,7 +17,7 @@ from serversync.failure import Failure
 from serversync.job import Job, select
 from serversync.layout import Layout
 from serversync.log import engine
-from serversync.notify import PATIENCE
+from serversync.notify import INSTALL, MISSING, PATIENCE, URLS, has_apprise, urls_of, with_apprise
 from serversync.serve import about, rsync_version
 from serversync.servers import Servers
 
@@ -36,12 +36,12 @@ def finding(level: str, issue: str, impact: str = "", remedy: str = "", **more: 
 
 def check(layout: Layout, job: Job) -> list[Finding]:
     """The findings for one job, the good ones too."""
-    return check_all(layout, [job])[job.name] + mail(layout, job)
+    return check_all(layout, [job])[job.name] + mail(layout, job) + urls(layout, job)
 
 
 def check_all(layout: Layout, jobs: Sequence[Job]) -> dict[str, list[Finding]]:
-    """The findings for several jobs but for the mails, by their names; one connection for all of a partner's."""
-    found = {job.name: [finding("ok", f"the document of {job.name} is valid")] for job in jobs}
+    """The findings for several jobs but for who is told, by their names; one connection for all of a partner's."""
+    found = {job.name: [finding("ok", f"the document of {job.name} is valid"), *apprise(job)] for job in jobs}
     of_partner: dict[str, list[Job]] = {}
     for job in jobs:
         of_partner.setdefault(json.dumps([job["partner"], job["account"]]), []).append(job)
@@ -155,3 +155,28 @@ def mail(layout: Layout, job: Job) -> list[Finding]:
     except (OSError, smtplib.SMTPException, KeyError, ValueError) as error:
         return [finding("error", f"the mail server does not answer: {error}", impact, remedy)]
     return [finding("ok", f"the mail server {smtp['host']}:{smtp['port']} answers")]
+
+
+def apprise(job: Job) -> list[Finding]:
+    if not job["notification"]["urls"] or has_apprise():
+        return []
+    return [finding("warning", f"{URLS}: {MISSING}", "nobody is told by it how a run ended", INSTALL, declared=True)]
+
+
+def urls(layout: Layout, job: Job) -> list[Finding]:
+    """Whether Apprise takes them; no message is sent."""
+    named, failure = urls_of(layout, job)
+    if failure and has_apprise():
+        issue, _semicolon, remedy = failure.partition("; ")
+        return [finding("error", issue, "nobody is told by Apprise how a run ended", remedy)]
+    if failure or not named:
+        return []
+    found = []
+    for name, url in named.items():
+        error = with_apprise(url, lambda _service: True)
+        if error:
+            issue, _semicolon, remedy = error.partition("; ")
+            found.append(finding("error", f"{name}: {issue}", "nobody is told by it how a run ended", remedy))
+        else:
+            found.append(finding("ok", f"{name}: Apprise takes the URL; nothing was sent"))
+    return found

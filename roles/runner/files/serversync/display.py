@@ -132,8 +132,11 @@ def show_record(record: dict[str, Any], *, followed: bool = False) -> None:
         show_element(entry, record["job"], record["plan"])
     notification = record["notification"]
     if notification and not followed:
-        what = f"failed: {notification['error']}" if notification["error"] else "sent"
-        print(f"mail to {safe(', '.join(notification['to']))} {safe(what)}")
+        ways = [(f"mail to {', '.join(notification['to'])}", notification["error"])] if notification["to"] else []
+        # Records of earlier versions have none.
+        ways += [(one["url"], one["error"]) for one in notification.get("urls", ())]
+        for way, error in ways:
+            print(safe(f"{way} failed: {error}" if error else f"{way} sent"))
 
 
 def units(record: dict[str, Any]) -> list[str]:

@@ -8,13 +8,14 @@ import copy
 import functools
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from serversync.failure import InvalidDocument
+from serversync.failure import Failure, InvalidDocument
 from serversync.layout import Layout
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
@@ -154,6 +155,22 @@ def amount(text: str, total: int) -> int:
     if text.endswith("%"):
         return total * int(text[:-1]) // 100
     return int(text) if text.isdigit() else size(text)
+
+
+def credential(layout: Layout, job: Job, name: str) -> str:
+    """A secret of the job, which systemd has put where only its service can read it; in user scope it lies there.
+
+    name: the path of its option, such as ``account.password``; of a list every line is an entry.
+    """
+    # Where systemd was not asked for one it names no directory.
+    handed = Path(os.environ.get("CREDENTIALS_DIRECTORY") or "/run/credentials")
+    directory = handed if layout.privileged else layout.credentials / job.name
+    try:
+        return (directory / name).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        said = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        message = f"the secret is not at {directory / name} ({said}); apply the job again, with {name}"
+        raise Failure("no_credential", message, field=name) from None
 
 
 def check_name(name: str) -> str:

@@ -1,23 +1,30 @@
 # SPDX-FileCopyrightText: serversync.core contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The mail about a run: composed from its record, handed to the SMTP server that the role configured."""
+"""What is told of a run: composed from its record, handed to the mail server of the role, and to Apprise."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+import re
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, suppress
+from importlib.util import find_spec
+from io import StringIO
+from typing import Any
 
 from serversync.display import ARROWS, describe, duration, local_time, safe, size, units
-from serversync.job import Job
+from serversync.failure import Failure
+from serversync.job import Job, credential
 from serversync.layout import Layout
-
-if TYPE_CHECKING:
-    from email.message import EmailMessage
 
 # Seconds for each step of the SMTP conversation; a mail server that hangs must not hold the job.
 PATIENCE = 30
+# Ways in which people are told: by mail, or the URL of that name.
+MAIL = "mail"
+URLS = "notification.urls"
 
 
 # States after which somebody has to come, and those after which nobody has.
@@ -25,11 +32,13 @@ BAD = {"failed": "failure", "different": "conflict"}
 GOOD = ("equal", "equal_with_warnings")
 
 
-def event(record: dict[str, Any], past: Iterable[dict[str, Any]], wanted: Collection[str]) -> str | None:
-    """Which of the wanted events the record is; the first that fits, as there is one mail a run.
+def event(
+    record: dict[str, Any], past: Iterable[dict[str, Any]], wanted: Collection[str], way: str = MAIL
+) -> str | None:
+    """Which of the wanted events the record is; the first that fits, as there is one message a run.
 
-    past: the job's records before it, the newest first. What waits for a person is told once, and again when it is
-    not the same any more.
+    past: the job's records before it, the newest first. What waits for a person is told once in each way, and again
+    when it is not the same any more.
     """
     state = record["state"]
     found = [BAD[state]] if state in BAD else []
@@ -37,7 +46,7 @@ def event(record: dict[str, Any], past: Iterable[dict[str, Any]], wanted: Collec
         before = next((run["state"] for run in past if run["state"] in (*BAD, *GOOD)), None)
         found = [*(["recovery"] if before in BAD else []), "success"]
     for one in (*found, "always"):
-        if one in wanted and not (one == "conflict" and told_already(record, past)):
+        if one in wanted and not (one == "conflict" and told_already(record, past, way)):
             return one
     return None
 
@@ -51,15 +60,22 @@ def waiting(record: dict[str, Any]) -> list[Any]:
     ]
 
 
-def told_already(record: dict[str, Any], past: Iterable[dict[str, Any]]) -> bool:
-    """Whether a mail has gone out about the same, and nothing has been well since."""
+def told_already(record: dict[str, Any], past: Iterable[dict[str, Any]], way: str) -> bool:
+    """Whether a message has gone out that way about the same, and nothing has been well since."""
     for run in past:
         if run["state"] in GOOD:
             return False
         sent = run["notification"]
-        if sent and sent["event"] == "conflict" and not sent["error"]:
+        if sent and sent["event"] == "conflict" and went_out(sent, way):
             return waiting(run) == waiting(record)
     return False
+
+
+def went_out(sent: dict[str, Any], way: str) -> bool:
+    if way == MAIL:
+        return bool(sent["to"]) and not sent["error"]
+    # Records of earlier versions have none.
+    return any(one["url"] == way and not one["error"] for one in sent.get("urls", ()))
 
 
 # Decisions that somebody should read.
@@ -73,8 +89,9 @@ OUTCOMES = {
 }
 
 
-def compose(job: Job, record: dict[str, Any], sender: str, server: str, *, recovered: bool) -> EmailMessage:
-    """One mail for one run: the subject says it all, the body has every element, attempt and error."""
+def compose(job: Job, record: dict[str, Any], *, recovered: bool) -> tuple[str, str]:
+    """The subject, which says it all, and the body, which has every element, attempt and error."""
+    server = os.uname().nodename
     outcome = "RECOVERED" if recovered else OUTCOMES[record["state"]]
     attempts = len(record["attempts"])
     subject = f"[serversync] {server}: {job.name} {outcome}"
@@ -114,19 +131,7 @@ def compose(job: Job, record: dict[str, Any], sender: str, server: str, *, recov
         lines.append(f"To decide:         serversync conflicts {job.name}; serversync plan {job.name}")
     elif record["state"] == "failed":
         lines.append(f"Once it is mended: serversync run {job.name}")
-    from email.message import EmailMessage
-    from email.utils import formatdate, make_msgid
-
-    mail = EmailMessage()
-    mail["Subject"] = safe(subject)[:200]
-    mail["From"] = sender
-    mail["To"] = ", ".join(job["notification"]["email"])
-    mail["Date"] = formatdate(localtime=True)
-    mail["Message-ID"] = make_msgid("serversync", domain=sender.rpartition("@")[2])
-    # Loops of auto-responders end at these.
-    mail["Auto-Submitted"] = "auto-generated"
-    mail.set_content("\n".join(safe(line) for line in lines) + "\n")
-    return mail
+    return safe(subject)[:200], "\n".join(safe(line) for line in lines) + "\n"
 
 
 def tell(
@@ -136,29 +141,162 @@ def tell(
     past: Callable[[], Sequence[dict[str, Any]]],
     log: Callable[[str], None],
 ) -> dict[str, Any] | None:
-    """Sends the mail that the job asks for; what becomes of it is told in the record, and never fails the run.
+    """Sends what the job asks for; what becomes of it is told in the record, and never fails the run.
 
     past: see ``event``.
     """
-    recipients = job["notification"]["email"]
-    this = event(record, past(), job["notification"]["events"]) if recipients else None
-    if this is None:
+    recipients, wanted = job["notification"]["email"], job["notification"]["events"]
+    urls, hindrance = urls_of(layout, job)
+    if hindrance:
+        # Whether or not this run is to be told: the one that is must not be the first to say so.
+        log(f"warning: {safe(hindrance)}")
+    ways = [*([MAIL] if recipients else []), *urls]
+    earlier = past() if ways else []
+    told: dict[str, str] = {}
+    for way in ways:
+        one = event(record, earlier, wanted, way)
+        if one:
+            told[way] = one
+    if not told:
         return None
-    result: dict[str, Any] = {"event": this, "to": recipients, "error": None}
+    this = "conflict" if "conflict" in told.values() else next(iter(told.values()))
+    message = compose(job, record, recovered=this == "recovery")
+    result: dict[str, Any] = {"event": this, "to": [], "error": None, "urls": []}
+    if MAIL in told:
+        result |= {"to": recipients, "error": mail(layout, recipients, *message)}
+        log(f"mail to {', '.join(recipients)}: {safe(result['error'] or 'sent')}")
+    for way, url in urls.items():
+        if way in told:
+            error = hindrance or with_apprise(url, lambda service: deliver(service, *message, this))
+            result["urls"].append({"url": way, "error": error})
+            log(f"{way}: {safe(error or 'sent')}")
+    return result
+
+
+def mail(layout: Layout, recipients: Sequence[str], subject: str, body: str) -> str | None:
+    """Hands the mail to the mail server; what went wrong."""
     smtp: dict[str, Any] = {}
     try:
         # Most runs have nothing to tell.
         import smtplib
+        from email.message import EmailMessage
+        from email.utils import formatdate, make_msgid
 
         smtp = json.loads(layout.settings.read_text(encoding="utf-8"))["smtp"]
-        mail = compose(job, record, smtp["sender"], os.uname().nodename, recovered=this == "recovery")
+        message = EmailMessage()
+        message["Subject"] = subject
+        message["From"] = smtp["sender"]
+        message["To"] = ", ".join(recipients)
+        message["Date"] = formatdate(localtime=True)
+        message["Message-ID"] = make_msgid("serversync", domain=smtp["sender"].rpartition("@")[2])
+        # Loops of auto-responders end at these.
+        message["Auto-Submitted"] = "auto-generated"
+        message.set_content(body)
         with smtplib.SMTP(smtp["host"], smtp["port"], timeout=PATIENCE) as server:
-            refused = server.send_message(mail)
-        if refused:
-            result["error"] = f"refused for {', '.join(sorted(refused))}"
+            refused = server.send_message(message)
     except Exception as error:  # whatever it is, it is told, and the run stands as it is
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         where = f"mail server {smtp['host']}:{smtp['port']}" if smtp else str(layout.settings)
-        result["error"] = f"{where}: {reason}; check runner_smtp_host and runner_smtp_port of the role"
-    log(f"mail to {', '.join(recipients)}: {safe(result['error'] or 'sent')}")
-    return result
+        return f"{where}: {reason}; check runner_smtp_host and runner_smtp_port of the role"
+    return f"refused for {', '.join(sorted(refused))}" if refused else None
+
+
+# Apprise, for the services that have URLs. Of those nothing is told but their places in the list and their schemes.
+
+MISSING = "Apprise is not installed for the runner"
+INSTALL = "set runner_apprise: true of the role"
+SCHEME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.-]*(?=://)")
+
+
+def has_apprise() -> bool:
+    return find_spec("apprise") is not None
+
+
+def urls_of(layout: Layout, job: Job) -> tuple[dict[str, str], str | None]:
+    """The job's URLs by how texts name them, and why none of them can be used, if that is so."""
+    if not job["notification"]["urls"]:
+        return {}, None
+    try:
+        urls = credential(layout, job, URLS).split("\n")
+    except Failure as failure:
+        return {URLS: ""}, str(failure)
+    schemes = [found[0] if found else "no scheme" for found in map(SCHEME.match, urls)]
+    named = {f"{URLS}[{number}] ({scheme})": url for number, (scheme, url) in enumerate(zip(schemes, urls))}
+    return named, None if has_apprise() else f"{URLS}: {MISSING}; {INSTALL}"
+
+
+class Hush(logging.Handler):
+    """Takes what Apprise and its libraries log, which may have the URL in it; of that only HTTP's status is kept."""
+
+    status = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # What cannot be formatted has none.
+        with suppress(TypeError, ValueError):
+            found = re.search(r"\berror=([1-5]\d\d)\b", record.getMessage())
+            self.status = found[1] if found else self.status
+
+
+@contextmanager
+def hushed() -> Iterator[Hush]:
+    """Nothing reaches the journal that is logged or warned of inside, nor the traceback of a thread."""
+    root, hush = logging.getLogger(), Hush()
+    root.addHandler(hush)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield hush
+    finally:
+        root.removeHandler(hush)
+
+
+def service_of(url: str) -> Any:
+    """What Apprise makes of a URL; ValueError where it knows no such service, or the URL lacks something.
+
+    With nothing from the disk: no plug-ins beside its own, no store and no keys made.
+    """
+    # Most runs have nothing to tell.
+    import apprise
+
+    asset = apprise.AppriseAsset(async_mode=False)
+    # Earlier versions have none of these.
+    asset.pgp_autogen = asset.pem_autogen = False
+    service = apprise.Apprise.instantiate(url, asset=asset)
+    if service is None:
+        raise ValueError
+    if service.overflow_mode == apprise.OverflowMode.UPSTREAM:
+        # Services refuse what is too long for them, and the beginning says it all.
+        service.overflow_mode = apprise.OverflowMode.TRUNCATE
+    return service
+
+
+def deliver(service: Any, subject: str, body: str, this: str) -> bool:
+    """Hands a message to a service; whether it was taken."""
+    from apprise import Apprise, NotifyFormat, NotifyType
+
+    kinds = {"failure": NotifyType.FAILURE, "conflict": NotifyType.WARNING, "always": NotifyType.INFO}
+    messenger = Apprise(asset=service.asset)
+    messenger.add(service)
+    kind = kinds.get(this, NotifyType.SUCCESS)
+    return bool(messenger.notify(body=body, title=subject, notify_type=kind, body_format=NotifyFormat.TEXT))
+
+
+def with_apprise(url: str, use: Callable[[Any], bool]) -> str | None:
+    """Uses the service of a URL; what went wrong, without anything of the URL."""
+    with hushed() as hush:
+        try:
+            service = service_of(url)
+        except ImportError as error:
+            return f"Apprise cannot be used for the lack of {error.name}; {INSTALL}"
+        except Exception as error:  # as for the mail; but its text may have the URL in it
+            said = "" if isinstance(error, ValueError) else f" ({type(error).__name__})"
+            return (
+                f"Apprise knows no such service, or the URL lacks something{said}; see what Apprise asks of it"
+            )
+        try:
+            used = use(service)
+            said = f" (status {hush.status} of HTTP)" if hush.status else ""
+        except Exception as error:
+            used, said = False, f" ({type(error).__name__})"
+    remedy = "check the URL, and whether this server reaches the service"
+    return None if used else f"the service was not reached or did not take it{said}; {remedy}"

@@ -25,7 +25,7 @@ from serversync import metadata, place, tree
 from serversync.commit import CODES, Refused
 from serversync.detect import blocks
 from serversync.failure import Failure
-from serversync.job import Job, size
+from serversync.job import Job, credential, size
 from serversync.layout import Layout
 from serversync.metadata import Problem
 from serversync.replica import Carried, Coming, Replica
@@ -262,19 +262,6 @@ def download(source: SftpTree, target: Tree, file: Coming, preserve: frozenset[s
 
 
 # Logging in.
-
-
-def credential(layout: Layout, job: Job, name: str) -> str:
-    """A secret of the job, which systemd has put where only its service can read it; in user scope it lies there."""
-    # Where systemd was not asked for one it names no directory.
-    handed = Path(os.environ.get("CREDENTIALS_DIRECTORY") or "/run/credentials")
-    directory = handed if layout.privileged else layout.credentials / job.name
-    try:
-        return (directory / name).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        said = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        message = f"the password is not at {directory / name} ({said}); apply the job again, with the password"
-        raise Failure("no_credential", message, field=name) from None
 
 
 def connect(pairing: Pairing, partner: str, compress: bool, held: ExitStack, password: str | None = None) -> Any:

@@ -88,7 +88,7 @@ def test_the_normal_form_of_the_least_job():
         "account": ACCOUNT,
         "schedule": None,
         "on_error": {"retries": 3, "delay": "5m"},
-        "notification": {"email": [], "events": ["conflict", "failure", "recovery"]},
+        "notification": {"email": [], "urls": [], "events": ["conflict", "failure", "recovery"]},
         "settings": SETTINGS,
         "elements": [{"path": "/srv/a", "partner_path": "/srv/a", **ELEMENT}],
         "before": [],
@@ -140,6 +140,7 @@ OVERLAP = "elements must not overlap, remove one or name another path"
 TIME = 'is not a time of day; write HH:MM between 00:00 and 23:59, e.g. "02:30"'
 CALENDAR = 'is not a calendar expression; see "man systemd.time", e.g. "Mon..Fri *-*-* 02:30"'
 
+NO_URL = "is not a URL of Apprise; write SCHEME://..., e.g. mailtos://USER:PASSWORD@example.com"
 PRESERVE = "times, permissions, owner, group, links, hardlinks, acls, xattrs, sparse"
 AMOUNT = "is neither a share nor a number of paths; write e.g. 25% or 100"
 PERCENT = "is out of range; use 1% to 100%, or a number of paths, 0 for none"
@@ -172,11 +173,51 @@ BAD = [
             ({"password": ""}, ".password: is empty; give the password, or null for a log-in by key"),
             ({"password": "s3cret\n"}, ".password: has more than one line; give the password alone"),
             ({"password": "s3cret\0"}, ".password: has more than one line; give the password alone"),
-            ({"password": "s3cret\udc80"}, ".password: is not valid UTF-8; only passwords in UTF-8 can be declared"),
+            ({"password": "s3cret\udc80"}, ".password: is not valid UTF-8; only secrets in UTF-8 can be declared"),
             ({"password": "s" * 1001}, ".password: has 1001 characters; use at most 1000"),
             (
                 {"password": "s3cret", "private_key_file": "/k"},
                 ".password: does not go with account.private_key_file; give one of them",
+            ),
+        )
+    ),
+    # URLs, neither
+    *(
+        ({"notification": notification}, "notification" + message)
+        for notification, message in (
+            ("json://s3cret", ": is text, not a dictionary; write it with the keys email, urls, events"),
+            ({"url": ["json://s3cret"]}, ".url: is not an option; did you mean urls?"),
+            ({"urls": {"s3cret": 1}}, ".urls: is a dictionary, not a list; begin each entry with a dash"),
+            ({"urls": True}, ".urls: is a boolean, not a list; begin each entry with a dash"),
+            ({"urls": [["s3cret"]]}, ".urls[0]: is a list, not text; quote it"),
+            ({"urls": ["json://a", None]}, ".urls[1]: is empty; write a value or remove the entry"),
+            *(
+                ({"urls": ["json://a", url]}, ".urls[1]: " + said)
+                for url, said in (
+                    *((one, NO_URL) for one in ("", "s3cret", "s3cret:", "s3cret://", "://s3cret", "json:///s3cret")),
+                    ("json://s3cret\nb", "contains the control character U+000A; remove it"),
+                    ("json://s3cret\0", "contains the control character U+0000; remove it"),
+                    ("json://s3cret b", "contains a blank; write %20 for it, and each URL as an entry of its own"),
+                    ("json://s3cret, json://b", "contains a blank; write %20 for it, and each URL as an entry of its own"),
+                    ("json://s3cret\udc80", "is not valid UTF-8; only secrets in UTF-8 can be declared"),
+                    ("json://" + "s" * 4096, "has 4103 characters; use at most 4096"),
+                    (
+                        "Syslog://s3cret",
+                        "is of syslog://, which is shown on this server alone; name a service in the network",
+                    ),
+                    (
+                        "dbus://s3cret",
+                        "is of dbus://, which is shown on this server alone; name a service in the network",
+                    ),
+                )
+            ),
+            (
+                {"urls": ["json://s3cret", "json://b", " json://s3cret\n"]},
+                ".urls: has the same URL as entry 0 and as entry 2; leave one of them out",
+            ),
+            (
+                {"urls": [_job.KEPT, "json://s3cret"]},
+                ".urls: has new URLs beside those that are kept; give all of them, or 'kept as a credential' alone",
             ),
         )
     ),
@@ -893,9 +934,10 @@ def test_a_password_is_in_no_job_and_in_no_error():
     assert job["account"] == dict(ACCOUNT, password=_job.KEPT)
     assert "s3cret" not in _job.document_text(job)
     VALIDATOR.validate(job)
-    assert _job.password_of({"account": {"password": "s3cret"}}) == "s3cret"
+    assert _job.secrets_in(job) == ["account.password"]
+    assert _job.secrets_of({"account": {"password": "s3cret"}}) == {"account.password": "s3cret"}
     for none in ({}, {"account": None}, {"account": {"password": None}}, {"account": {"password": _job.KEPT}}):
-        assert _job.password_of(none) is None
+        assert _job.secrets_of(none) == {}
     for more in ({"account": '{"password": "s3cret"'}, {"name": 1.5, "account": {"password": ["s3cret"]}}):
         assert "s3cret" not in str(_job.declare(base(partner=SFTP, **more))[1])
     # nor in one that somebody has edited
@@ -904,7 +946,35 @@ def test_a_password_is_in_no_job_and_in_no_error():
     assert not VALIDATOR.is_valid(edited)
     problems = _job.normalise(edited)[1]
     assert [str(one) for one in problems] == [
-        "account.password: is a password, which does not belong here; apply the job again with it, which keeps it "
+        "account.password: is a secret, which does not belong here; apply the job again with it, which keeps it "
+        "elsewhere"
+    ]
+
+
+def test_urls_are_in_no_job_and_in_no_error():
+    urls = [" json://s3cret/a,b?c=d\n", "46elks://u:s3cret@1", "https://s3cret.example.com/x"]
+    job = made(notification={"urls": urls})
+    assert job["notification"]["urls"] == [_job.KEPT]
+    assert "s3cret" not in _job.document_text(job)
+    VALIDATOR.validate(job)
+    given, problems = _job.read(base(notification={"urls": urls}))
+    assert problems == []
+    assert _job.secrets_of(given) == {"notification.urls": "\n".join(urls).replace("\n4", "4").strip()}
+    assert _job.secrets_in(job) == ["notification.urls"]
+    # one alone is a list, and a comma parts nothing
+    assert _job.secrets_of(_job.read(base(notification={"urls": "json://a,json://b"}))[0]) == {
+        "notification.urls": "json://a,json://b"
+    }
+    assert _job.secrets_of(_job.read(base(notification={"urls": _job.KEPT}))[0]) == {}
+    for same in ({}, {"urls": [_job.KEPT]}, {"urls": _job.KEPT}, {"email": []}, {"urls": ["json://other"]}):
+        assert changed(job, notification=same) == job
+    for none in (None, [], ""):
+        assert changed(job, notification={"urls": none})["notification"]["urls"] == []
+    edited = copy.deepcopy(job)
+    edited["notification"]["urls"] = ["json://s3cret"]
+    assert not VALIDATOR.is_valid(edited)
+    assert [str(one) for one in _job.normalise(edited)[1]] == [
+        "notification.urls: is a secret, which does not belong here; apply the job again with it, which keeps it "
         "elsewhere"
     ]
 
@@ -1060,7 +1130,7 @@ def full():
         account={"user": "u", "private_key_file": "/k"},
         schedule={"at": ["02:30", "14:00"], "days": ["mon"], "timezone": "UTC", "jitter": "7m", "catch_up": False},
         on_error={"retries": 1, "delay": "1m"},
-        notification={"email": ["a@b"], "events": ["success"]},
+        notification={"email": ["a@b"], "urls": ["json://s3cret"], "events": ["success"]},
         settings={
             "direction": "from_partner",
             "conflict": "keep_both",
@@ -1407,6 +1477,7 @@ def test_the_schema_is_one_and_describes_every_field():
 
 LATER = {
     "account.password",
+    "notification.urls",
     "before",
     "after",
     "limits",
@@ -1909,6 +1980,7 @@ def declarations(draw):
             ),
             notification=maybe(
                 email=st.lists(st.sampled_from(["a@b", "c@d.e"])),
+                urls=st.lists(st.from_regex(_job._URL, fullmatch=True), max_size=3),
                 events=st.lists(st.sampled_from(["failure", "conflict", "recovery", "success", "always"])),
             ),
             settings=settings_maybe(),
@@ -1967,8 +2039,11 @@ def test_the_normal_form_is_a_fixed_point(declaration):
             "settings.preserve",
             "account.private_key_file",
             "account.password",
+            "notification.urls",  # equal ones, and those of services on this server
         }
         return
+    given = _job.secrets_of(_job.read(declaration)[0])
+    assert ("notification.urls" in given) == ("notification.urls" in _job.secrets_in(job))
     assert _job.normalise(job) == (job, [])
     assert _job.parse_document(_job.document_text(job)) == (job, [])
     assert _job.declare(declaration, job) == (job, [])

@@ -8,7 +8,7 @@ import json
 import os
 
 import pytest
-from ansible_collections.serversync.core.plugins.module_utils import _job, _store, _units
+from ansible_collections.serversync.core.plugins.module_utils import _job, _store
 
 SYSTEM = _store.layout("system", "demo", {"HOME": "/root", "XDG_CONFIG_HOME": "/x"})
 GID = 4242
@@ -455,11 +455,14 @@ def test_the_jobs_that_are_declared(tmp_path):
 
 BY_PASSWORD = job(partner={"host": "hq", "connection": "sftp"}, account={"password": "s3cret"})
 BY_KEY = job(partner={"host": "hq", "connection": "sftp"})
+PLAIN = SYSTEM.credential("account.password")
+ENCRYPTED = SYSTEM.credential("account.password", encrypted=True)
 
 
 def kept(password, encrypted=False):
     """The files of a job whose password is kept, as they are compared."""
-    wanted = _store.wanted_files(SYSTEM, BY_PASSWORD, _job.document_text(BY_PASSWORD), GID, password, encrypted)
+    given = {"account.password": (password, encrypted)}
+    wanted = _store.wanted_files(SYSTEM, BY_PASSWORD, _job.document_text(BY_PASSWORD), GID, given)
     return {
         path: _store.FileState() if file.text is None else _store.FileState(file.text.encode(), file.mode, 0, file.gid)
         for path, file in wanted.items()
@@ -467,73 +470,76 @@ def kept(password, encrypted=False):
 
 
 def to_password(there, password, encrypted=False):
-    wanted = _store.wanted_files(SYSTEM, BY_PASSWORD, _job.document_text(BY_PASSWORD), GID, password, encrypted)
+    given = {"account.password": (password, encrypted)}
+    wanted = _store.wanted_files(SYSTEM, BY_PASSWORD, _job.document_text(BY_PASSWORD), GID, given)
     return _store.plan(SYSTEM, found(there), wanted, 0)
 
 
 def test_where_a_password_is_and_who_hands_it_over():
-    assert SYSTEM.password == "/etc/serversync/credentials/demo/" + _units.PASSWORD
+    assert PLAIN == "/etc/serversync/credentials/demo/account.password"
     plain = kept("s3cret")
-    assert (plain[SYSTEM.password].mode, plain[SYSTEM.password].gid) == (0o600, 0)
-    assert b"\nLoadCredential=account.password:%s\n" % SYSTEM.password.encode() in plain[SYSTEM.drop_in].data
+    assert (plain[PLAIN].mode, plain[PLAIN].gid) == (0o600, 0)
+    assert b"\nLoadCredential=account.password:%s\n" % PLAIN.encode() in plain[SYSTEM.drop_in].data
     assert b"s3cret" not in plain[SYSTEM.document].data + plain[SYSTEM.drop_in].data
     encrypted = kept("s3cret", True)
-    assert encrypted[SYSTEM.password].data is None
-    line = b"\nLoadCredentialEncrypted=account.password:%s.cred\n" % SYSTEM.password.encode()
+    assert encrypted[PLAIN].data is None
+    line = b"\nLoadCredentialEncrypted=account.password:%s.cred\n" % PLAIN.encode()
     assert line in encrypted[SYSTEM.drop_in].data
     user = SYSTEM._replace(scope="user", config="/home/u/.config/serversync")
-    files = _store.wanted_files(user, dict(BY_PASSWORD, scope="user"), "", None, "s3cret")
-    assert (files[user.password].mode, files[user.password].gid) == (0o600, None)
+    files = _store.wanted_files(user, dict(BY_PASSWORD, scope="user"), "", None, {"account.password": ("s3cret", False)})
+    kept_there = files[user.credential("account.password")]
+    assert (kept_there.mode, kept_there.gid) == (0o600, None)
     assert "Credential" not in files[user.drop_in].text
 
 
 def test_a_password_is_there_before_the_document_that_says_so_and_goes_after_who_asks_for_it():
     new = to_password(files_of(BY_KEY), "s3cret")
-    assert steps(new)[:3] == ["write " + path for path in (SYSTEM.password, SYSTEM.document, SYSTEM.drop_in)]
+    assert steps(new)[:3] == ["write " + path for path in (PLAIN, SYSTEM.document, SYSTEM.drop_in)]
     gone = way(found(kept("s3cret", True)), BY_KEY)
     assert steps(gone)[:4] == [
         "write " + SYSTEM.document,
         "write " + SYSTEM.drop_in,
-        "remove " + SYSTEM.encrypted,
+        "remove " + ENCRYPTED,
         "rmdir " + SYSTEM.credentials,
     ]
     removed = way(found(kept("s3cret")), None)
     # while the document is there, the job can be seen and removed again
     assert steps(removed)[:4] == [
         "remove " + SYSTEM.drop_in,
-        "remove " + SYSTEM.password,
+        "remove " + PLAIN,
         "remove " + SYSTEM.document,
         "rmdir " + SYSTEM.credentials,
     ]
     encrypted = to_password(kept("s3cret"), "another", True)
-    assert steps(encrypted)[:3] == ["write " + SYSTEM.encrypted, "write " + SYSTEM.drop_in, "remove " + SYSTEM.password]
+    assert steps(encrypted)[:3] == ["write " + ENCRYPTED, "write " + SYSTEM.drop_in, "remove " + PLAIN]
 
 
 def test_a_diff_tells_that_a_password_changes_and_not_what():
     for there, password in ((files_of(BY_KEY), "s3cret"), (kept("0ther"), "s3cret"), (kept("0ther", True), "s3cret")):
         plan = to_password(there, password)
-        [entry] = [one for one in plan.diff if one["after_header"] == SYSTEM.password]
-        assert entry["after"] in ("(a password)\n", "(another password)\n")
+        [entry] = [one for one in plan.diff if one["after_header"] == PLAIN]
+        assert entry["after"] in ("(a secret)\n", "(another secret)\n")
         assert not {"s3cret", "0ther"} & set(str(plan.diff).split("\n"))
         assert "s3cret" not in str(plan.diff)
         assert "0ther" not in str(plan.diff)
     assert to_password(kept("s3cret"), "s3cret").diff == []
-    assert way(found(kept("s3cret")), None).diff[1]["before"] == "(a password)\n"
+    assert way(found(kept("s3cret")), None).diff[1]["before"] == "(a secret)\n"
 
 
 def test_what_cannot_be_decrypted_is_no_password(tmp_path):
     place = SYSTEM._replace(config=str(tmp_path))
     os.makedirs(place.credentials)
-    for path in (place.password, place.encrypted):
+    plain, encrypted = (place.credential("account.password", one) for one in (False, True))
+    for path in (plain, encrypted):
         with open(path, "wb") as stream:
-            stream.write(b"bl\xffob" if path == place.password else b"blob")
+            stream.write(b"bl\xffob" if path == plain else b"blob")
     asked = []
 
     def run(code, out):
         return lambda argv: asked.append(argv) or (code, out, "")
 
-    read = _store.read_password(place, run(0, "s3cret"))
-    assert (read[place.encrypted].data, read[place.password].data) == (b"s3cret", b"")
-    assert asked == [["systemd-creds", "decrypt", "--name=account.password", place.encrypted, "-"]]
+    read = _store.read_credentials(place, run(0, "s3cret"))
+    assert (read[encrypted].data, read[plain].data) == (b"s3cret", b"")
+    assert asked == [["systemd-creds", "decrypt", "--name=account.password", encrypted, "-"]]
     for code, out in ((1, ""), (0, "\udcff")):
-        assert _store.read_password(place, run(code, out))[place.encrypted].data == b""
+        assert _store.read_credentials(place, run(code, out))[encrypted].data == b""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import itertools
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import yaml
 from ansible_collections.serversync.core.plugins.module_utils import _job, _store
 from jinja2.nativetypes import NativeEnvironment
 
-from tests.declaring import PROGRAM, Server, assert_on_disk
+from tests.declaring import CRASH, PROGRAM, Server, assert_on_disk
 
 OMIT = object()
 
@@ -86,7 +87,7 @@ def test_create(server):
             "catch_up": True,
         },
         "on_error": {"retries": 3, "delay": "5m"},
-        "notification": {"email": [], "events": ["conflict", "failure", "recovery"]},
+        "notification": {"email": [], "urls": [], "events": ["conflict", "failure", "recovery"]},
         "settings": {
             "direction": "to_partner",
             "conflict": "newer_wins",
@@ -183,12 +184,12 @@ def test_edit_one_detail_and_leave_the_rest(server, edit):
 SFTP = {"host": "nas", "connection": "sftp"}
 
 
-def secret_is_nowhere_else(server, text, *results):
-    """A planted password is in one file alone, and in nothing that a task returns."""
+def secret_is_nowhere_else(server, text, *results, name="account.password"):
+    """A planted secret is in one file alone, and in nothing that a task returns."""
     for result in results:
         assert text not in json.dumps(result)
     places = [path for path in server.home.parent.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
-    assert places == [server.document.parent.parent / "credentials" / "demo" / "account.password"]
+    assert places == [server.document.parent.parent / "credentials" / "demo" / name]
 
 
 def test_a_password_comes_changes_and_goes(server):
@@ -210,7 +211,7 @@ def test_a_password_comes_changes_and_goes(server):
 
     other = four_steps(server, account={"password": "correct horse"})
     assert [one["after_header"] for one in other["diff"]] == [str(kept)]
-    assert (other["diff"][0]["before"], other["diff"][0]["after"]) == ("(a password)\n", "(another password)\n")
+    assert (other["diff"][0]["before"], other["diff"][0]["after"]) == ("(a secret)\n", "(another secret)\n")
     secret_is_nowhere_else(server, "correct horse", other)
 
     kept.chmod(0o644)
@@ -225,8 +226,86 @@ def test_a_password_comes_changes_and_goes(server):
     assert not kept.parent.exists()
 
 
+def test_urls_come_change_and_go(server):
+    urls = ["json://plant-ed@ops.example.com/a,b", "mailtos://me:plant-ed@example.com?x=%20"]
+    new = four_steps(server, **job(server, notification={"urls": urls}))
+    kept = server.document.parent.parent / "credentials" / "demo" / "notification.urls"
+    assert kept.read_text() == "\n".join(urls)
+    assert (kept.stat().st_mode & 0o7777, kept.parent.stat().st_mode & 0o7777) == (0o600, 0o700)
+    assert new["job"]["notification"]["urls"] == [_job.KEPT]
+    secret_is_nowhere_else(server, "plant-ed", new, server.check(notification={"urls": urls}), name=kept.name)
+
+    # given back as they were returned, or left out
+    fields = {name: one for name, one in new["job"].items() if name != "version"}
+    same = ({"notification": new["job"]["notification"]}, {"notification": {"email": []}}, {}, {"notification": {}})
+    for more in (*same, dict(fields, omitted="reset")):
+        assert not server.apply(**more)["changed"]
+    secret_is_nowhere_else(server, "plant-ed", server.apply(comment="c"), name=kept.name)
+
+    # one more is another list, of which nothing is told but that
+    other = four_steps(server, notification={"urls": [*urls, "json://plant-ed.example.com"]})
+    assert [(one["after_header"], one["before"], one["after"]) for one in other["diff"]] == [
+        (str(kept), "(a secret)\n", "(another secret)\n")
+    ]
+    secret_is_nowhere_else(server, "plant-ed", other, name=kept.name)
+
+    # beside the other secret, and each goes for itself
+    four_steps(server, partner=SFTP, account={"password": "Tr0ub4dor&3"})
+    assert sorted(path.name for path in kept.parent.iterdir()) == ["account.password", "notification.urls"]
+    gone = four_steps(server, notification={"urls": None})
+    assert "plant-ed" not in json.dumps(gone)
+    assert [path.name for path in kept.parent.iterdir()] == ["account.password"]
+    four_steps(server, notification={"urls": "json://plant-ed"})
+    four_steps(server, account={"password": None})
+    assert [path.name for path in kept.parent.iterdir()] == ["notification.urls"]
+    four_steps(server, notification={"urls": []})
+    assert not kept.parent.exists()
+    four_steps(server, notification={"urls": ["json://plant-ed"]})
+    four_steps(server, state="absent")
+    assert not kept.parent.exists()
+
+
+def test_secrets_go_with_a_name_and_not_to_a_copy(server):
+    server.apply(**job(server, notification={"urls": "json://plant-ed"}))
+    kept = server.document.parent.parent / "credentials"
+    message = "notification.urls: is to be kept as it is, but nothing is kept on this server; give the secret itself"
+    refused(server, message, "missing", "notification.urls", name="copy", copy_from="demo")
+    for urls in (None, "json://another"):
+        given = {"notification": {"urls": urls}, "accept_circular": "it is a test"}
+        assert server.apply(name="copy", copy_from="demo", **given)["changed"]
+    renamed = four_steps(server, name="new", previous_name="demo")
+    assert "plant-ed" not in json.dumps(renamed)
+    assert {str(path.relative_to(kept)): path.read_text() for path in kept.rglob("*.urls")} == {
+        "copy/notification.urls": "json://another",
+        "new/notification.urls": "json://plant-ed",
+    }
+
+
+def test_a_task_that_is_killed_on_its_way_to_a_secret_is_finished_by_the_next_one(server):
+    """The document never says that something is kept which is not there."""
+    steps = [
+        {"notification": {"urls": "json://plant-ed"}},
+        {"notification": {"urls": "json://another"}, "comment": "c"},
+        {"notification": {"urls": None}},
+    ]
+    server.apply(**job(server, partner=SFTP))
+    kept = server.document.parent.parent / "credentials" / "demo" / "notification.urls"
+    for step in steps:
+        for number in itertools.count():
+            server.program = CRASH % number + PROGRAM
+            ended = server.killed(**step) == 0
+            said = json.loads(server.document.read_text())["notification"]["urls"]
+            assert not said or kept.exists()
+            if ended:
+                break
+        server.program = PROGRAM
+        assert not server.apply(**step)["changed"]
+        assert number >= 1
+    assert not kept.parent.exists()
+
+
 def test_a_password_that_is_to_be_kept_has_to_be_there(server):
-    message = "account.password: is to be kept as it is, but none is kept on this server; give the password itself"
+    message = "account.password: is to be kept as it is, but nothing is kept on this server; give the secret itself"
     given = job(server, partner=SFTP, account={"password": _job.KEPT})
     refused(server, message, "missing", "account.password", **given)
 
@@ -271,6 +350,25 @@ def test_an_elements_own_settings_come_change_and_go(server):
     assert run["job"]["elements"][1]["settings"]["direction"] == "both"
     assert shown(four_steps(server, **elements({"direction": "both"})))[1] == {"direction": "both"}
     assert shown(four_steps(server, **elements(None))) == ({"direction": "both"}, None)
+
+
+def test_no_error_tells_a_url(server):
+    """Nor what is perhaps one, under a name or in a place that is wrong."""
+    for more in (
+        {"notification": {"urls": ["json://plant-ed", "plant-ed"]}},
+        {"notification": {"urls": ["json://plant-ed", "json://plant-ed"]}},
+        {"notification": {"urls": {"plant-ed": "plant-ed"}}},
+        {"notification": {"url": "json://plant-ed"}},
+        {"notification": "json://plant-ed"},
+        {"notification": ["json://plant-ed"]},
+        {"notification": '{"urls": ["plant-ed"]}'},
+        {"urls": ["json://plant-ed"]},
+        {"on_error": {"retries": "many"}, "notification": {"urls": ["json://plant-ed"]}},
+    ):
+        for run in (server.check, server.apply):
+            result = run(**job(server, **more))
+            assert result["failed"], more
+            assert "plant-ed" not in json.dumps(result), more
 
 
 def test_an_edited_schedule_fires_no_run(server):
@@ -1131,7 +1229,12 @@ def templated(value, variables):
 
 
 # Variables of examples that are not theirs.
-UNKNOWN = {"vault_nas_password": "s3cret", "nas_host_key": []}
+UNKNOWN = {
+    "vault_nas_password": "s3cret",
+    "nas_host_key": [],
+    "vault_ops_chat": "msteams://a/b/c",
+    "vault_ops_telephone": "pover://u@t",
+}
 
 
 def test_the_examples_are_valid_declarations():
