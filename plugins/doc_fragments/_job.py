@@ -200,11 +200,11 @@ options:
         elements: str
       urls:
         description:
-          - The URLs of services that get the same message through Apprise, such as chats, telephones and pagers, each as
-            Apprise's page of the service has it. A URL must be of a service in the network; one with a blank has C(%20)
-            there.
+          - The URLs of services that get the same message through Apprise, such as chats, telephones and pagers, each
+            as Apprise's page of the service has it. A URL must be of a service in the network, and have C(%20) for a
+            blank.
           - The runner sends with the Python library Apprise, which the role installs with
-            O(serversync.core.runner#role:runner_apprise=true). Where it is missing every run warns of that, and the run
+            O(serversync.core.runner#role:main:runner_apprise=true). Where it is missing every run warns of that, and the run
             itself is carried out.
           - They have tokens and passwords in them, and are kept as O(account.password) is. They are the file
             C(notification.urls) there, and are named in errors and records by their place in the list and their scheme

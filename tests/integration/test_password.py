@@ -16,6 +16,7 @@ import pytest
 from tests.declaring import Server
 from tests.loopback import write_launcher
 from tests.nas import Nas, nas
+from tests.processes import processes_that_show
 
 SECRET = 'Tr0ub4dor&3 \'n "friends" $HOME'
 
@@ -58,20 +59,6 @@ def site(tmp_path: Path) -> Site:
 def server() -> Iterator[Nas]:
     with nas(SECRET) as server:
         yield server
-
-
-def processes_that_show(text: str) -> list[str]:
-    """The processes of this machine in whose command or environment the text is."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/*"):
-        if path.name in ("cmdline", "environ"):
-            try:
-                data = path.read_bytes()
-            except OSError:  # it has ended, or is another user's
-                continue
-            if text.encode() in data:
-                found.append(f"{path}: {data!r}")
-    return found
 
 
 def test_it_logs_in_and_the_password_is_in_one_file_alone(site: Site, server: Nas, tmp_path: Path) -> None:
@@ -128,7 +115,8 @@ def test_a_password_that_is_gone(site: Site, server: Nas) -> None:
     assert record["error"] == {
         "code": "no_credential",
         "field": "account.password",
-        "message": f"the secret is not at {kept} (No such file or directory); apply the job again, with account.password",
+        "message": f"the secret is not at {kept} (No such file or directory); apply the job again, with "
+        "account.password",
         "transient": False,
     }
     assert server.tried == []

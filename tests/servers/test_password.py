@@ -40,6 +40,16 @@ ROUND = """
     - ansible.builtin.assert:
         that: again is not changed and found.jobs[0].account.password == 'kept as a credential'
 """
+URLS = """
+- hosts: siteA
+  gather_facts: false
+  tasks:
+    - serversync.core.sync_job:
+        name: by-password
+        partner: {host: siteA, connection: local}
+        notification: {events: [success], urls: ["json://Tr0ub4dor-planted@127.0.0.1:1/"]}
+        elements: [{path: /srv/by-password, partner_path: /srv/by-password-copy}]
+"""
 KEPT = "/etc/serversync/credentials/by-password"
 UNIT = "serversync@by-password.service"
 
@@ -118,3 +128,22 @@ def test_a_server_that_cannot_encrypt_keeps_it_for_root_alone(site: Server, hq: 
     assert seen(site, SECRET) == f"{KEPT}/account.password\n"
     assert "changed=1" in play(text(OTHER))
     assert site.run("ls", KEPT) == "account.password.cred\n"
+
+
+def test_urls_are_handed_over_in_the_same_way(site: Server, play: Any) -> None:
+    site.run("mkdir", "-p", "/srv/by-password-copy")
+    site.run("chown", "serversync:", "/srv/by-password-copy")
+    try:
+        assert SECRET not in play(URLS, "--diff", "-vvv")
+        assert "changed=0" in play(URLS)
+        assert site.run("ls", KEPT) == "notification.urls.cred\n"
+        site.run("systemd-analyze", "verify", UNIT)
+        code, run = site.serversync("run", "by-password")
+        assert (code, run["state"]) == (0, "equal"), run["error"]
+        # With its scheme, which only who was handed it knows; the role was not asked for Apprise.
+        [one] = run["notification"]["urls"]
+        assert one["url"] == "notification.urls[0] (json)"
+        assert "Apprise is not installed for the runner" in one["error"]
+        assert seen(site, SECRET) == ""
+    finally:
+        site.run("rm", "-r", "/srv/by-password-copy")

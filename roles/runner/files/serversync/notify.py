@@ -290,9 +290,7 @@ def with_apprise(url: str, use: Callable[[Any], bool]) -> str | None:
             return f"Apprise cannot be used for the lack of {error.name}; {INSTALL}"
         except Exception as error:  # as for the mail; but its text may have the URL in it
             said = "" if isinstance(error, ValueError) else f" ({type(error).__name__})"
-            return (
-                f"Apprise knows no such service, or the URL lacks something{said}; see what Apprise asks of it"
-            )
+            return f"Apprise knows no such service, or the URL lacks something{said}; see what Apprise asks of it"
         try:
             used = use(service)
             said = f" (status {hush.status} of HTTP)" if hush.status else ""

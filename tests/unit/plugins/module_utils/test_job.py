@@ -198,7 +198,10 @@ BAD = [
                     ("json://s3cret\nb", "contains the control character U+000A; remove it"),
                     ("json://s3cret\0", "contains the control character U+0000; remove it"),
                     ("json://s3cret b", "contains a blank; write %20 for it, and each URL as an entry of its own"),
-                    ("json://s3cret, json://b", "contains a blank; write %20 for it, and each URL as an entry of its own"),
+                    (
+                        "json://s3cret, json://b",
+                        "contains a blank; write %20 for it, and each URL as an entry of its own",
+                    ),
                     ("json://s3cret\udc80", "is not valid UTF-8; only secrets in UTF-8 can be declared"),
                     ("json://" + "s" * 4096, "has 4103 characters; use at most 4096"),
                     (

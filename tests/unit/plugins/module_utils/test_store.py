@@ -486,7 +486,9 @@ def test_where_a_password_is_and_who_hands_it_over():
     line = b"\nLoadCredentialEncrypted=account.password:%s.cred\n" % PLAIN.encode()
     assert line in encrypted[SYSTEM.drop_in].data
     user = SYSTEM._replace(scope="user", config="/home/u/.config/serversync")
-    files = _store.wanted_files(user, dict(BY_PASSWORD, scope="user"), "", None, {"account.password": ("s3cret", False)})
+    files = _store.wanted_files(
+        user, dict(BY_PASSWORD, scope="user"), "", None, {"account.password": ("s3cret", False)}
+    )
     kept_there = files[user.credential("account.password")]
     assert (kept_there.mode, kept_there.gid) == (0o600, None)
     assert "Credential" not in files[user.drop_in].text
@@ -512,6 +514,29 @@ def test_a_password_is_there_before_the_document_that_says_so_and_goes_after_who
     ]
     encrypted = to_password(kept("s3cret"), "another", True)
     assert steps(encrypted)[:3] == ["write " + ENCRYPTED, "write " + SYSTEM.drop_in, "remove " + PLAIN]
+
+
+def test_every_secret_is_a_credential_of_its_own():
+    both = dict(BY_PASSWORD, notification=dict(BY_PASSWORD["notification"], urls=[_job.KEPT]))
+    secrets = {"account.password": ("s3cret", True), "notification.urls": ("json://s3cret\njson://b", False)}
+    files = _store.wanted_files(SYSTEM, both, "", GID, secrets)
+    urls = SYSTEM.credential("notification.urls")
+    assert (files[urls].text, files[urls].mode, files[urls].encrypted) == ("json://s3cret\njson://b", 0o600, "")
+    assert files[ENCRYPTED].encrypted == "account.password"
+    assert "\nLoadCredentialEncrypted=account.password:%s\nLoadCredential=notification.urls:%s\n" % (
+        ENCRYPTED,
+        urls,
+    ) in (files[SYSTEM.drop_in].text)
+    # one that goes leaves the directory to the other
+    there = {
+        path: _store.FileState() if file.text is None else _store.FileState(file.text.encode(), file.mode, 0, file.gid)
+        for path, file in files.items()
+    }
+    assert steps(to_password(there, "s3cret", True))[-3:] == [
+        "write " + SYSTEM.drop_in,
+        "remove " + urls,
+        "systemctl daemon-reload",
+    ]
 
 
 def test_a_diff_tells_that_a_password_changes_and_not_what():
