@@ -203,9 +203,8 @@ options:
           - The URLs of services that get the same message through Apprise, such as chats, telephones and pagers, each
             as Apprise's page of the service has it. A URL must be of a service in the network, and have C(%20) for a
             blank.
-          - The runner sends with the Python library Apprise, which the role installs with
-            O(serversync.core.runner#role:main:runner_apprise=true). Where it is missing every run warns of that, and the run
-            itself is carried out.
+          - The runner sends with the Python library Apprise, which the role P(serversync.core.runner#role) installs
+            with C(runner_apprise=true). Where it is missing every run warns of that, and is carried out all the same.
           - They have tokens and passwords in them, and are kept as O(account.password) is. They are the file
             C(notification.urls) there, and are named in errors and records by their place in the list and their scheme
             alone. V([kept as a credential]), which is returned in their place, may be given back and means that they
