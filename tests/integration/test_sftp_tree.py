@@ -440,6 +440,10 @@ def test_versions_are_pruned_by_age_then_by_size(tree: SftpTree, root: Path) -> 
     keep("20200101T000000Z-0000", "x" * 1000)
     tree.prune(0, 0, now + 10**9)
     assert left() == ["01"]
+    # So do those of an attempt before.
+    tree.run = "20200101T000000Z-0000.2"
+    tree.prune(0, 0, now + 10**9)
+    assert left() == ["01"]
 
 
 def test_a_lock_that_was_taken_over_stops_the_run(tree: SftpTree, root: Path) -> None:

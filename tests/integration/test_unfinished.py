@@ -256,6 +256,28 @@ def test_what_an_approval_did_not_cover_is_not_forgotten(local: Local) -> None:
     assert (record["state"], len(record["elements"][0]["guards"])) == ("different", 1)
 
 
+def test_what_an_approval_did_not_cover_is_listed_as_left(local: Local) -> None:
+    local.declare(delete="synced", max_delete="1")
+    for number in range(6):
+        (local.path / f"plc{number}").write_text("x")
+    assert local.run()["state"] == "equal"
+    for number in (0, 1):
+        (local.path / f"plc{number}").unlink()
+    plan = local.run()["plan"]
+    for number in (2, 3):
+        (local.path / f"plc{number}").unlink()
+    (local.path / "plc4").write_text("changed since")
+    (local.path / "new").write_text("new")
+    record = local.run(approve=plan)
+    [element] = record["elements"]
+    assert (record["state"], element["deleted"], element["updated"], element["created"]) == ("different", 2, 0, 1)
+    assert {one["path"]: one["what"] for one in element["paths"]} == {
+        **dict.fromkeys(("plc0", "plc1"), "delete"),
+        **dict.fromkeys(("plc2", "plc3", "plc4"), "left"),
+    }
+    assert element["paths"][2]["reason"] == "not in the approved plan, or moved since: deleted on this server"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_ends_when_all_its_processes_are_told_to(pair: Pair, number: int) -> None:
     """As a terminal does it, and systemd: ssh is gone before the runner has closed its replicas."""

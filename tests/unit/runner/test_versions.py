@@ -191,6 +191,8 @@ def test_nothing_of_this_run_is_pruned(root: int, path: Path) -> None:
         delete(root, path, NOW, "x")
     assert [run for run, _path, _kind in told(root)] == [NOW, f"{NOW}~1"]
     assert versions.prune(root, "job.1", 0, 0, BEGAN + 9 * HOUR, NOW).runs == []
+    # Another attempt of it is the same run.
+    assert versions.prune(root, "job.1", 0, 0, BEGAN + 9 * HOUR, f"{NOW}.2").runs == []
     assert versions.prune(root, "job.1", 0, 0, BEGAN + 9 * HOUR, NEW).runs == [NOW, f"{NOW}~1"]
 
 

@@ -130,5 +130,10 @@ def started(run: str) -> float:
         return float("inf")
 
 
+def run_of(name: str) -> str:
+    """The run that the name is of: an attempt's (RUN.2), or that of what an attempt displaced once more (RUN.2~1)."""
+    return name.partition("~")[0].partition(".")[0]
+
+
 def unprepared(path: str, error: OSError) -> Failure:
     return Failure("not_writable", f"{path} cannot be made ready ({error.strerror}); check it and the account's rights")

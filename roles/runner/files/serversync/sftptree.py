@@ -527,7 +527,7 @@ class SftpTree:
         """As ``Tree.prune``; what a version takes is the sum of its files' sizes."""
         with self.explained():
             runs = self.runs()
-            mine = [name for name in runs if name.partition("~")[0] == self.run]
+            mine = [name for name in runs if place.run_of(name) == place.run_of(self.run)]
             others = [name for name in runs if name not in mine]
             gone = [name for name in others if now - began(name) > keep]
             left = [name for name in others if name not in gone]

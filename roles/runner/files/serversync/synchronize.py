@@ -1013,13 +1013,15 @@ class Synchronization:
         if approved is None:
             report.guards = self.guarded(plan)
         else:
-            plan = self.only_approved(plan, approved)
+            whole, plan = plan, self.only_approved(plan, approved)
             # The figures may have moved since it was shown.
             shown = {side for side in SIDES if any(it.startswith(self.crowd(side)) for it in self.passed or ())}
             report.guards = self.stopping()
             report.guards += [text for side, text in self.crowded(plan).items() if side not in shown]
         if report.guards:
             return False
+        if self.held_back:
+            report.plan = self.with_left(whole)
         if self.unchanged:
             if self.settings["verify_every"]:
                 self.archive.commit(Update(finished=True, verified=self.verify))
@@ -1057,6 +1059,27 @@ class Synchronization:
                 f"{len(self.held_back)} paths are not in the approved plan, or have moved since, and were left: {first}"
             )
         return replace(plan, decisions=decisions)
+
+    def with_left(self, plan: Plan) -> Plan:
+        """The plan as it is told of: what was held back has not been done."""
+        held_back = set(self.held_back)
+        return replace(
+            plan,
+            decisions=[
+                one._replace(
+                    what="left",
+                    content=None,
+                    metadata=None,
+                    remove=None,
+                    aside=b"",
+                    status="unchanged",
+                    reason=f"not in the approved plan, or moved since: {one.reason}",
+                )
+                if one.path in held_back
+                else one
+                for one in plan.decisions
+            ],
+        )
 
     def tally(self, decisions: Iterable[Decision], propagated: Mapping[str, Done]) -> None:
         """What was done, by the decisions that asked for it."""

@@ -137,7 +137,7 @@ def prune(
     root: int, element: str, keep_seconds: float | None, versions_max_bytes: int | None, now: float, run: str
 ) -> Pruned:
     """Removes the runs that began more than ``keep_seconds`` before ``now``, then the oldest while all together take
-    more than ``versions_max_bytes`` on the disk; never this run's. None: no such limit.
+    more than ``versions_max_bytes`` on the disk; never this run's, of whatever attempt. None: no such limit.
 
     ``now``: seconds since the epoch, the earlier of both servers' clocks, so that one that is fast removes nothing too
     early. The caller holds the lock. Raises OSError where the versions cannot be read.
@@ -147,7 +147,7 @@ def prune(
         if store is None:
             return Pruned([], 0, [])
         names = runs(store)
-        mine = [name for name in names if name.partition("~")[0] == run]
+        mine = [name for name in names if place.run_of(name) == place.run_of(run)]
         others = [name for name in names if name not in mine]
         gone = [name for name in others if keep_seconds is not None and now - began(store, name) > keep_seconds]
         size = 0
