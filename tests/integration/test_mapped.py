@@ -64,3 +64,20 @@ def test_a_replica_that_has_moved_is_on_the_disk_before_its_contents_are_read(
     (local.path / "plc").write_text("other")
     local.run()
     assert {where for name, where in done if name == "settle"} == {local.path}
+
+
+def test_contents_are_compared_in_every_third_run_where_that_is_asked_for(local: Local) -> None:
+    """One byte that changes with neither size nor time, as a disk or a careless program does it."""
+    local.declare(verify_every=3, conflict="no_winner")
+    for name in ("plc", "other"):
+        (local.path / name).write_text("agreed")
+    assert [local.run()["state"] for _run in range(3)] == ["equal"] * 3
+    there = local.partner_path / "plc"
+    before = there.stat()
+    there.write_text("Agreed")
+    os.utime(there, ns=(before.st_atime_ns, before.st_mtime_ns))
+    # These see that it was touched, and take its contents for the old ones.
+    assert [local.run()["state"] for _run in range(2)] == ["equal"] * 2
+    record = local.run()
+    assert [(one["path"], one["what"]) for one in record["elements"][0]["paths"]] == [("plc", "unresolved")]
+    assert (record["state"], there.read_text(), (local.path / "plc").read_text()) == ("different", "Agreed", "agreed")

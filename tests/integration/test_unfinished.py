@@ -25,6 +25,7 @@ from serversync.archiving import Archiving
 from serversync.commit import Commit, Op, Result
 from serversync.layout import Layout
 from serversync.propagate import Propagation
+from serversync.synchronize import archives_of
 from serversync.tree import Tree
 
 from tests.loopback import Pair, Server, tree
@@ -254,6 +255,22 @@ def test_what_an_approval_did_not_cover_is_not_forgotten(local: Local) -> None:
     assert local.run(approve=plan)["state"] == "different"
     record = local.run()
     assert (record["state"], len(record["elements"][0]["guards"])) == ("different", 1)
+
+
+def test_an_archive_that_is_gone_is_told(local: Local) -> None:
+    local.declare()
+    for name in ("plc", "other"):
+        (local.path / name).write_text("x")
+    assert local.run()["elements"][0]["warnings"] == []
+    [archive] = archives_of(local.layout, "job").glob("*.sqlite")
+    archive.unlink()
+    (local.path / "plc").unlink()
+    record = local.run()
+    assert record["elements"][0]["warnings"] == [
+        f"the archive {archive} is missing; a new one is begun, and nothing is deleted"
+    ]
+    assert (record["state"], (local.partner_path / "plc").exists()) == ("equal_with_warnings", True)
+    assert local.run()["elements"][0]["warnings"] == []
 
 
 def test_what_an_approval_did_not_cover_is_listed_as_left(local: Local) -> None:

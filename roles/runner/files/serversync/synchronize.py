@@ -342,6 +342,7 @@ class Synchronization:
         if self.previous and not self.look:
             Archive.adopt(path, path.with_name(f"{self.previous}.sqlite"))
         self.unmounted = self.find_unmounted(path)
+        known = path.exists() or self.previous
         if self.look or self.stopping():
             archive = self.looked_at(path)
         else:
@@ -354,6 +355,8 @@ class Synchronization:
             if found is not None and archive.rows_count:
                 archive = self.check_generation(archive, side, {found.get("current"), found.get("next")} - {"", None})
         self.report.warnings += archive.warnings
+        if not known and any(self.sides[side].tree.facts["marker"] for side in self.targets):
+            self.report.warnings.append(f"the archive {path} is missing; a new one is begun, and nothing is deleted")
         return archive
 
     def stopping(self) -> list[str]:
