@@ -74,16 +74,24 @@ def entry_in_words(record: bytes | None, more: bytes) -> str:
 def find(job: Job, path: str, only: Sequence[str] | None) -> tuple[Element, bytes]:
     """The element that a path is of, and the path below it. It is given as one of either server, or below the element.
 
-    Failure where more than one element may be meant.
+    Failure where more than one may be meant.
     """
     elements = select(job, only)
     if path.startswith("/"):
-        for element in elements:
-            for root in (element.path, element.partner_path):
-                if path == root or path.startswith(root.rstrip("/") + "/"):
-                    not_a_log(element)
-                    return element, os.fsencode(path[len(root) :].strip("/"))
-        raise Failure("unknown_path", f"{path} is not below an element of {job.name}")
+        found = {
+            (element.path, path[len(root) :].strip("/")): element
+            for element in elements
+            for root in (element.path, element.partner_path)
+            if path == root or path.startswith(root.rstrip("/") + "/")
+        }
+        if not found:
+            raise Failure("unknown_path", f"{path} is not below an element of {job.name}")
+        if len(found) > 1:
+            meant = " or ".join(f"--element {root} {below or '.'}" for root, below in found)
+            raise Failure("ambiguous", f"{path} is another one on each server; say which: {meant}")
+        ((_root, below), element) = found.popitem()
+        not_a_log(element)
+        return element, os.fsencode(below)
     if len(elements) > 1:
         raise Failure("ambiguous", f"{job.name} has several elements; give the whole path, or --element")
     not_a_log(elements[0])
