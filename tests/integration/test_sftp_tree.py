@@ -16,6 +16,7 @@ import pytest
 from serversync.commit import Op, Refused
 from serversync.entry import Entry
 from serversync.failure import Failure
+from serversync.place import started
 from serversync.replica import Coming
 from serversync.sftp import upload
 from serversync.sftptree import SftpTree
@@ -422,6 +423,7 @@ def test_versions_are_pruned_by_age_then_by_size(tree: SftpTree, root: Path) -> 
         path = root / ".serversync/job.1/versions" / run / "file"
         path.parent.mkdir(parents=True)
         path.write_text(content)
+        os.utime(path.parent, (started(run), started(run)))
 
     for day in (1, 2, 3, 4):
         keep(f"2019010{day}T000000Z-0000", "x" * 100)
@@ -443,6 +445,13 @@ def test_versions_are_pruned_by_age_then_by_size(tree: SftpTree, root: Path) -> 
     # So do those of an attempt before.
     tree.run = "20200101T000000Z-0000.2"
     tree.prune(0, 0, now + 10**9)
+    assert left() == ["01"]
+    # What a slow clock gave its name is as old as its directory.
+    keep("19700101T000000Z-0000", "x")
+    os.utime(root / ".serversync/job.1/versions/19700101T000000Z-0000", (now, now))
+    tree.prune(86400, 10**9, now + 86400)
+    assert left() == ["01", "01"]
+    tree.prune(86400, 10**9, now + 86401)
     assert left() == ["01"]
 
 

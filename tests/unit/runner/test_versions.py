@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from serversync import versions
+from serversync import place, versions
 from serversync.commit import Commit, Op
 from serversync.entry import Entry
 from serversync.failure import Failure
@@ -45,6 +45,8 @@ def delete(root: int, path: Path, run: str, *names: str) -> None:
         (result,) = commit.carry_out([Op("delete", name.encode(), entry(path / name))])
         assert result.problem is None
     commit.finish()
+    for kept in store(path).glob(f"{run}*"):
+        os.utime(kept, (place.started(run), place.started(run)))
 
 
 def store(path: Path) -> Path:
@@ -201,6 +203,14 @@ def test_a_clock_that_went_back_removes_nothing(root: int, path: Path) -> None:
     assert versions.prune(root, "job.1", 0, None, BEGAN - 86400, "20261121T023000Z-ab12").runs == []
 
 
+def test_what_a_run_by_a_slow_clock_displaced_is_as_old_as_its_directory(root: int, path: Path) -> None:
+    (path / "x").write_text("x")
+    delete(root, path, "19700101T000107Z-ab12", "x")
+    os.utime(store(path) / "19700101T000107Z-ab12", (BEGAN, BEGAN))
+    assert versions.prune(root, "job.1", HOUR, None, BEGAN + HOUR, NOW).runs == []
+    assert versions.prune(root, "job.1", HOUR, None, BEGAN + HOUR + 1, NOW).runs == ["19700101T000107Z-ab12"]
+
+
 def test_pruning_where_nothing_was_ever_displaced(root: int, path: Path) -> None:
     assert versions.prune(root, "job.1", 0, 0, BEGAN, NOW) == ([], 0, [])
     assert not (path / ".serversync").exists()
@@ -246,6 +256,7 @@ def test_pruning_removes_what_is_deep_closed_and_odd(root: int, path: Path) -> N
     (closed / "inner" / "file").write_text("x")
     (closed / "inner").chmod(0)
     closed.chmod(0o500)
+    os.utime(store(path) / OLD, (BEGAN, BEGAN))
     (store(path) / "not a run").mkdir()
     (path / "live").write_text("x")
     assert versions.prune(root, "job.1", 0, None, BEGAN + HOUR, NOW) == ([OLD], 0, [])

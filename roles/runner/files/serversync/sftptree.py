@@ -529,7 +529,8 @@ class SftpTree:
             runs = self.runs()
             mine = [name for name in runs if place.run_of(name) == place.run_of(self.run)]
             others = [name for name in runs if name not in mine]
-            gone = [name for name in others if now - began(name) > keep]
+            # A directory's time counts, too: the clock that gave the run its name may have been behind.
+            gone = [name for name in others if now - began(name) > keep and now - self.displaced(name) > keep]
             left = [name for name in others if name not in gone]
             sizes = self.sizes(left, mine)
             total = sum(sizes.values())
@@ -539,6 +540,10 @@ class SftpTree:
                 gone.append(name)
                 total -= sizes[name]
             return [problem for name in gone for problem in discard(self.session, join(self.store, os.fsencode(name)))]
+
+    def displaced(self, run: str) -> float:
+        entry = self.session.run(look_at(join(self.store, os.fsencode(run))))
+        return entry.mtime / 10**9 if entry is not None else 0.0
 
     def sizes(self, left: list[str], mine: list[str]) -> dict[str, int]:
         """Bytes per run; another run's change no more, so that they are measured once."""

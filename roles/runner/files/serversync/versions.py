@@ -136,8 +136,9 @@ def clear(store: int, run: bytes, path: bytes) -> None:
 def prune(
     root: int, element: str, keep_seconds: float | None, versions_max_bytes: int | None, now: float, run: str
 ) -> Pruned:
-    """Removes the runs that began more than ``keep_seconds`` before ``now``, then the oldest while all together take
-    more than ``versions_max_bytes`` on the disk; never this run's, of whatever attempt. None: no such limit.
+    """Removes the runs of more than ``keep_seconds`` before ``now``, by name and directory alike, then the oldest while
+    all together take more than ``versions_max_bytes`` on the disk; never this run's, of whatever attempt. None: no such
+    limit.
 
     ``now``: seconds since the epoch, the earlier of both servers' clocks, so that one that is fast removes nothing too
     early. The caller holds the lock. Raises OSError where the versions cannot be read.
@@ -149,7 +150,7 @@ def prune(
         names = runs(store)
         mine = [name for name in names if place.run_of(name) == place.run_of(run)]
         others = [name for name in names if name not in mine]
-        gone = [name for name in others if keep_seconds is not None and now - began(store, name) > keep_seconds]
+        gone = [name for name in others if keep_seconds is not None and now - displaced(store, name) > keep_seconds]
         size = 0
         if versions_max_bytes is not None:
             sizes = known_sizes(root, home, store, [name for name in others if name not in gone])
@@ -223,6 +224,11 @@ def began(store: int, run: str) -> float:
     """By its name, which a run has from its start; of any other name the time of the directory."""
     when = place.started(run.partition("~")[0])
     return lstat(store, os.fsencode(run)).st_mtime if when == float("inf") else when
+
+
+def displaced(store: int, run: str) -> float:
+    """When the run displaced something at the latest: the clock that gave it its name may have been behind."""
+    return max(began(store, run), lstat(store, os.fsencode(run)).st_mtime)
 
 
 def runs(store: int) -> list[str]:
