@@ -273,6 +273,30 @@ def test_an_archive_that_is_gone_is_told(local: Local) -> None:
     assert local.run()["elements"][0]["warnings"] == []
 
 
+def test_another_volume_in_the_place_of_the_source_deletes_nothing(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The roots of two volumes have the same inode number, and a number is given again to what is made anew."""
+    opened = Tree.__init__
+
+    def at_a_mount_point(self: Tree, *words: Any, **options: Any) -> None:
+        opened(self, *words, **options)
+        self.facts["inode"] = 2
+
+    monkeypatch.setattr(Tree, "__init__", at_a_mount_point)
+    local.declare()
+    for name in ("plc", "other"):
+        (local.path / name).write_text("x")
+    assert [local.run()["state"] for _run in range(2)] == ["equal"] * 2
+    local.path.rename(local.path.with_name("unmounted"))
+    local.path.mkdir()
+    (local.path / "new").write_text("x")
+    record = local.run()
+    assert record["elements"][0]["deleted"] == 0
+    assert "it is of other replicas" in record["elements"][0]["warnings"][0]
+    assert sorted(os.listdir(local.partner_path)) == [".serversync", "new", "other", "plc"]
+
+
 def test_what_an_approval_did_not_cover_is_listed_as_left(local: Local) -> None:
     local.declare(delete="synced", max_delete="1")
     for number in range(6):

@@ -23,7 +23,7 @@ FREE = dict.fromkeys(("free_bytes", "free_inodes", "total_bytes"), 1)
 FACTS = {
     **dict.fromkeys(("machine", "path", "fstype"), "x"),
     **dict.fromkeys(("acls", "xattrs", "owner", "empty"), True),
-    **dict.fromkeys(("inode", "granularity", "name_max", "time", "booted", "device"), 1),
+    **dict.fromkeys(("inode", "born", "granularity", "name_max", "time", "booted", "device"), 1),
     **{"folding": [], "others": [], "marker": None, "free": FREE},
 }
 ROOT = encode_entry(FILE._replace(kind="d"))

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Union
 from serversync.entry import FORMAT, KINDS, Entry, seconds
 from serversync.failure import Stopped
 from serversync.held import RESERVED, reach
-from serversync.linux import open_beneath
+from serversync.linux import born, open_beneath
 from serversync.metadata import ACLS, preserved
 
 if TYPE_CHECKING:
@@ -194,9 +194,9 @@ def probe(root: int, *, writable: bool) -> dict[str, Any]:
     """What the root's file system can hold.
 
     granularity: of its time stamps, ns; folding: which of ``case`` and ``normalization`` it does not tell apart in
-    names; acls, xattrs: whether it has them; name_max: bytes; fstype; device and inode of the root. ``writable`` allows
-    it to be tried out within ``.serversync``, under the root's lock; where that is not there or nothing can be written,
-    granularity and folding are what is known of the type.
+    names; acls, xattrs: whether it has them; name_max: bytes; fstype; device and inode of the root; born: when that was
+    made. ``writable`` allows it to be tried out within ``.serversync``, under the root's lock; where that is not there
+    or nothing can be written, granularity and folding are what is known of the type.
     """
     info = os.stat(root)
     kind = fstype(root)
@@ -209,6 +209,7 @@ def probe(root: int, *, writable: bool) -> dict[str, Any]:
         "fstype": kind,
         "device": info.st_dev,
         "inode": info.st_ino,
+        "born": born(root),
     }
     if writable:
         with suppress(OSError):

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: serversync.core contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""System calls that Python's os module lacks: openat2(2), renameat2(2), syncfs(2)."""
+"""System calls that Python's os module lacks: openat2(2), renameat2(2), statx(2), syncfs(2)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,24 @@ RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
+AT_EMPTY_PATH = 0x1000
+STATX_BTIME = 0x800
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class _OpenHow(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+class _Statx(ctypes.Structure):
+    _fields_ = (
+        ("mask", ctypes.c_uint32),
+        ("before", ctypes.c_uint8 * 76),
+        ("born_seconds", ctypes.c_int64),
+        ("born_nanoseconds", ctypes.c_uint32),
+        ("behind", ctypes.c_uint8 * 164),
+    )
 
 
 def _checked(result: int, *names: bytes | None) -> int:
@@ -50,6 +62,18 @@ def open_beneath(directory: int, path: bytes, flags: int, *, cross: bool = False
 def rename(old_directory: int, old: bytes, new_directory: int, new: bytes, flags: int = 0) -> None:
     """renameat2(2) between two held directories; ``flags``: RENAME_NOREPLACE or RENAME_EXCHANGE."""
     _checked(_libc.renameat2(old_directory, old, new_directory, new, ctypes.c_uint(flags)), old, new)
+
+
+def born(descriptor: int) -> int:
+    """When what the descriptor holds was made, ns since the epoch, which nothing changes later; 0: nobody knows."""
+    found = _Statx()
+    try:
+        _checked(_libc.statx(descriptor, b"", AT_EMPTY_PATH, ctypes.c_uint(STATX_BTIME), ctypes.byref(found)))
+    except OSError:
+        return 0
+    if not found.mask & STATX_BTIME:
+        return 0
+    return max(0, int(found.born_seconds) * 10**9 + int(found.born_nanoseconds))
 
 
 def syncfs(descriptor: int) -> None:

@@ -260,7 +260,7 @@ VERSION: dict[str, tuple[Any, ...]] = {"run": (str,), "path": (str,), "bytes": (
 FACTS: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("machine", "path", "fstype"), (str,)),
     **dict.fromkeys(("acls", "xattrs", "owner"), (bool,)),
-    **dict.fromkeys(("inode", "granularity", "name_max"), (int,)),
+    **dict.fromkeys(("inode", "born", "granularity", "name_max"), (int,)),
     **dict.fromkeys(("time", "booted"), (int, float)),
     "folding": (list,),
     "others": (list,),

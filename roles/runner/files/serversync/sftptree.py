@@ -150,6 +150,7 @@ class SftpTree:
                     "fstype": "",
                     "device": 0,
                     "inode": 0,
+                    "born": 0,
                     "machine": machine,
                     "path": path,
                     "owner": abilities.owner,

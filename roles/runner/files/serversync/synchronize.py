@@ -332,8 +332,9 @@ class Synchronization:
         return Side(side, server, tree, path, directory or "/", own)
 
     def identify(self, side: str) -> dict[str, Any]:
+        # The roots of two volumes have one inode number, and what is made anew may get that of what is gone.
         facts = self.sides[side].tree.facts
-        return {name: facts[name] for name in ("machine", "path", "fstype", "inode")}
+        return {name: facts[name] for name in ("machine", "path", "fstype", "inode", "born")}
 
     def open_archive(self) -> Archive:
         """The archive of these two replicas; a new one where there is none that fits them."""
