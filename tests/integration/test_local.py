@@ -239,7 +239,7 @@ def test_the_failure_mail_names_job_server_and_cause(server: Server, sink: Sink,
         == f"[serversync] {name}: told FAILED: {tmp_path / 'a'} does not exist on this server, the source"
     )
     assert f"elements[0].path: {tmp_path / 'a'} does not exist" in mail.get_content()
-    assert record["notification"] == {"event": "failure", "to": ["ops@example.com"], "error": None}
+    assert record["notification"] == {"event": "failure", "to": ["ops@example.com"], "error": None, "urls": []}
 
 
 def test_what_waits_for_a_person_is_told_once(server: Server, sink: Sink, tmp_path: Path) -> None:
