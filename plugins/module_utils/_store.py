@@ -330,13 +330,18 @@ class Found(NamedTuple):
     wanted: bool
     directory: bool
     neighbours: tuple[str, ...]
+    # whether there is a directory for secrets, with nothing in it but those of the job
+    credentials: bool = False
 
 
 def find(place: Layout, units: Units | None, run: Run) -> Found:
     """`units`: None where no systemd runs."""
     files = {path: read_file(path) for path in (place.document, place.drop_in, place.timer)}
-    if os.path.lexists(place.credentials):
-        files.update(read_credentials(place, run))
+    credentials = os.path.lexists(place.credentials)
+    if credentials:
+        secrets = read_credentials(place, run)
+        files.update(secrets)
+        credentials = set(os.listdir(place.credentials)) <= set(map(os.path.basename, secrets))
     directory = os.path.dirname(place.drop_in)
     try:
         others = tuple(sorted(set(os.listdir(directory)) - {os.path.basename(place.drop_in)}))
@@ -344,7 +349,7 @@ def find(place: Layout, units: Units | None, run: Run) -> Found:
     except (FileNotFoundError, NotADirectoryError):
         others, exists = (), False
     stamp, published, wanted = map(os.path.lexists, (place.stamp, place.published, place.wanted))
-    return Found(files, units, stamp, published, wanted, exists, others)
+    return Found(files, units, stamp, published, wanted, exists, others, credentials)
 
 
 def metrics_of(place: Layout) -> str | None:
@@ -628,8 +633,11 @@ def plan(place: Layout, found: Found, wanted: Mapping[str, Wanted], uid: int) ->
         if diffs[path]
     ]
     secrets = [path for path, file in wanted.items() if file.secret]
-    if any(diffs[path] for path in secrets) and not any(wanted[path].text for path in secrets):
-        files.append(Step("rmdir", place.credentials))
+    if found.credentials and not any(wanted[path].text for path in secrets):
+        last = 0 if present else sum(step.path == place.document for step in files)
+        files.insert(len(files) - last, Step("rmdir", place.credentials))
+        if not any(diffs[path] for path in secrets):
+            diff.append(_entry(place.credentials, "(directory)\n", "", will=False))
     if not present and found.directory and not found.neighbours:
         files.append(Step("rmdir", os.path.dirname(place.drop_in)))
         if not diffs[place.drop_in]:

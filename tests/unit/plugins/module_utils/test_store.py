@@ -41,7 +41,8 @@ OFF = _store.Units()
 
 
 def found(files, units=OFF, stamp=False, wanted=False, directory=True, neighbours=()):
-    return _store.Found(files, units, stamp, False, wanted, directory, neighbours)
+    credentials = any(file.data is not None for path, file in files.items() if path.startswith(SYSTEM.credentials))
+    return _store.Found(files, units, stamp, False, wanted, directory, neighbours, credentials)
 
 
 def way(there, made):
@@ -509,8 +510,8 @@ def test_a_password_is_there_before_the_document_that_says_so_and_goes_after_who
     assert steps(removed)[:4] == [
         "remove " + SYSTEM.drop_in,
         "remove " + PLAIN,
-        "remove " + SYSTEM.document,
         "rmdir " + SYSTEM.credentials,
+        "remove " + SYSTEM.document,
     ]
     encrypted = to_password(kept("s3cret"), "another", True)
     assert steps(encrypted)[:3] == ["write " + ENCRYPTED, "write " + SYSTEM.drop_in, "remove " + PLAIN]
