@@ -46,6 +46,12 @@ def last(function):
 _module.JobModule._do = last(_module.JobModule._do)
 """
 
+# Put before PROGRAM: whose machine id this server has.
+MACHINE = """
+from ansible_collections.serversync.core.plugins.module_utils import _store
+_store.MACHINE_ID = %r
+"""
+
 # A user's systemd manager, as far as a job needs one: what it has loaded, what runs, and every call.
 SYSTEMCTL = """\
 #!%(python)s -IS
@@ -259,6 +265,12 @@ class Server:
         """From now on this module is run, with these options beside those of a call."""
         self.name, self.options = module, {"scope": "user", **options}
         return self
+
+    def become(self, machine_id: str) -> None:
+        """From now on the modules find this in the file of the machine id, by default what is in that of the tests."""
+        path = self.root / "machine-id"
+        path.write_text(machine_id + "\n")
+        self.program = MACHINE % str(path) + PROGRAM
 
     def check(self, **parameters) -> dict:
         return self.module(True, parameters)

@@ -12,8 +12,11 @@ from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 
 from ._job import (
     Problem,
+    bound,
     document_text,
     field_of,
+    foreign,
+    loads,
     own_problems,
     pairings_of,
     pin_problem,
@@ -44,6 +47,7 @@ from ._store import (
     read_document,
     read_file,
     read_fleet,
+    read_machine_id,
     read_pairings,
     read_units,
     renaming,
@@ -67,6 +71,7 @@ class Server:
         module.check_root(scope)
         self.place = layout(scope, "", os.environ)
         self.own = self.place.own
+        self.machine_id = read_machine_id()
         self.systemd = systemd_runs(scope, os.environ, os.geteuid())
         module.run_command_environ_update = manager_environment(scope, os.environ, os.geteuid())
         self.pairings = read_pairings(self.place)
@@ -207,7 +212,7 @@ def files_of(server: Server, declared: Declared, found: Found, left: Found | Non
             text = "is to be kept as it is, but nothing is kept on this server; give the secret itself"
             server.module.fail([Problem("missing", declared.at + name, text)])
         secrets[name] = (secret, encrypted if secret == kept else encrypts(place))
-    return wanted_files(place, job, document_text(job), server.gid, secrets)
+    return wanted_files(place, job, document_text(bound(job, server.machine_id)), server.gid, secrets)
 
 
 def check_circles(server: Server, ways: Sequence[Way]) -> None:
@@ -221,12 +226,12 @@ def check_circles(server: Server, ways: Sequence[Way]) -> None:
         return
     from ._neighbours import findings_of, moves  # not for a task that changes nothing
 
-    changing = {name: one for name, one in changing.items() if moves(*one)}
+    changing = {name: one for name, one in changing.items() if moves(*one, server.machine_id)}
     if not changing:
         return
     jobs = {way.declared.place.name: (way.declared.at, way.declared.job) for way in ways}
     jobs.update({way.declared.former.name: (way.declared.at, None) for way in ways if way.declared.former})
-    problems, warnings = findings_of(server.place, server.pairings, jobs, changing)
+    problems, warnings = findings_of(server.place, server.pairings, jobs, changing, server.machine_id)
     if problems:
         server.module.fail(problems)
     for text in warnings:
@@ -318,6 +323,19 @@ def warn_of_what_is_missing(server: Server, ways: Sequence[Way]) -> None:
     for text, where in paths.items():
         more = " (and %d more)" % (len(where) - 1) if len(where) > 1 else ""
         server.module.warn("%s%s: %s" % (where[0], more, text))
+
+
+def warn_of_what_was_foreign(server: Server, ways: Sequence[Way]) -> None:
+    """The server that a document came from may run the job as before, and this one will from now on."""
+    found = []
+    for way in ways:
+        place = way.declared.former or way.declared.place
+        if way.declared.job and way.plan.changed and foreign(loads(way.there), server.machine_id):
+            found.append(place.document)
+    if found:
+        more = " (and %d more)" % (len(found) - 1) if len(found) > 1 else ""
+        text = "%s%s: was declared on another server and is this one's from now on; see that not both run it"
+        server.module.warn(text % (found[0], more))
 
 
 def warn_of_units(server: Server, ways: Sequence[Way]) -> None:
@@ -424,6 +442,7 @@ def apply(
                 if problems:
                     module.fail(problems)
     warn_of_units(server, ways)
+    warn_of_what_was_foreign(server, ways)
     for way in ways:
         removed = way.declared.former or (None if way.declared.job else way.declared.place)
         if removed and way.found.neighbours:

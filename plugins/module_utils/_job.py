@@ -29,6 +29,8 @@ from . import _schedule
 
 VERSION = 1
 
+#: Of machine-id(5).
+MACHINE_ID_PATTERN = r"^[0-9a-fA-F]{32}$(?!\n)"
 #: systemd's names of units leave room for more, but this is also a file name and a column in tables.
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,63}$(?!\n)"
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
@@ -1863,13 +1865,32 @@ def declare(
     return ({}, problems) if problems else resolve(given, current)
 
 
+def bound(job: Mapping[str, Any], machine_id: str | None) -> dict[str, Any]:
+    """The job as a document of the server with this machine id; None: of any server."""
+    rest = {name: value for name, value in job.items() if name not in ("version", "machine_id")}
+    machine = {} if machine_id is None else {"machine_id": machine_id}
+    return dict({"version": job["version"]}, **machine, **rest)
+
+
+def foreign(document: Mapping[str, Any], machine_id: str | None) -> bool:
+    """Whether a document was declared on another server than the one with this machine id (None: it has none)."""
+    return document.get("machine_id") not in (None, machine_id)
+
+
 def normalise(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
-    """The normal form of a whole job; of a job in normal form the job itself."""
+    """The normal form of a whole job; of a job in normal form the job itself.
+
+    It has the machine id of the server that the document was declared on, if that is known, which is no option.
+    """
     fields = dict(document)
     version = fields.pop("version", None)
     if version != VERSION or isinstance(version, bool):
         text = "%s is not %d; this version of the collection reads no other" % (show(version), VERSION)
         return {}, [Problem("invalid_value", "version", text)]
+    machine_id = fields.pop("machine_id", None)
+    if "machine_id" in document and not (isinstance(machine_id, str) and re.search(MACHINE_ID_PATTERN, machine_id)):
+        text = "%s is not a machine id; remove it"
+        return {}, [Problem("invalid_value", "machine_id", text % show(machine_id))]
     for path in SECRETS:
         if _value_at(fields, path) not in (None, [], KEPT, [KEPT]):
             text = "is a secret, which does not belong here; apply the job again with it, which keeps it elsewhere"
@@ -1877,12 +1898,22 @@ def normalise(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem
     for part in JOB.parts:
         if part.option and part.name in fields:
             return {}, [Problem("unknown_option", part.name, "is not part of a job document; remove it")]
-    return declare(fields)
+    job, problems = declare(fields)
+    return job if problems else bound(job, machine_id), problems
 
 
 def document_text(job: Mapping[str, Any]) -> str:
     """The job document."""
     return json.dumps(job, indent=2, ensure_ascii=False) + "\n"
+
+
+def loads(data: bytes | None) -> dict[str, Any]:
+    """What a document says, as it is; nothing where there is none, or it is no JSON."""
+    try:
+        document = json.loads((data or b"").decode("utf-8"))
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def parse_document(text: str) -> tuple[dict[str, Any], list[Problem]]:
@@ -2125,7 +2156,15 @@ def json_schema() -> dict[str, Any]:
     }
     schema.update(_schema(JOB))
     version = {"description": "Version of this format.", "const": VERSION}
-    schema["properties"] = dict({"version": version}, **schema["properties"])
+    machine_id = {
+        "description": (
+            "The machine id of the server that the job was declared on; runners of others refuse the document. Without "
+            "it none does."
+        ),
+        "type": "string",
+        "pattern": MACHINE_ID_PATTERN,
+    }
+    schema["properties"] = dict({"version": version, "machine_id": machine_id}, **schema["properties"])
     schema["required"] = ["version"] + schema["required"]
     schema["allOf"] = _rules()
     return schema

@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from typing import Any, Collection, Iterable, Mapping, Sequence
 
 from ._fleet import Server
-from ._job import JOB, Problem, settings_of
+from ._job import JOB, Problem, foreign, loads, settings_of
 from ._store import Layout, declared_names, read_document
 from ._topology import analyse
 
@@ -19,12 +18,15 @@ MOUNTS = "/proc/self/mountinfo"
 _SETTINGS = next(part for part in JOB.parts if part.name == "settings").defaults()
 
 
-def moves(there: bytes | None, job: Mapping[str, Any]) -> bool:
-    """Whether a job is new, or what it copies, from where, to where or how is another than its document says."""
+def moves(there: bytes | None, job: Mapping[str, Any], machine_id: str | None = None) -> bool:
+    """Whether a job is new, or what it copies, from where, to where or how is another than its document says.
+
+    On the server with this machine id a document that was declared on another one moves nothing.
+    """
+    before = loads(there)
     try:
-        before = json.loads((there or b"").decode("utf-8"))
-        return _way(before) != _way(job)
-    except (ValueError, KeyError, TypeError, AttributeError):
+        return foreign(before, machine_id) or _way(before) != _way(job)
+    except (KeyError, TypeError, AttributeError):
         return True
 
 
@@ -38,17 +40,21 @@ def _way(job: Mapping[str, Any]) -> tuple[Any, ...]:
     return partner["host"], partner["port"], partner["connection"], elements, job.get("accept_circular")
 
 
-def read_neighbours(place: Layout, without: Iterable[str]) -> tuple[list[dict[str, Any]], list[str]]:
-    """The other jobs of the scope, and the documents that cannot be read as such."""
-    jobs, damaged = [], []
+def read_neighbours(
+    place: Layout, without: Iterable[str], machine_id: str | None
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The other jobs of the scope, and of the documents that are none what keeps them from being one."""
+    jobs, none = [], []
     for name in sorted(set(declared_names(place)).difference(without)):
         one = place._replace(name=name)
         job, said = read_document(one)
         if said:
-            damaged.append(one.document)
+            none.append("%s: is damaged" % one.document)
+        elif job is not None and foreign(job, machine_id):
+            none.append("%s: was declared on another server" % one.document)
         elif job is not None:
             jobs.append(dict(job, name=name))
-    return jobs, damaged
+    return jobs, none
 
 
 def read_mounts(path: str = MOUNTS) -> list[tuple[str, str, str]]:
@@ -85,12 +91,13 @@ def findings_of(
     pairings: Sequence[Mapping[str, Any]],
     declared: Mapping[str, tuple[str, Mapping[str, Any] | None]],
     changing: Collection[str],
+    machine_id: str | None,
 ) -> tuple[list[Problem], list[str]]:
     """Errors and warnings that jobs which change have part in; the others on the server are read beside them.
 
     `declared`: the jobs of the task, with how their options are named in errors; None: such a job there shall not be.
     """
-    others, damaged = read_neighbours(place, declared)
+    others, none = read_neighbours(place, declared, machine_id)
     jobs = others + [dict(job) for _at, job in declared.values() if job]
     paths = {element["path"] for job in jobs for element in job["elements"]}
     local = [job for job in jobs if job["partner"].get("connection") == "local"]
@@ -100,7 +107,7 @@ def findings_of(
     places = places_of(sorted(paths), read_mounts())
     here = Server(name, jobs, [name.partition(".")[0]], None, partners, places)
     problems = []
-    warnings = ["%s: is damaged; it is not looked at for circular connections" % path for path in damaged]
+    warnings = ["%s; it is not looked at for circular connections" % text for text in none]
     for finding in analyse([here], [(name, job) for job in changing]).findings:
         member = next(one for one in finding.members if one.job in changing)
         path = "%selements[%d]" % (declared[member.job][0], member.element)

@@ -17,12 +17,13 @@ import re
 import stat
 from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
-from ._job import NAME_PATTERN, SECRETS, parse_document
+from ._job import MACHINE_ID_PATTERN, NAME_PATTERN, SECRETS, parse_document
 from ._units import drop_in_text, service_name, timer_name, timer_text
 
 #: Exists where systemd-creds can encrypt for this server; the role has it made.
 HOST_KEY = "/var/lib/systemd/credential.secret"
 ZONES = "/usr/share/zoneinfo"
+MACHINE_ID = "/etc/machine-id"
 GROUP = "serversync"
 
 #: Runs a program: argv -> exit code, standard output, standard error.
@@ -202,6 +203,18 @@ def read_file(path: str) -> FileState:
         except OSError as error:
             raise _unreadable(path, error) from error
     return FileState(data, stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid, stat.S_ISREG(info.st_mode))
+
+
+def read_machine_id() -> str | None:
+    """machine-id(5) of this server; None where there is none, or none yet (an image, a container being built)."""
+    try:
+        with open(MACHINE_ID, encoding="ascii", errors="replace") as stream:
+            text = stream.read().strip()
+    except (FileNotFoundError, IsADirectoryError):
+        return None
+    except OSError as error:
+        raise _unreadable(MACHINE_ID, error) from error
+    return text if re.search(MACHINE_ID_PATTERN, text) else None
 
 
 def read_document(place: Layout) -> tuple[dict[str, Any] | None, str | None]:

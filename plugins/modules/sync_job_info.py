@@ -73,7 +73,7 @@ RETURN = r"""
 jobs:
   description:
     - The jobs, as C(sync_job) and C(sync_jobs) take them, in the order of their names. Every option is there.
-    - A job whose document is damaged is in RV(status) only.
+    - A job whose document is damaged, or was declared on another server, is in RV(status) only.
   returned: always
   type: list
   elements: dict
@@ -95,11 +95,12 @@ status:
     state:
       description:
         - V(equal), V(equal_with_warnings), V(different), V(failed), V(skipped) or V(running), as C(serversync status)
-          has it; V(invalid) for a damaged document or record.
+          has it; V(invalid) for a damaged document or record, and for the document of a job that was declared on
+          another server, which the runner refuses.
         - V(null) when the job, or one of its elements, has not run yet.
       type: str
     problem:
-      description: What is damaged with RV(status[].state=invalid), otherwise V(null).
+      description: What is wrong with RV(status[].state=invalid), otherwise V(null).
       type: str
     conflicts:
       description: How many paths stand unresolved; V(null) before the first run.
@@ -144,7 +145,7 @@ failure:
 import os
 from typing import Any, Mapping
 
-from ansible_collections.serversync.core.plugins.module_utils._job import Field, field_of
+from ansible_collections.serversync.core.plugins.module_utils._job import Field, field_of, foreign
 from ansible_collections.serversync.core.plugins.module_utils._module import JobModule
 from ansible_collections.serversync.core.plugins.module_utils._records import (
     conflicts,
@@ -160,6 +161,7 @@ from ansible_collections.serversync.core.plugins.module_utils._store import (
     layout,
     manager_environment,
     read_document,
+    read_machine_id,
     systemd_runs,
 )
 
@@ -172,6 +174,9 @@ GRAMMAR = Field(
         field_of("scope"),
     ),
 )
+
+
+FOREIGN = "was declared on another server; declare the job on this one, too, or remove it with state: absent"
 
 
 def status(place: Layout, job: Mapping[str, Any] | None, problem: str | None, elapse: str | None) -> dict[str, Any]:
@@ -198,6 +203,7 @@ def main() -> None:
     try:
         names = module.declared.get("names")
         names = declared_names(place) if names is None else sorted(names)
+        machine_id = read_machine_id()
         elapses: dict[str, str] = {}
         if names and systemd_runs(scope, os.environ, os.geteuid()):
             module.run_command_environ_update = manager_environment(scope, os.environ, os.geteuid())
@@ -207,11 +213,13 @@ def main() -> None:
             job, said = read_document(one)
             if job is None and said is None:
                 continue
-            if job is not None:
-                # the modules take no version
-                del job["version"]
-                jobs.append(job)
             problem = "%s is damaged (%s)" % (one.document, said) if said else None
+            if job is not None and foreign(job, machine_id):
+                # given back it would be a job of this server
+                job, problem = None, "%s %s" % (one.document, FOREIGN)
+            if job is not None:
+                # the modules take neither
+                jobs.append({key: value for key, value in job.items() if key not in ("version", "machine_id")})
             states.append(status(one, job, problem, elapses.get(name)))
     except StoreError as error:
         module.fail_store(error)

@@ -316,8 +316,11 @@ def check_place(text: str) -> str:
     return check_path(text) if text.strip("/") or not text else "/"
 
 
-#: What a job may also hold: the version of a document.
-_VERSION = Field("version", "number", "The version of a document.", limits=(1, 1), option=True)
+#: What a job may also hold, as a document has it.
+_OF_DOCUMENTS = (
+    Field("version", "number", "The version of a document.", limits=(1, 1), option=True),
+    _text("machine_id", "The machine id of the server that it was declared on.", option=True),
+)
 GRAMMAR = Field(
     "sync_topology",
     "mapping",
@@ -358,7 +361,7 @@ GRAMMAR = Field(
                         _text("file_system", "Its file system.", required="name the file system"),
                         _text("real_path", "Where it is there.", check=check_place),
                     ),
-                    _list("jobs", "Its jobs.", *JOB.parts, _VERSION),
+                    _list("jobs", "Its jobs.", *JOB.parts, *_OF_DOCUMENTS),
                 ),
             ),
             required="list the servers with their jobs",

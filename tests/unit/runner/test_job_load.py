@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from serversync import job
+from serversync import job, machine
 from serversync.failure import InvalidDocument
 from serversync.layout import Layout
 
@@ -79,6 +79,39 @@ def test_another_schema_validates_again(layout: Layout, monkeypatch: pytest.Monk
     monkeypatch.setattr(job, "first_problem", lambda _document: "is checked")
     with pytest.raises(InvalidDocument, match="is checked"):
         job.load(layout, "nightly")
+
+
+ID, OTHER = "0123456789abcdef" * 2, "f" * 32
+
+
+@pytest.mark.parametrize(
+    ("bound", "here", "said"),
+    [
+        (None, ID, None),
+        (None, "", None),
+        (ID, f"{ID}\n", None),
+        (ID, OTHER, "another server than this one; declare it here, too, or remove it with state: absent"),
+        (ID, "", "another server than this one, which has no machine id; declare it here, too, or remove it with"),
+        (ID, "uninitialized\n", "this one, which has no machine id; "),
+    ],
+)
+@pytest.mark.parametrize("remember", [False, True])
+def test_a_document_of_another_server_is_refused(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, bound: str | None, here: str, said: str | None, remember: bool
+) -> None:
+    monkeypatch.setattr(machine, "MACHINE_ID", layout.config / "machine-id")
+    machine.MACHINE_ID.write_text(here)
+    path = layout.jobs / "nightly.json"
+    path.write_text(json.dumps({**DOCUMENT, **({"machine_id": bound} if bound else {})}))
+    for _again in range(2):
+        if said is None:
+            assert job.load(layout, "nightly", remember=remember).name == "nightly"
+            continue
+        with pytest.raises(InvalidDocument) as refused:
+            job.load(layout, "nightly", remember=remember)
+        assert (refused.value.code, refused.value.transient) == ("foreign_document", False)
+        assert refused.value.message.startswith(f"{path}: machine_id: the job was declared on another server than ")
+        assert said in refused.value.message
 
 
 def test_what_is_nested_deeper_than_python_reads_is_no_document(layout: Layout) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from serversync import __version__
 from serversync.entry import THERE
 from serversync.failure import Failure
-from serversync.job import Job, select
+from serversync.job import Job, foreign, select
 from serversync.layout import Layout
 from serversync.log import engine
 from serversync.notify import INSTALL, MISSING, PATIENCE, URLS, has_apprise, urls_of, with_apprise
@@ -58,6 +58,15 @@ def check_all(layout: Layout, jobs: Sequence[Job]) -> dict[str, list[Finding]]:
             for job in several:
                 found[job.name].append(from_failure(failure, "no run can begin"))
     return found
+
+
+def bound(job: Job) -> list[Finding]:
+    """What keeps this server's runner from running the job in a document that is looked at and not installed."""
+    problem = foreign(job)
+    if problem is None:
+        return []
+    issue, _semicolon, remedy = problem.partition("; ")
+    return [finding("warning", issue, "in the place of a job document here no run can begin with it", remedy)]
 
 
 def server_findings(job: Job, servers: Servers) -> list[Finding]:

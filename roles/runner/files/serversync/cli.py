@@ -345,10 +345,18 @@ def command_check(layout: Layout, arguments: argparse.Namespace) -> int:
         else:
             text = f"{arguments.job} is a valid job document"
             findings = {document.name: [check.finding("ok", text)] for document in documents}
+        for document in documents:
+            findings[document.name] += check.bound(document)
     else:
         findings = {}
         for name in [arguments.job] if arguments.job else job.names(layout):
-            document = job.load(layout, name)
+            try:
+                document = job.load(layout, name)
+            except InvalidDocument as problem:
+                if arguments.job:
+                    raise
+                findings[name] = [check.from_failure(problem, "no run can begin")]
+                continue
             if layout.privileged:
                 findings[name] = unit.ask(layout, name, "check")["findings"]
             else:
@@ -457,8 +465,12 @@ def command_metrics(layout: Layout, arguments: argparse.Namespace) -> int:
 
 def command_show(layout: Layout, arguments: argparse.Namespace) -> int:
     from serversync import status
-    from serversync.display import show_record
+    from serversync.display import safe, show_record
 
     record = status.record(layout, arguments.job, arguments.run)
+    problem = status.problem(layout, arguments.job)
+    if problem:
+        # What is shown is of a run that was; as it is there will be no other.
+        print(f"serversync: {safe(problem)}", file=sys.stderr)
     tell(arguments, record, lambda: show_record(record))
     return 0

@@ -17,6 +17,7 @@ from typing import Any
 
 from serversync.failure import Failure, InvalidDocument
 from serversync.layout import Layout
+from serversync.machine import machine_id
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 VERSION = 1
@@ -185,6 +186,7 @@ def check_name(name: str) -> str:
 def load(layout: Layout, name: str, *, remember: bool = False) -> Job:
     """The job of that name; raises InvalidDocument with the file, the field and what to do.
 
+    Also where it was declared on another server: copied here with its server's configuration, it would run on both.
     remember: a document that is found valid is not validated again until it, or the schema, changes.
     """
     path = layout.jobs / f"{check_name(name)}.json"
@@ -194,12 +196,15 @@ def load(layout: Layout, name: str, *, remember: bool = False) -> Job:
     except FileNotFoundError:
         others = ", ".join(names(layout)) or "none"
         raise InvalidDocument("unknown_job", f"there is no job {name!r} on this server (jobs: {others})") from None
-    except InvalidDocument as problem:
-        raise InvalidDocument(problem.code, f"{problem.message}; {REPAIR}") from problem
+    except InvalidDocument as damage:
+        raise InvalidDocument(damage.code, f"{damage.message}; {REPAIR}") from damage
     if job.name != name:
         raise InvalidDocument(
             "invalid_document", f"{path}: name: is {job.name!r}, but the file is named for {name!r}; {REPAIR}"
         )
+    problem = foreign(job)
+    if problem:
+        raise InvalidDocument("foreign_document", f"{path}: {problem}")
     return job
 
 
@@ -256,6 +261,16 @@ def was_valid(known: Path, seal: str) -> bool:
         return known.read_text(encoding="ascii") == seal
     except OSError:
         return False
+
+
+def foreign(job: Job) -> str | None:
+    """That the document is not one of this server, and what to do; None where it is, or is bound to no server."""
+    bound, here = job.document.get("machine_id"), machine_id()
+    if bound in (None, here):
+        return None
+    this = "this one" if here else "this one, which has no machine id"
+    remedy = "declare it here, too, or remove it with state: absent"
+    return f"machine_id: the job was declared on another server than {this}; {remedy}"
 
 
 REPAIR = "restore it, or remove the job with state: absent and declare it again"

@@ -29,7 +29,8 @@ from serversync.entry import Entry
 from serversync.failure import Failure
 from serversync.frames import CHUNK
 from serversync.locks import lock
-from serversync.tree import CAP_CHOWN, capable, machine
+from serversync.machine import machine
+from serversync.tree import CAP_CHOWN, capable
 
 # What of a file's beginning, and of the block before an offset, is digested to know the file again.
 HEAD = 4096

@@ -28,6 +28,7 @@ from serversync.entry import Entry
 from serversync.failure import Failure
 from serversync.filters import Filter
 from serversync.held import NAME, RESERVED
+from serversync.machine import machine
 from serversync.metadata import Problem
 from serversync.sftpcommit import SftpCommit, dressing
 from serversync.sftppaths import SECOND, Seen, discard, join, look_at, make, names, reason, target_of, tolerant, walk
@@ -63,7 +64,7 @@ from serversync.sftpwire import (
     symlink,
     write,
 )
-from serversync.tree import Item, machine
+from serversync.tree import Item
 from serversync.versions import checked
 
 # Seconds between two signs of life, and after which a lock without one is nobody's, by the server's clock.

@@ -110,8 +110,21 @@ def runs(layout: Layout, name: str, limit: int) -> list[dict[str, Any]]:
     known = published(layout, name)
     found = known["runs"] if known else []
     if not found:
+        unusable = problem(layout, name)
+        if unusable:
+            raise unusable
         raise InvalidDocument("no_run", f"{name} has not run yet; start it with: serversync run {name}")
     return list(found[:limit])
+
+
+def problem(layout: Layout, name: str) -> InvalidDocument | None:
+    """What keeps the document of a job from being run, as far as the caller may read it."""
+    try:
+        with suppress(PermissionError):
+            job.load(layout, name)
+    except InvalidDocument as found:
+        return found
+    return None
 
 
 def record(layout: Layout, name: str, run: str | None) -> dict[str, Any]:

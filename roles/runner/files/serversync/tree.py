@@ -25,6 +25,7 @@ from serversync.entry import Entry
 from serversync.failure import Failure, Stopped
 from serversync.held import RESERVED, Directories, make, parts, reach
 from serversync.locks import lock
+from serversync.machine import machine
 from serversync.marker import marker, set_marker
 from serversync.parcel import Made, Parcel
 
@@ -355,14 +356,6 @@ class Tree:
 def booted() -> float:
     """When this server was started, seconds since the epoch by its clock."""
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def machine() -> str:
-    """machine-id(5); of a server without one (a chroot, a container being built) its host name."""
-    try:
-        return Path("/etc/machine-id").read_text(encoding="ascii").strip() or os.uname().nodename
-    except FileNotFoundError:
-        return os.uname().nodename
 
 
 def names(users: Iterable[int], groups: Iterable[int]) -> tuple[dict[int, str], dict[int, str]]:

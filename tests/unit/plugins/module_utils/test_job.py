@@ -30,6 +30,7 @@ def key(kind: str = "ssh-ed25519", *strings: bytes) -> str:
 
 KEY = key()
 OTHER_KEY = key("ssh-ed25519", b"o" * 32)
+MACHINE_ID = "0123456789abcdef" * 2
 
 
 def base(**more):
@@ -1452,6 +1453,13 @@ def test_the_fingerprint_is_that_of_ssh_keygen():
         ('{"version": 2}', "version: 2 is not 1; this version of the collection reads no other"),
         ('{"version": 1, "name": "a", "state": "absent"}', "state: is not part of a job document; remove it"),
         ('{"version": 1, "name": "a"}', "partner.host: is missing; name the partner server"),
+        *(
+            (
+                '{"version": 1, "machine_id": %s}' % json.dumps(wrong),
+                "machine_id: %r is not a machine id; remove it" % wrong,
+            )
+            for wrong in (None, 1, "", "uninitialized", MACHINE_ID[1:], MACHINE_ID + "\n", "g" + MACHINE_ID[1:])
+        ),
     ],
 )
 def test_damaged_documents(text, message):
@@ -1481,6 +1489,7 @@ def test_the_schema_is_one_and_describes_every_field():
 LATER = {
     "account.password",
     "notification.urls",
+    "machine_id",
     "before",
     "after",
     "limits",
@@ -1523,9 +1532,9 @@ def mutants(value, path=()):
             yield path, 12345678
 
 
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", range(4))
 def test_the_schema_accepts_the_normal_form_and_no_mutant(number):
-    job = [made(), full(), made(scope="user", schedule={"every": "90s"})][number]
+    job = [made(), full(), made(scope="user", schedule={"every": "90s"}), _job.bound(made(), MACHINE_ID)][number]
     VALIDATOR.validate(job)
     count = 0
     for where, mutant in mutants(job):
@@ -1551,6 +1560,10 @@ def test_what_may_be_left_out_of_a_document_has_a_default_and_nothing_else_has()
     def walk(schema, field, path=()):
         parts = {part.name: part for part in field.parts}
         for name, one in schema["properties"].items():
+            if name == "machine_id":  # which no other server's may stand in for
+                assert "default" not in one
+                assert name not in schema["required"]
+                continue
             here = (*path, name)
             assert ("default" in one) is (name not in schema["required"]) is may_be_left_out(here), here
             if "default" in one:
@@ -2063,6 +2076,34 @@ def test_the_normal_form_is_a_fixed_point(declaration):
     own = {"name": "copy", "accept_circular": None}
     assert dict(copied, elements=None) == dict(job, elements=None, **own)
     assert _job.normalise(copied) == (copied, [])
+    # on a server, whose machine id is no part of what is declared
+    document = _job.bound(job, MACHINE_ID)
+    VALIDATOR.validate(document)
+    assert _job.parse_document(_job.document_text(document)) == (document, [])
+    assert list(document)[:3] == ["version", "machine_id", "name"]
+    assert _job.bound(document, None) == job
+    assert _job.declare(declaration, document) == (job, [])
+    assert _job.declare({"name": job["name"]}, document) == (job, [])
+    assert resolved({"name": "copy", "copy_from": "it"}, it=document) == ([copied], [])
+
+
+@pytest.mark.parametrize(
+    ("document", "here", "foreign"),
+    [
+        ({}, MACHINE_ID, False),
+        ({}, None, False),
+        ({"machine_id": MACHINE_ID}, MACHINE_ID, False),
+        ({"machine_id": MACHINE_ID}, "f" * 32, True),
+        ({"machine_id": MACHINE_ID}, None, True),
+    ],
+)
+def test_which_documents_are_foreign(document, here, foreign):
+    assert _job.foreign(document, here) is foreign
+
+
+def test_a_machine_id_is_no_option():
+    problems = _job.declare(dict(made(), machine_id=MACHINE_ID))[1]
+    assert [problem.path for problem in problems if problem.code == "unknown_option"] == ["version", "machine_id"]
 
 
 ANYTHING = st.recursive(

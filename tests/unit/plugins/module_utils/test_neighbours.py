@@ -90,7 +90,14 @@ def test_which_edits_may_close_a_circle(change, moved):
     assert moves(_job.document_text(after).encode("utf-8"), before) is moved
 
 
-@pytest.mark.parametrize("there", [None, b"", b"{", b"[]", b"{}", b"\xff", b'{"partner": 1}'])
+def test_a_document_of_another_server_moves_when_it_becomes_one_of_this():
+    document = _job.document_text(_job.bound(job(), "f" * 32)).encode("utf-8")
+    assert not moves(document, job(), "f" * 32)
+    assert moves(document, job(), "0" * 32)
+    assert not moves(_job.document_text(job()).encode("utf-8"), job(), "0" * 32)
+
+
+@pytest.mark.parametrize("there", [None, b"", b"{", b"[]", b"{}", b"\xff", b'{"partner": 1}', b"[" * 200_000])
 def test_what_was_not_there_or_is_damaged_moves(there):
     assert moves(there, job())
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from ansible_collections.serversync.core.plugins.module_utils import _job
-from serversync import job
+from ansible_collections.serversync.core.plugins.module_utils import _job, _store
+from serversync import job, machine
 from serversync.failure import InvalidDocument
 
 ELEMENTS = [{"path": "/srv/a"}, {"path": "/srv/b", "partner_path": "/srv/c", "previous_path": "/srv/d"}]
@@ -88,6 +88,38 @@ def test_neither_side_takes_an_element_that_would_wait_for_ever(tmp_path, requir
     assert _job.normalise(made)[1]
     with pytest.raises(InvalidDocument, match=message):
         loaded(tmp_path, made)
+
+
+ID = "0123456789abcdef" * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "machine_id"),
+    [
+        (ID + "\n", ID),
+        (ID, ID),
+        (ID.upper(), ID.upper()),
+        *((one, None) for one in ("", "\n", "uninitialized\n", ID[1:], ID + "0", "é" * 16, "%s\n%s" % (ID, ID), None)),
+    ],
+)
+def test_both_sides_read_the_same_machine_id(tmp_path, monkeypatch, text, machine_id):
+    path = tmp_path / "machine-id"
+    monkeypatch.setattr(_store, "MACHINE_ID", str(path))
+    monkeypatch.setattr(machine, "MACHINE_ID", path)
+    if text is None:
+        path.mkdir()
+    else:
+        path.write_text(text)
+    assert (_store.read_machine_id(), machine.machine_id()) == (machine_id, machine_id)
+    path.rename(tmp_path / "gone")
+    assert (_store.read_machine_id(), machine.machine_id()) == (None, None)
+
+
+@pytest.mark.parametrize(("bound", "here"), [(None, ID), (ID, ID), (ID, "f" * 32), (ID, None)])
+def test_both_sides_know_the_documents_of_another_server(tmp_path, monkeypatch, bound, here):
+    monkeypatch.setattr(job, "machine_id", lambda: here)
+    document = _job.bound(declared(), bound)
+    assert bool(job.foreign(loaded(tmp_path, document))) is _job.foreign(document, here)
 
 
 @pytest.mark.parametrize(

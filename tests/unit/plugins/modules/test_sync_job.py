@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import importlib
 import itertools
 import json
@@ -483,7 +484,7 @@ def test_a_copy_follows_its_base_when_the_task_runs_again(server):
     run = four_steps(server, **copy)
     expected = dict(base, name="copy", elements=run["job"]["elements"], on_error=dict(base["on_error"], retries=9))
     assert run["job"] == dict(expected, accept_circular=None)
-    assert json.loads(server.document.read_text()) == base
+    assert dict(written(server), machine_id=None) == dict(base, machine_id=None)
     server.apply(settings={"exclude": ["*.bak"]}, schedule=None)
     run = four_steps(server, **copy)
     assert (run["job"]["settings"]["exclude"], run["job"]["schedule"]) == (["*.bak"], None)
@@ -523,6 +524,106 @@ def test_a_document_of_the_version_before_is_completed_once(server):
     run = four_steps(server, **job(server))
     assert run["job"] == current
     assert run["commands"] == []
+
+
+ID, OTHER = "0123456789abcdef" * 2, "f" * 32
+
+
+def written(server, name="demo"):
+    return json.loads(server.document.with_name(name + ".json").read_text())
+
+
+def test_a_document_is_bound_to_its_server(server):
+    server.become(ID)
+    run = four_steps(server, **job(server))
+    assert list(written(server).items())[:3] == [("version", 1), ("machine_id", ID), ("name", "demo")]
+    assert written(server) == dict(run["job"], machine_id=ID)
+    # the result is what was declared, which any server may be told
+    assert "machine_id" not in run["job"]
+
+
+@pytest.mark.parametrize("machine_id", ["", "uninitialized", "not one"])
+def test_a_server_without_a_machine_id_binds_nothing(server, machine_id):
+    server.become(machine_id)
+    run = four_steps(server, **job(server))
+    assert written(server) == run["job"]
+
+
+def lines_of(run, sign):
+    (entry,) = run["diff"]
+    lines = difflib.ndiff(entry["before"].splitlines(), entry["after"].splitlines())
+    return [line[2:].strip() for line in lines if line.startswith(sign + " ")]
+
+
+def test_a_document_that_is_not_bound_yet_is_by_the_next_apply(server):
+    server.become("")
+    server.apply(**job(server))
+    server.become(ID)
+    run = four_steps(server, comment=None)
+    assert (lines_of(run, "-"), lines_of(run, "+")) == ([], ['"machine_id": "%s",' % ID])
+    assert run["commands"] == []
+    assert run["warnings"] == [NOT_PAIRED]
+
+
+@pytest.mark.parametrize("here", [OTHER, ""])
+def test_a_document_of_another_server_is_bound_to_this_one_by_an_apply(server, here):
+    server.become(ID)
+    declared = server.apply(**job(server))["job"]
+    server.become(here)
+    warning = "%s: was declared on another server and is this one's from now on; see that not both run it"
+    assert server.check(comment=None)["warnings"] == [NOT_PAIRED, warning % server.document]
+    run = four_steps(server, comment=None)
+    assert lines_of(run, "-") == ['"machine_id": "%s",' % ID]
+    assert lines_of(run, "+") == (['"machine_id": "%s",' % here] if here else [])
+    assert run["warnings"] == [NOT_PAIRED, warning % server.document]
+    assert run["job"] == declared
+    assert server.apply(comment=None)["warnings"] == [NOT_PAIRED]
+
+
+def test_a_document_of_another_server_can_be_removed(server):
+    server.become(ID)
+    server.apply(**job(server))
+    server.become(OTHER)
+    run = four_steps(server, state="absent")
+    assert "warnings" not in run
+    assert not server.document.exists()
+
+
+def test_copies_and_renamed_jobs_are_bound_to_this_server(server):
+    server.become(ID)
+    server.apply(**job(server))
+    server.become(OTHER)
+    elements = [{"path": str(server.home / "there")}]
+    four_steps(server, name="copy", copy_from="demo", elements=elements)
+    assert (written(server, "copy")["machine_id"], written(server)["machine_id"]) == (OTHER, ID)
+    run = four_steps(server, name="new", previous_name="demo")
+    assert written(server, "new")["machine_id"] == OTHER
+    assert any(one.startswith("%s: was declared on another server" % server.document) for one in run["warnings"])
+
+
+def test_a_machine_id_is_no_option(server):
+    server.become(ID)
+    message = "machine_id: is not an option"
+    for run in (server.check, server.apply):
+        result = run(**job(server, machine_id=ID))
+        assert result["msg"].startswith(message)
+    assert not server.document.exists()
+
+
+def test_what_another_server_declared_closes_no_circle_before_it_is_this_ones(server):
+    server.become(OTHER)
+    there = {"host": "127.0.0.1", "connection": "local"}
+    one = {"path": str(server.here), "partner_path": str(server.home / "there")}
+    back = {"path": one["partner_path"], "partner_path": one["path"]}
+    server.apply(name="back", partner=there, elements=[back], settings={"delete": "synced"})
+    server.become(ID)
+    run = four_steps(server, partner=there, elements=[one], settings={"delete": "synced"})
+    other = server.document.with_name("back.json")
+    told = "%s: was declared on another server; it is not looked at for circular connections" % other
+    assert told in run["warnings"]
+    for run in (server.check, server.apply):
+        result = run(name="back", comment=None)
+        assert result["failure"]["code"] == "circle"
 
 
 def test_remove(server):

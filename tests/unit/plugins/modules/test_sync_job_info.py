@@ -143,6 +143,29 @@ def test_how_the_runs_went(server):
     assert (c["state"], c["conflicts"], c["last_run"]) == (None, None, None)
 
 
+def test_what_was_declared_on_another_server_is_told_and_not_returned(server):
+    ids = "0123456789abcdef" * 2, "f" * 32
+    server.become(ids[0])
+    server.turn("sync_jobs").apply(jobs=jobs(server))
+    found = info(server)
+    assert [set(job) & {"version", "machine_id"} for job in found["jobs"]] == [set()] * 3
+    server.become(ids[1])
+    server.turn("sync_jobs").apply(jobs=jobs(server)[1:])
+    publish(server, "a", record("r1", "equal", element(str(server.here))))
+    found = info(server)
+    assert [job["name"] for job in found["jobs"]] == ["b", "c"]
+    a = found["status"][0]
+    assert (a["state"], a["problem"]) == (
+        "invalid",
+        "%s was declared on another server; declare the job on this one, too, or remove it with state: absent"
+        % server.document.with_name("a.json"),
+    )
+    assert (a["conflicts"], a["last_run"]["run"]) == (None, "r1")
+    # given back as the whole truth it removes what is not of this server
+    result = server.turn("sync_jobs").apply(jobs=found["jobs"], purge=True)
+    assert result["changes"] == {"created": [], "edited": [], "removed": ["a"]}
+
+
 def test_what_is_damaged_is_told_beside_the_others(server):
     server.turn("sync_jobs").apply(jobs=jobs(server))
     document = server.document.with_name("a.json")

@@ -117,7 +117,11 @@ def test_what_fails_is_a_choice(controller):
 def test_a_job_as_it_is_returned_and_one_that_is_absent(controller):
     whole = _job.declare(job("a", "hq"))[0]
     assert whole["version"] == 1
-    servers = [{"name": "site-a", "jobs": [whole]}, {"name": "hq", "jobs": [job("b", "site-a", state="absent")]}]
+    # also as it is in its document
+    servers = [
+        {"name": "site-a", "jobs": [whole, dict(_job.bound(whole, "f" * 32), name="c")]},
+        {"name": "hq", "jobs": [job("b", "site-a", state="absent")]},
+    ]
     assert controller.run(servers=servers)["findings"] == []
 
 
