@@ -102,6 +102,9 @@ notes:
   - Times of day in O(schedule.at) must be quoted in YAML.
   - A damaged declaration on the server is an error, because nobody could tell what to leave as it is.
     O(state=absent) removes it.
+  - The document of a job carries the machine id of the server that it was declared on, and the runner of another one
+    refuses it. Where it came from another server, by a copy of C(/etc) or a restored backup, the task is changed and
+    binds it to this one, with a warning.
 seealso:
   - module: serversync.core.sync_jobs
   - module: serversync.core.sync_job_info

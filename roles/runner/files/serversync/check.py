@@ -66,7 +66,7 @@ def bound(job: Job) -> list[Finding]:
     if problem is None:
         return []
     issue, _semicolon, remedy = problem.partition("; ")
-    return [finding("warning", issue, "in the place of a job document here no run can begin with it", remedy)]
+    return [finding("warning", issue, "no run of it can begin here", remedy)]
 
 
 def server_findings(job: Job, servers: Servers) -> list[Finding]:
