@@ -21,6 +21,7 @@ from jinja2.nativetypes import NativeEnvironment
 from tests.declaring import CRASH, PROGRAM, Server, assert_on_disk
 
 OMIT = object()
+ID, OTHER = "0123456789abcdef" * 2, "f" * 32
 
 
 @pytest.fixture
@@ -36,6 +37,10 @@ def job(server, **more):
     }
     parameters.update(more)
     return parameters
+
+
+def written(server, name="demo"):
+    return json.loads(server.document.with_name(name + ".json").read_text(encoding="utf-8"))
 
 
 def four_steps(server, **parameters):
@@ -69,6 +74,7 @@ def four_steps(server, **parameters):
 
 
 def test_create(server):
+    server.become(ID)
     run = four_steps(server, **job(server, comment="Nightly"))
     expected = {
         "version": 1,
@@ -122,7 +128,10 @@ def test_create(server):
         "accept_circular": None,
     }
     assert run["job"] == expected
-    assert server.document.read_text() == json.dumps(expected, indent=2, ensure_ascii=False) + "\n"
+    document = dict(
+        {"version": 1, "machine_id": ID}, **{name: expected[name] for name in expected if name != "version"}
+    )
+    assert server.document.read_text() == json.dumps(document, indent=2, ensure_ascii=False) + "\n"
     assert server.document.stat().st_mode & 0o7777 == 0o600
     assert server.document.parent.stat().st_mode & 0o7777 == 0o700
     assert server.timer.stat().st_mode & 0o7777 == 0o644
@@ -169,11 +178,13 @@ EDITS = [
 @pytest.mark.parametrize("edit", EDITS, ids=["-".join(edit) + str(number) for number, edit in enumerate(EDITS)])
 def test_edit_one_detail_and_leave_the_rest(server, edit):
     edit = json.loads(json.dumps(edit).replace("HERE", str(server.here)))
+    server.become(ID)
     created = server.apply(**job(server))["job"]
     run = four_steps(server, **edit)
     expected, problems = _job.declare(dict(edit, name="demo", scope="user"), created)
     assert problems == []
-    assert run["job"] == json.loads(server.document.read_text()) == expected != created
+    assert run["job"] == expected != created
+    assert written(server) == dict(expected, machine_id=ID)
     for name in created:
         assert name in edit or run["job"][name] == created[name]
     assert server.memory()["active"] == {"serversync@demo.timer": "active"}
@@ -524,22 +535,6 @@ def test_a_document_of_the_version_before_is_completed_once(server):
     run = four_steps(server, **job(server))
     assert run["job"] == current
     assert run["commands"] == []
-
-
-ID, OTHER = "0123456789abcdef" * 2, "f" * 32
-
-
-def written(server, name="demo"):
-    return json.loads(server.document.with_name(name + ".json").read_text())
-
-
-def test_a_document_is_bound_to_its_server(server):
-    server.become(ID)
-    run = four_steps(server, **job(server))
-    assert list(written(server).items())[:3] == [("version", 1), ("machine_id", ID), ("name", "demo")]
-    assert written(server) == dict(run["job"], machine_id=ID)
-    # the result is what was declared, which any server may be told
-    assert "machine_id" not in run["job"]
 
 
 @pytest.mark.parametrize("machine_id", ["", "uninitialized", "not one"])
@@ -1165,11 +1160,12 @@ def test_a_time_that_is_over_is_a_warning(server):
 def test_odd_names_arrive_as_they_are(server):
     odd = server.home / 'it\'s 100% "$HOME" ~\\é'
     odd.mkdir()
+    server.become(ID)
     run = four_steps(
         server, **job(server, elements=[{"path": str(odd), "partner_path": "/srv/it's"}], comment="50% \\")
     )
     assert run["job"]["elements"][0]["path"] == str(odd)
-    assert json.loads(server.document.read_text(encoding="utf-8")) == run["job"]
+    assert written(server) == dict(run["job"], machine_id=ID)
 
 
 @pytest.mark.parametrize(

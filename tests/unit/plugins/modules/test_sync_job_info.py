@@ -150,7 +150,10 @@ def test_what_was_declared_on_another_server_is_told_and_not_returned(server):
     found = info(server)
     assert [set(job) & {"version", "machine_id"} for job in found["jobs"]] == [set()] * 3
     server.become(ids[1])
-    server.turn("sync_jobs").apply(jobs=jobs(server)[1:])
+    bound = server.turn("sync_jobs").apply(jobs=jobs(server)[1:])
+    assert bound["changes"]["edited"] == ["b", "c"]
+    text = "%s (and 1 more): was declared on another server and is this one's from now on; see that not both run it"
+    assert text % server.document.with_name("b.json") in bound["warnings"]
     publish(server, "a", record("r1", "equal", element(str(server.here))))
     found = info(server)
     assert [job["name"] for job in found["jobs"]] == ["b", "c"]

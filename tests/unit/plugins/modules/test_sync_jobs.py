@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
-from ansible_collections.serversync.core.plugins.module_utils import _job
+from ansible_collections.serversync.core.plugins.module_utils import _job, _store
 
 from tests.declaring import CRASH, PROGRAM, Server, assert_on_disk
 
@@ -70,11 +70,12 @@ def three(server):
 
 
 def test_create(server):
+    server.become("0123456789abcdef" * 2)
     run = four_steps(server, jobs=three(server))
     assert run["changes"] == {"created": ["a", "b", "c"], "edited": [], "removed": []}
     assert run["jobs"] == [_job.declare(dict(one, scope="user"))[0] for one in three(server)]
     for one in run["jobs"]:
-        assert json.loads(document(server, one["name"]).read_text()) == one
+        assert json.loads(document(server, one["name"]).read_text()) == dict(one, machine_id="0123456789abcdef" * 2)
         assert document(server, one["name"]).stat().st_mode & 0o7777 == 0o600
     assert server.memory()["active"] == dict.fromkeys(["serversync@a.timer", "serversync@c.timer"], "active")
     assert run["commands"] == [
@@ -230,11 +231,13 @@ def test_neighbours_are_left_alone(server):
 def test_a_crash_at_any_step_leaves_old_or_new_and_the_next_apply_finishes(server, tmp_path):
     old = [job(server, "a", schedule=NIGHTLY), job(server, "b"), job(server, "gone", schedule=NIGHTLY)]
     new = [job(server, "a", schedule={"at": "03:00"}, comment="new"), job(server, "b", schedule=NIGHTLY)]
-    known = {
-        one["name"]: {_job.document_text(_job.declare(dict(one, scope="user"))[0])} for one in [*old, job(server, "c")]
-    }
+
+    def text_of(one):
+        return _job.document_text(_job.bound(_job.declare(dict(one, scope="user"))[0], _store.read_machine_id()))
+
+    known = {one["name"]: {text_of(one)} for one in [*old, job(server, "c")]}
     for one in new:
-        known[one["name"]].add(_job.document_text(_job.declare(dict(one, scope="user"))[0]))
+        known[one["name"]].add(text_of(one))
     new.append(job(server, "c"))
     crashed = 0
     for step in range(100):
