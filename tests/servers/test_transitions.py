@@ -47,6 +47,8 @@ TRANSITIONS: list[tuple[dict[str, Any], list[tuple[str, str, str]]]] = [
     ({"settings": {"bandwidth_limit": "20M", "compress": "never", "keep_versions": "30d", "versions_max": "1G"}}, []),
     ({"settings": None, "limits": None}, []),
     ({"elements": TWO}, []),
+    ({"elements": [{**TWO[0], "settings": {"direction": "from_partner", "exclude": "*.tmp"}}, TWO[1]]}, []),
+    ({"elements": [{**TWO[0], "settings": {"delete": "synced"}}, TWO[1]]}, []),
     ({"elements": [{**TWO[0], "previous_path": "/srv/moving/before"}]}, []),
     ({"before": [{"unit": "dump.service"}], "after": [{"unit": "thaw.service"}]}, []),
     ({"before": None, "after": None, "accept_circular": "it is watched"}, []),
@@ -58,9 +60,9 @@ TRANSITIONS: list[tuple[dict[str, Any], list[tuple[str, str, str]]]] = [
     ({**CREATED, "omitted": "reset"}, [(SERVICE, "Description", "Synchronization job moving: Moves")]),
     ({"state": "absent"}, [(TIMER, "LoadState", "not-found")]),
 ]
-#: How a task is carried out, or what has tests of its own here: a password, a pin that has to be the pairing's, and
-#: units of one's own account.
-ELSEWHERE = {"stop_timeout", "scope", "account.password", "partner.host_key"}
+#: How a task is carried out, or what has tests of its own here: secrets, a pin that has to be the pairing's, and units
+#: of one's own account.
+ELSEWHERE = {"stop_timeout", "scope", "account.password", "notification.urls", "partner.host_key"}
 
 TASKS = """
     - name: {title}
@@ -81,10 +83,11 @@ TASKS = """
 
 
 def leaves(field: Field = JOB, path: str = "") -> Iterator[str]:
-    """Every option of the grammar by its path, those of entries of lists as those of one."""
+    """Every option by its path: those of entries of lists as those of one, an element's settings as one option."""
     parts = field.element.parts if field.element else field.parts
-    if not parts:
+    if not parts or field.partial:
         yield path
+        return
     for part in parts:
         yield from leaves(part, f"{path}.{part.name}".strip("."))
 
