@@ -172,6 +172,25 @@ def test_a_run_that_takes_too_long_is_stopped(site: Server, play: Any) -> None:
     assert site.published("passing-two")["runs"][0]["error"]["code"] == "stopped"
 
 
+def test_a_terminal_sees_how_far_the_unit_is(site: Server, play: Any) -> None:
+    play(text(DECLARE, bandwidth="1M"))
+    site.python(
+        "import os, pty\n"
+        "process, terminal = pty.fork()\n"
+        "if not process:\n"
+        "    os.environ.update(TERM='xterm', COLUMNS='140', LINES='40')\n"
+        "    os.execvp('serversync', ['serversync', 'run', 'passing-two'])\n"
+        "shown = b''\n"
+        "while not (b'/srv/passing/two' in shown and b'copying' in shown and b' of 64.0 MiB' in shown):\n"
+        "    shown += os.read(terminal, 65536)\n"
+        # What the unit does is not this terminal's, which may go.
+        "os.close(terminal)\n"
+        "os.waitpid(process, 0)\n"
+    )
+    site.run("systemctl", "stop", "serversync@passing-two.service")
+    assert site.published("passing-two")["runs"][0]["error"]["code"] == "stopped"
+
+
 def test_a_job_that_is_edited_while_it_runs(site: Server, play: Any) -> None:
     play(text(DECLARE + STOP, bandwidth="1M"))
     assert site.published("passing-two")["runs"][0]["error"]["code"] == "stopped"

@@ -23,6 +23,9 @@ from serversync.signals import heard
 if TYPE_CHECKING:
     from serversync.job import Job
 
+    # By its path an element gets what it tells how far it is, see counts.
+    Watch = Callable[[str], Callable[[str, int, int], None]]
+
 USAGE = 2
 FAILED = 1
 DIFFERENT = 3
@@ -183,7 +186,7 @@ def perform(
     only: Sequence[str] | None,
     approve: str | None,
     say: Callable[[str], None],
-    watch: Callable[[str], Callable[[str, int, int], None]] | None = None,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """A run in this process."""
     from serversync.servers import Connecting
@@ -225,9 +228,16 @@ def command_run(layout: Layout, arguments: argparse.Namespace) -> int:
     if layout.privileged:
         from serversync import unit
 
+        request = {"element": arguments.element, "approve": arguments.approve}
         if sys.stderr.isatty():
             print(f"running in {unit.service(arguments.job)}; journalctl -fu has it live", file=sys.stderr)
-        record = unit.ask(layout, arguments.job, "run", element=arguments.element, approve=arguments.approve)
+        if arguments.json or not sys.stdout.isatty():
+            record = unit.ask(layout, arguments.job, "run", **request)
+        else:
+            from serversync.progress import Display
+
+            with Display() as display:
+                record = unit.ask(layout, arguments.job, "run", show_counts=display.show, **request)
     elif arguments.json or not sys.stdout.isatty():
         record = perform(layout, document, "manual", arguments.element, arguments.approve, say)
     else:
@@ -378,8 +388,10 @@ def command_unit(layout: Layout, arguments: argparse.Namespace) -> int:
     name = job.check_name(arguments.job)
     request = unit.request_of(name) if layout.privileged else None
 
-    def perform_it(trigger: str, only: Sequence[str] | None, approve: str | None) -> dict[str, Any]:
-        return perform(layout, job.load(layout, name, remember=True), trigger, only, approve, log)
+    def perform_it(
+        trigger: str, only: Sequence[str] | None, approve: str | None, watch: Watch | None = None
+    ) -> dict[str, Any]:
+        return perform(layout, job.load(layout, name, remember=True), trigger, only, approve, log, watch)
 
     try:
         if request is None or request["verb"] == "run":
@@ -387,7 +399,8 @@ def command_unit(layout: Layout, arguments: argparse.Namespace) -> int:
                 record = perform_it("schedule", None, None)
             else:
                 only, approve = request.get("element"), request.get("approve")
-                record = unit.respond(layout, name, request, lambda: perform_it("manual", only, approve))
+                watch = unit.publisher(layout, name, request)
+                record = unit.respond(layout, name, request, lambda: perform_it("manual", only, approve, watch))
             from serversync.run import EXIT
 
             return EXIT[record["state"]]

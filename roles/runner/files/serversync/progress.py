@@ -1,15 +1,10 @@
 # SPDX-FileCopyrightText: serversync.core contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How far a run is, on a terminal: a line for each element that is worked on. Nothing of it stays when the run is over.
-
-``watch`` gives what an element tells: a phase with files and bytes so far. ``(phase, 0, 0)`` begins a stretch, whose
-counts add to those of the phase's earlier ones; ``to copy`` and ``to commit`` say how much there is; ``done`` ends the
-element.
-"""
+"""How far a run is, on a terminal: a line for each element that is worked on. Nothing of it stays once it is over."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from threading import Lock
 from types import TracebackType
 from typing import Any
@@ -19,9 +14,9 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID
 from rich.table import Column
 from rich.text import Text
 
+from serversync.counts import Count, Counting, Tell
 from serversync.display import safe, size
 
-TOTALS = {"to copy": "copying", "to commit": "committing"}
 UNITS = {"scanning": "entries", "appending": "lines"}
 
 
@@ -40,13 +35,13 @@ class Counts(ProgressColumn):
     """Files, bytes, rate, and the time left where the total is known."""
 
     def render(self, task: Task) -> Text:
-        phase, files, volume = task.fields["phase"], task.fields["files"], task.fields["volume"]
-        all_files, all_bytes = task.fields["totals"].get(phase, (0, 0))
+        count: Count = task.fields["count"]
         told = []
-        if files or all_files:
-            told.append(f"{files:,}{f'/{all_files:,}' if all_files else ''} {UNITS.get(phase, 'files')}")
-        if volume or all_bytes:
-            told.append(f"{size(volume)}{f' of {size(all_bytes)}' if all_bytes else ''}")
+        if count.files or count.total_files:
+            of = f"/{count.total_files:,}" if count.total_files else ""
+            told.append(f"{count.files:,}{of} {UNITS.get(count.phase, 'files')}")
+        if count.volume or count.total_volume:
+            told.append(f"{size(count.volume)}{f' of {size(count.total_volume)}' if count.total_volume else ''}")
             if task.speed:
                 told.append(f"{size(int(task.speed))}/s")
         if task.time_remaining is not None and task.total:
@@ -68,6 +63,7 @@ class Display:
             transient=True,
             expand=True,
         )
+        self.lines: dict[str, Line] = {}
 
     def __enter__(self) -> Display:
         self.progress.start()
@@ -78,8 +74,30 @@ class Display:
     ) -> None:
         self.progress.stop()
 
-    def watch(self, path: str) -> Callable[[str, int, int], None]:
-        return Line(self.progress, path).tell
+    def watch(self, path: str) -> Tell:
+        """What an element of this process tells; see counts."""
+        line, counting, lock = self.line(path), Counting(), Lock()
+
+        def tell(phase: str, files: int, volume: int) -> None:
+            with lock:
+                if phase == "done":
+                    line.end()
+                    return
+                count = counting.tell(phase, files, volume)
+                if count is not None:
+                    line.show(count)
+
+        return tell
+
+    def show(self, counts: Mapping[str, Count]) -> None:
+        """What another process has told, by the paths of the elements that are worked on."""
+        for path in self.lines.keys() - counts.keys():
+            self.lines.pop(path).end()
+        for path, count in counts.items():
+            self.line(path).show(count)
+
+    def line(self, path: str) -> Line:
+        return self.lines.setdefault(path, Line(self.progress, path))
 
 
 class Line:
@@ -87,49 +105,27 @@ class Line:
 
     def __init__(self, progress: Progress, path: str) -> None:
         self.progress = progress
-        self.lock = Lock()
         self.task: TaskID | None = None
         self.path = safe(path)
         self.phase = ""
-        self.totals: dict[str, tuple[int, int]] = {}
-        # Of the phase, before this stretch and with it.
-        self.before = self.now = (0, 0)
-
-    def tell(self, phase: str, files: int, volume: int) -> None:
-        with self.lock:
-            if phase == "done":
-                self.end()
-            elif phase in TOTALS:
-                self.totals[TOTALS[phase]] = (files, volume)
-            else:
-                self.show(phase, files, volume)
 
     def end(self) -> None:
         if self.task is not None:
             self.progress.remove_task(self.task)
             self.task = None
 
-    def show(self, phase: str, files: int, volume: int) -> None:
-        begins = phase != self.phase
-        if begins:
-            self.phase, self.before = phase, (0, 0)
-        elif (files, volume) == (0, 0):
-            self.before = self.now
-        self.now = files, volume = self.before[0] + files, self.before[1] + volume
-        all_files, all_bytes = self.totals.get(phase, (0, 0))
+    def show(self, count: Count) -> None:
+        begins = count.phase != self.phase
+        self.phase = count.phase
         # By what there is more of to tell: a rate of files says little where their sizes are known.
-        completed, total = (volume, all_bytes) if all_bytes or volume else (files, all_files)
-        fields: dict[str, Any] = {
-            "path": self.path,
-            "phase": phase,
-            "files": files,
-            "volume": volume,
-            "totals": self.totals,
-        }
+        by_volume = count.total_volume or count.volume
+        completed = count.volume if by_volume else count.files
+        total = (count.total_volume if by_volume else count.total_files) or None
+        fields: dict[str, Any] = {"path": self.path, "phase": count.phase, "count": count}
         if self.task is None:
-            self.task = self.progress.add_task("", total=total or None, completed=completed, **fields)
+            self.task = self.progress.add_task("", total=total, completed=completed, **fields)
         elif begins:
             # Shown at once: a phase that is over before the next turn of the clock is seen, too.
-            self.progress.reset(self.task, total=total or None, completed=completed, **fields)
+            self.progress.reset(self.task, total=total, completed=completed, **fields)
         else:
             self.progress.update(self.task, completed=completed, **fields)

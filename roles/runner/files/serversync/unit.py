@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from serversync.counts import INTERVAL, Count, Publisher, Tell, published
 from serversync.failure import Failure
 from serversync.history import replace
 from serversync.layout import Layout
@@ -73,8 +74,18 @@ def show(unit: str, *properties: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in output.stdout.splitlines() if "=" in line)
 
 
-def ask(layout: Layout, name: str, verb: str, **request: Any) -> dict[str, Any]:
-    """Starts the job's unit with a request and returns its answer; waits as long as the unit works."""
+def ask(
+    layout: Layout,
+    name: str,
+    verb: str,
+    *,
+    show_counts: Callable[[dict[str, Count]], None] | None = None,
+    **request: Any,
+) -> dict[str, Any]:
+    """Starts the job's unit with a request and returns its answer; waits as long as the unit works.
+
+    show_counts: is told how far a run is meanwhile.
+    """
     if os.geteuid() != 0:
         raise Failure("not_root", f"only root may start the unit of a job; try: sudo serversync {verb} {name}")
     group = grp.getgrnam(GROUP).gr_gid
@@ -85,6 +96,7 @@ def ask(layout: Layout, name: str, verb: str, **request: Any) -> dict[str, Any]:
         triggered = show(timer, "LastTriggerUSec")
         identity = secrets.token_hex(8)
         asked = {"id": identity, "verb": verb, "at": time.clock_gettime(time.CLOCK_BOOTTIME), **request}
+        asked["counts"] = show_counts is not None
         path = REQUESTS / f"{name}.json"
         whole_run = verb == "run" and not request.get("element")
         # After the timer was asked: a run that it starts from now on is told by its time, one from before by this.
@@ -94,7 +106,10 @@ def ask(layout: Layout, name: str, verb: str, **request: Any) -> dict[str, Any]:
         try:
             replace(path, json.dumps(asked), 0o640, group)
             argv = ["systemctl", "start", service(name)]
-            started = subprocess.run(argv, capture_output=True, text=True, check=False)
+            if show_counts is None:
+                started = subprocess.run(argv, capture_output=True, text=True, check=False)
+            else:
+                started = followed(argv, lambda: show_counts(counts_of(layout, name, identity)))
             answer = read_answer(layout, name)
         finally:
             try:
@@ -112,6 +127,36 @@ def ask(layout: Layout, name: str, verb: str, **request: Any) -> dict[str, Any]:
     if answer.get("failure"):
         raise Failure.from_dict(answer["failure"])
     return dict(answer["result"])
+
+
+def followed(argv: list[str], look: Callable[[], None]) -> subprocess.CompletedProcess[str]:
+    """A command's result; looks every now and then while it works."""
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            while True:
+                try:
+                    output, errors = process.communicate(timeout=INTERVAL)
+                except subprocess.TimeoutExpired:
+                    look()
+                else:
+                    return subprocess.CompletedProcess(argv, process.returncode, output, errors)
+        except BaseException:
+            process.kill()
+            raise
+
+
+def counts_of(layout: Layout, name: str, identity: str) -> dict[str, Count]:
+    """How far the unit's run is that somebody asked for with this request."""
+    return published(read_plain(counts_path(layout, name)) or {}, identity)
+
+
+def publisher(layout: Layout, name: str, request: dict[str, Any]) -> Callable[[str], Tell] | None:
+    """What tells the terminal that asked for a run how far it is; None where it does not want to know."""
+    return Publisher(counts_path(layout, name), request["id"]).watch if request.get("counts") else None
+
+
+def counts_path(layout: Layout, name: str) -> Path:
+    return answers(layout) / f"{name}.counts"
 
 
 @contextmanager
@@ -135,8 +180,11 @@ def answers(layout: Layout) -> Path:
 
 
 def read_answer(layout: Layout, name: str) -> dict[str, Any] | None:
-    """The unit's answer. It lies in a directory of the account's: root takes a plain file of sane size or nothing."""
-    path = answers(layout) / f"{name}.json"
+    return read_plain(answers(layout) / f"{name}.json")
+
+
+def read_plain(path: Path) -> dict[str, Any] | None:
+    """What a unit has left in a directory of the account's: root takes a plain file of sane size or nothing."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -147,7 +195,7 @@ def read_answer(layout: Layout, name: str) -> dict[str, Any] | None:
             return None
         try:
             answer = json.loads(stream.read(ANSWER_LIMIT))
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
     return answer if isinstance(answer, dict) else None
 
@@ -186,5 +234,6 @@ def respond(layout: Layout, name: str, request: dict[str, Any], work: Callable[[
         answer["failure"] = failure.as_dict()
         raise
     finally:
+        counts_path(layout, name).unlink(missing_ok=True)
         replace(directory / f"{name}.json", json.dumps(answer), 0o600)
     return dict(answer["result"])
