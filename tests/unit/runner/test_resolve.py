@@ -13,7 +13,7 @@ CROSSED = [("/srv/one", "/srv/two"), ("/srv/two", "/srv/one"), ("/srv/all", "/sr
 
 def job(*paths: tuple[str, str]) -> Job:
     elements = [{"path": path, "partner_path": partner_path} for path, partner_path in paths]
-    return Job({"name": "nightly", "elements": elements}, "")
+    return Job({"name": "nightly", "elements": elements, "settings": {}}, "")
 
 
 @pytest.mark.parametrize(

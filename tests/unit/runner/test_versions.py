@@ -187,6 +187,13 @@ def test_pruning_by_age_and_by_size(
         assert 70_000 <= pruned.size <= most
 
 
+def test_the_tenth_attempt_comes_after_the_second(root: int, path: Path) -> None:
+    for run in (f"{NOW}.10", f"{NOW}.2", NOW, NOW, f"{NOW}.10"):
+        (path / "x").write_text("x")
+        delete(root, path, run, "x")
+    assert [run for run, _path, _kind in told(root)] == [NOW, f"{NOW}~1", f"{NOW}.2", f"{NOW}.10", f"{NOW}.10~1"]
+
+
 def test_nothing_of_this_run_is_pruned(root: int, path: Path) -> None:
     for content in ("one", "two"):
         (path / "x").write_text(content)

@@ -135,5 +135,12 @@ def run_of(name: str) -> str:
     return name.partition("~")[0].partition(".")[0]
 
 
+def turn(name: str) -> tuple[str, int, int, str]:
+    """In which order the names of one run came to be: RUN, RUN~1, RUN.2, RUN.10."""
+    attempt, _tilde, again = name.partition("~")
+    run, _point, number = attempt.partition(".")
+    return run, int(number) if number.isdecimal() else 0, int(again) if again.isdecimal() else 0, name
+
+
 def unprepared(path: str, error: OSError) -> Failure:
     return Failure("not_writable", f"{path} cannot be made ready ({error.strerror}); check it and the account's rights")

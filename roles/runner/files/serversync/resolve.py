@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
+from serversync import place
 from serversync.archive import Archive
 from serversync.entry import Entry, Row
 from serversync.failure import Failure
@@ -211,7 +212,7 @@ def restore(layout: Layout, job: Job, path: str, run: str | None, only: Sequence
         if not known:
             of = f" of the run {run}" if run else ""
             raise Failure("no_version", f"{path} has no version{of}; see: serversync versions {job.name}")
-        _when, chosen, side = max(known)
+        _when, chosen, side = max(known, key=lambda one: (one[0], place.turn(one[1])))
         results = list(one.sides[side].tree.restore(below, chosen))
     problems = {os.fsdecode(result.path): result.problem[1] for result in results if result.problem}
     if problems:

@@ -523,7 +523,8 @@ class SftpTree:
     def runs(self) -> list[str]:
         """Oldest first."""
         found = [os.fsdecode(name) for name in names(self.session, self.store, "d")]
-        return sorted((name for name in found if NAME.fullmatch(name)), key=lambda name: (began(name), name))
+        found = [name for name in found if NAME.fullmatch(name)]
+        return sorted(found, key=lambda name: (began(name), place.turn(name)))
 
     def prune(self, keep: int, most: int, now: float) -> list[str]:
         """As ``Tree.prune``; what a version takes is the sum of its files' sizes."""

@@ -234,7 +234,7 @@ def displaced(store: int, run: str) -> float:
 def runs(store: int) -> list[str]:
     """Oldest first."""
     names = [name for name in map(os.fsdecode, names_in(store)) if NAME.fullmatch(name)]
-    return sorted(names, key=lambda name: (began(store, name), name))
+    return sorted(names, key=lambda name: (began(store, name), place.turn(name)))
 
 
 @contextmanager
