@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import Pair, module, tree
+from tests.proxy import Proxy
 
 
 def fill(path: Path) -> None:
@@ -157,6 +158,20 @@ def test_the_sshd_is_gone_then_back(pair: Pair) -> None:
     pair.there.start()
     assert pair.here.run("nightly")["state"] == "equal"
     assert tree(pair.partner_path) == tree(pair.path)
+
+
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_a_run_logs_in_once(pair: Pair, parallel: int) -> None:
+    other = (pair.path.with_name("other"), pair.partner_path.with_name("other"))
+    other[0].mkdir()
+    for path in (pair.path, other[0]):
+        # One that rsync brings, over a channel of its own.
+        (path / "image").write_bytes(os.urandom(1 << 20))
+    with Proxy(pair.there.port) as proxy:
+        pair.port = proxy.port
+        pair.declare(pairs=[(pair.path, pair.partner_path), other], limits={"parallel": parallel})
+        assert pair.here.run("nightly")["state"] == "equal"
+        assert proxy.call()["connections"] == 1
 
 
 def test_the_key_of_another_server_ends_the_run_at_once(pair: Pair, tmp_path: Path) -> None:
