@@ -150,6 +150,13 @@ options:
           - On creation V([]).
         type: list
         elements: str
+      day_of_month:
+        description:
+          - The days of the month that O(schedule.at) is for, in the place of O(schedule.days), as V(1) or V(15). A
+            month that lacks the day is passed over. Empty means every day.
+          - On creation V([]).
+        type: list
+        elements: int
       calendar:
         description:
           - A calendar expression of systemd for all the rest, such as V(Mon..Fri *-*-1..7 02:30). See C(man

@@ -27,7 +27,6 @@ from ._job import (
     show,
 )
 from ._module import JobModule
-from ._schedule import on_calendar
 from ._store import (
     FileState,
     Found,
@@ -56,6 +55,7 @@ from ._store import (
     wanted_files,
     zone_text,
 )
+from ._units import calendars_of
 
 #: Options of a task with many jobs that sync_job has beside those of its job.
 OF_THE_TASK = ("omitted", "stop_timeout", "validate_partner")
@@ -236,11 +236,6 @@ def check_circles(server: Server, ways: Sequence[Way]) -> None:
         server.module.fail(problems)
     for text in warnings:
         server.module.warn(text)
-
-
-def calendars_of(job: Mapping[str, Any]) -> list[str]:
-    schedule = job["schedule"]
-    return on_calendar(schedule["every"], schedule["at"], schedule["days"], schedule["calendar"], schedule["timezone"])
 
 
 def check_calendars(module: JobModule, ways: Sequence[Way]) -> None:

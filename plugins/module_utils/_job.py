@@ -60,6 +60,7 @@ KEPT = "kept as a credential"
 #: Of systemd's names those of services that can be started, but for the units of jobs.
 _UNIT_PATTERN = r"^(?!serversync@)(?!.*@\.service$)[A-Za-z0-9:_][A-Za-z0-9:_.@\\-]*\.service$(?!\n)"
 _UNIT_LONGEST = 255
+_LONGEST_MONTH = 31
 #: Of an Apprise URL only this much can be told without Apprise; which services there are, it knows.
 _URL = re.compile(r"([A-Za-z0-9][A-Za-z0-9+.-]*)://[^/\s?#][^\s]*")
 _URL_LONGEST = 4096
@@ -406,6 +407,11 @@ def _check_day(text: str) -> str:
 def _check_days(days: list[str]) -> list[str]:
     chosen = [day for day in _schedule.DAYS if day in days]
     return [] if len(chosen) == len(_schedule.DAYS) else chosen
+
+
+def _check_month(days: list[int]) -> list[int]:
+    chosen = sorted(set(days))
+    return [] if len(chosen) == _LONGEST_MONTH else chosen
 
 
 def _check_calendar(text: str) -> str:
@@ -882,6 +888,18 @@ JOB = Field(
                     element=Field("", "text", "A day.", check=_check_day, schema={"enum": list(_schedule.DAYS)}),
                     check=_check_days,
                     schema={"maxItems": 6},
+                ),
+                Field(
+                    "day_of_month",
+                    "list",
+                    "The days of the month that the times are for; empty: all.",
+                    default=[],
+                    element=Field(
+                        "", "number", "A day; a month that lacks it is passed over.", limits=(1, _LONGEST_MONTH)
+                    ),
+                    check=_check_month,
+                    schema={"maxItems": _LONGEST_MONTH - 1},
+                    later=True,
                 ),
                 Field(
                     "calendar",
@@ -1482,6 +1500,7 @@ def field_of(path: str) -> Field:
 
 
 _WAYS = ("every", "at", "calendar")
+_DATES = ("days", "day_of_month")
 
 
 def _resolve_schedule(
@@ -1505,9 +1524,16 @@ def _resolve_schedule(
         problems.append(Problem("missing", "schedule", text))
         return
     if not schedule["at"]:
-        if told.get("days"):
-            problems.append(Problem("conflict", "schedule.days", "goes with at only; give at, or leave days out"))
-        schedule["days"] = []
+        for name in _DATES:
+            if told.get(name):
+                text = "goes with at only; give at, or leave %s out" % name
+                problems.append(Problem("conflict", "schedule." + name, text))
+            schedule[name] = []
+    elif all(told.get(name) for name in _DATES):
+        problems.append(Problem("conflict", "schedule", "has %s; give one of them" % " and ".join(_DATES)))
+    else:
+        for name, other in (_DATES, _DATES[::-1]):
+            schedule[name] = [] if told.get(other) else schedule[name]
     if schedule["calendar"]:
         calendar, zone = _schedule.split_zone(schedule["calendar"])
         if zone and told.get("timezone") not in (None, zone):
@@ -2090,9 +2116,10 @@ def _rules() -> list[dict[str, Any]]:
     password = _properties(password={"const": KEPT})
     ways = [
         {"type": "null"},
-        _properties(every=text, at=null, calendar=null, days=none),
-        _properties(every=null, at={"type": "array"}, calendar=null),
-        _properties(every=null, at=null, calendar=text, days=none),
+        _properties(every=text, at=null, calendar=null, days=none, day_of_month=none),
+        _properties(every=null, at={"type": "array"}, calendar=null, day_of_month=none),
+        _properties(every=null, at={"type": "array"}, calendar=null, days=none),
+        _properties(every=null, at=null, calendar=text, days=none, day_of_month=none),
     ]
     roots = "|".join(root[1:] for root in _PRIVATE_ROOTS)
     shared = {"pattern": "^/(?!(?:%s)(?:/|$))" % roots}

@@ -140,13 +140,14 @@ def on_calendar(
     days: list[str] | None = None,
     calendar: str | None = None,
     timezone: str | None = None,
+    day_of_month: list[int] | None = None,
 ) -> list[str]:
     """The OnCalendar= values of a schedule in normal form."""
     if every is not None:
         lines = _every(seconds_of(every))
     elif at:
-        prefix = _weekdays(days or [])
-        lines = ["%s*-*-* %s" % (prefix, time if time.count(":") == 2 else time + ":00") for time in at]
+        dates = "%s*-*-%s" % (_weekdays(days or []), ",".join("%02d" % day for day in day_of_month or ()) or "*")
+        lines = ["%s %s" % (dates, time if time.count(":") == 2 else time + ":00") for time in at]
     else:
         lines = [calendar or ""]
     return ["%s %s" % (line, timezone) if timezone else line for line in lines]

@@ -48,16 +48,19 @@ def description_value(text: str) -> str:
     return value + "\\" if backslashes % 2 else value
 
 
+def calendars_of(job: Mapping[str, Any]) -> list[str]:
+    """The OnCalendar= values of a job that has a schedule."""
+    names = ("every", "at", "days", "day_of_month", "calendar", "timezone")
+    return on_calendar(**{name: job["schedule"][name] for name in names})
+
+
 def timer_text(job: dict[str, Any]) -> str | None:
     """The timer unit; None when the job has no schedule or is paused."""
     schedule = job["schedule"]
     if schedule is None or not job["enabled"]:
         return None
-    calendars = on_calendar(
-        schedule["every"], schedule["at"], schedule["days"], schedule["calendar"], schedule["timezone"]
-    )
     lines = ["[Unit]", "Description=Schedule of synchronization job " + job["name"], "", "[Timer]"]
-    lines += ["OnCalendar=" + calendar for calendar in calendars]
+    lines += ["OnCalendar=" + calendar for calendar in calendars_of(job)]
     lines += [
         "Persistent=" + ("true" if schedule["catch_up"] else "false"),
         "RandomizedDelaySec=%ds" % seconds_of(schedule["jitter"]),

@@ -123,6 +123,7 @@ def test_the_order_of_the_document():
         "every",
         "at",
         "days",
+        "day_of_month",
         "calendar",
         "timezone",
         "jitter",
@@ -382,6 +383,19 @@ BAD = [
     ({"schedule": {"at": []}}, "schedule.at: is empty; give at least one entry"),
     ({"schedule": {"at": "02:30", "days": ["mon", "funday"]}}, "schedule.days[1]: 'funday' is not a day; use " + DAYS),
     ({"schedule": {"every": "1h", "days": ["mon"]}}, "schedule.days: goes with at only; give at, or leave days out"),
+    (
+        {"schedule": {"calendar": "02:30", "day_of_month": 1}},
+        "schedule.day_of_month: goes with at only; give at, or leave day_of_month out",
+    ),
+    (
+        {"schedule": {"at": "02:30", "days": "mon", "day_of_month": 1}},
+        "schedule: has days and day_of_month; give one of them",
+    ),
+    (
+        {"schedule": {"at": "02:30", "day_of_month": [1, 32]}},
+        "schedule.day_of_month[1]: 32 is out of range; use 1 to 31",
+    ),
+    ({"schedule": {"at": "02:30", "day_of_month": 0}}, "schedule.day_of_month[0]: 0 is out of range; use 1 to 31"),
     (
         {"schedule": {"every": "7m"}},
         "schedule.every: '7m' divides neither an hour nor a day; use 6m, the nearest that does, or at",
@@ -1191,6 +1205,7 @@ AT_DEFAULT = (
     ("partner", "connection"),
     ("account", "password"),
     ("schedule", "every"),
+    ("schedule", "day_of_month"),
     ("schedule", "calendar"),
     ("settings", "verify"),
 )
@@ -1496,6 +1511,7 @@ LATER = {
     "limits.timeout",
     "limits.nice",
     "accept_circular",
+    "schedule.day_of_month",
     "elements[].kind",
     "elements[].previous_path",
     "elements[].requires",
@@ -1968,9 +1984,12 @@ SCHEDULES = st.one_of(
         st.one_of(
             st.builds(lambda one: {"every": one}, PERIODS),
             st.builds(
-                lambda at, days: {"at": at, "days": days},
+                lambda at, days: {"at": at, **days},
                 st.lists(TIMES, min_size=1, max_size=4),
-                st.lists(st.sampled_from(_schedule.DAYS), max_size=9),
+                st.one_of(
+                    st.builds(lambda days: {"days": days}, st.lists(st.sampled_from(_schedule.DAYS), max_size=9)),
+                    st.builds(lambda days: {"day_of_month": days}, st.lists(st.integers(1, 31), max_size=40)),
+                ),
             ),
             st.builds(lambda one: {"calendar": one}, st.sampled_from(["daily", "Mon..Fri *-*-* 02:30", "*:0/7 UTC"])),
         ),

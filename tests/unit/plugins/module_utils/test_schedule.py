@@ -90,6 +90,8 @@ def test_every_period_comes_in_equal_steps_over_the_whole_day(period):
         ({"every": "90s"}, ["*-*-* *:00/3:00", "*-*-* *:01/3:30"]),
         ({"every": "90m", "timezone": "UTC"}, ["*-*-* 00/3:00:00 UTC", "*-*-* 01/3:30:00 UTC"]),
         ({"at": ["02:30"]}, ["*-*-* 02:30:00"]),
+        ({"at": ["02:30"], "day_of_month": [1, 15]}, ["*-*-01,15 02:30:00"]),
+        ({"at": ["02:30"], "day_of_month": [31], "timezone": "UTC"}, ["*-*-31 02:30:00 UTC"]),
         ({"at": ["02:30", "14:00:10"], "days": ["mon", "tue"]}, ["Mon,Tue *-*-* 02:30:00", "Mon,Tue *-*-* 14:00:10"]),
         (
             {"at": ["02:30"], "days": ["mon", "tue", "wed", "fri", "sun"], "timezone": "Europe/Berlin"},
