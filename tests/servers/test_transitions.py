@@ -54,7 +54,7 @@ TRANSITIONS: list[tuple[dict[str, Any], list[tuple[str, str, str]]]] = [
     ({"before": [{"unit": "dump.service"}], "after": [{"unit": "thaw.service"}]}, []),
     ({"before": None, "after": None, "accept_circular": "it is watched"}, []),
     ({"accept_circular": None}, []),
-    ({"copy_from": "moving", "name": "moving-copy", "schedule": None}, []),
+    ({"copy_from": "moving", "name": "moving-copy", "elements": [{"path": "/srv/moving/three"}]}, []),
     ({"name": "moving-copy", "state": "absent"}, []),
     ({"name": "moving-on", "previous_name": "moving"}, [(TIMER, "LoadState", "not-found")]),
     ({"name": "moving", "previous_name": "moving-on"}, [(TIMER, "ActiveState", "active")]),
