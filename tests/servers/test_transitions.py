@@ -22,6 +22,7 @@ CREATED = {
     "validate_partner": False,
 }
 TWO = [*CREATED["elements"], {"path": "/srv/moving/two", "kind": "log", "requires": [HERE]}]  # type: ignore[misc]
+THREE = [{"path": "/srv/moving/three", "partner_path": "/srv/sites/siteA/moving/three"}]
 #: What is declared of the job, in this order; and what systemd says of it then: unit, property, value.
 TRANSITIONS: list[tuple[dict[str, Any], list[tuple[str, str, str]]]] = [
     (CREATED, [(TIMER, "ActiveState", "active"), (SERVICE, "Description", "Synchronization job moving: Moves")]),
@@ -54,7 +55,7 @@ TRANSITIONS: list[tuple[dict[str, Any], list[tuple[str, str, str]]]] = [
     ({"before": [{"unit": "dump.service"}], "after": [{"unit": "thaw.service"}]}, []),
     ({"before": None, "after": None, "accept_circular": "it is watched"}, []),
     ({"accept_circular": None}, []),
-    ({"copy_from": "moving", "name": "moving-copy", "elements": [{"path": "/srv/moving/three"}]}, []),
+    ({"copy_from": "moving", "name": "moving-copy", "elements": THREE}, []),
     ({"name": "moving-copy", "state": "absent"}, []),
     ({"name": "moving-on", "previous_name": "moving"}, [(TIMER, "LoadState", "not-found")]),
     ({"name": "moving", "previous_name": "moving-on"}, [(TIMER, "ActiveState", "active")]),
