@@ -393,6 +393,7 @@ job:
       every: null
       at: ["02:30"]
       days: []
+      day_of_month: []
       calendar: null
       timezone: null
       jitter: 15m
