@@ -107,6 +107,7 @@ def published(document: Mapping[str, Any], identity: str) -> dict[str, Count]:
 
 def counted(phase: str, *numbers: int) -> Count:
     count = Count(phase, *numbers)
-    if not isinstance(phase, str) or len(phase) > MOST or not all(type(one) is int and one >= 0 for one in numbers):
+    plain = isinstance(phase, str) and len(phase) <= MOST
+    if not plain or not all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in numbers):
         raise ValueError(f"{count!r:.200} is no count")
     return count
