@@ -479,6 +479,12 @@ def test_one_odd_document_does_not_hide_the_other_jobs(server: Server, tmp_path:
     rows = {row["job"]: row for row in json.loads(server.serversync("status", "--json").stdout)}
     assert {name: row["state"] for name, row in rows.items()} == {"good": "equal", "odd": "invalid", "hurt": "invalid"}
     assert "is a directory where a file belongs" in server.serversync("run", "odd", code=2).stderr
+    # When a job last ran well is known, whatever becomes of its document.
+    (server.config / "jobs" / "good.json").write_text("{")
+    [row] = json.loads(server.serversync("status", "good", "--json").stdout)
+    assert (row["state"], row["partner"]) == ("invalid", rows["good"]["partner"])
+    assert (row["last"], row["good"]) == (rows["good"]["last"], rows["good"]["good"])
+    assert "never" not in server.serversync("status", "good").stdout
 
 
 def test_records_that_cannot_be_kept_are_no_ordinary_failure(server: Server, tmp_path: Path) -> None:

@@ -48,20 +48,23 @@ def row(layout: Layout, name: str, elapse: int | None) -> dict[str, Any]:
     found |= {"next": elapse, "last": None, "good": None, "unresolved": 0}
     try:
         known = published(layout, name) or {"runs": []}
-        paths = known.get("elements")
+    except InvalidDocument as damage:
+        return found | {"state": "invalid", "problem": str(damage)}
+    paths = known.get("elements")
+    try:
         with suppress(PermissionError):
             document = job.load(layout, name)
             known |= {"partner": document.partner, "enabled": document["enabled"]}
             paths = [element.path for element in document.elements]
-    except InvalidDocument as problem:
-        return found | {"state": "invalid", "problem": str(problem)}
+    except InvalidDocument as damage:
+        found["problem"] = str(damage)
     past = known["runs"]
-    found |= {"partner": known["partner"], "enabled": known["enabled"], "last": next(iter(past), None)}
+    found |= {"partner": known.get("partner"), "enabled": known.get("enabled"), "last": next(iter(past), None)}
     found["good"] = known.get("good")
     # One that was skipped has looked at nothing.
     looked: dict[str, Any] = next((run for run in past if run["elements"]), {"elements": []})
     found["unresolved"] = sum(int(entry["standing"].get("unresolved", 0)) for entry in looked["elements"])
-    return found | {"state": state(past, paths)}
+    return found | {"state": "invalid" if found["problem"] else state(past, paths)}
 
 
 def state(runs: list[dict[str, Any]], paths: list[str] | None) -> str | None:
