@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -254,12 +255,15 @@ class Server:
             result["warnings"] = texts
         return result
 
-    def killed(self, **parameters) -> int:
-        """Runs the module, which is to be killed on the way; its exit code."""
+    def killed(self, step: int, **parameters) -> bool:
+        """Runs the module, which is killed before the step of this number; whether it came to that."""
+        whole, self.program = self.program, CRASH % step + self.program
         code = self.start(False, parameters).returncode
+        self.program = whole
         for path in self.tmp.iterdir():
             shutil.rmtree(path)
-        return code
+        assert code in (0, -signal.SIGKILL)
+        return code != 0
 
     def turn(self, module: str, **options: object) -> Server:
         """From now on this module is run, with these options beside those of a call."""

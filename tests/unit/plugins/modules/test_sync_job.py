@@ -18,7 +18,7 @@ import yaml
 from ansible_collections.serversync.core.plugins.module_utils import _job, _store
 from jinja2.nativetypes import NativeEnvironment
 
-from tests.declaring import CRASH, PROGRAM, Server, assert_on_disk
+from tests.declaring import PROGRAM, Server, assert_on_disk
 
 OMIT = object()
 ID, OTHER = "0123456789abcdef" * 2, "f" * 32
@@ -306,13 +306,11 @@ def test_a_task_that_is_killed_on_its_way_to_a_secret_is_finished_by_the_next_on
     kept = server.document.parent.parent / "credentials" / "demo" / "notification.urls"
     for step in steps:
         for number in itertools.count():
-            server.program = CRASH % number + PROGRAM
-            ended = server.killed(**step) == 0
+            crashed = server.killed(number, **step)
             said = json.loads(server.document.read_text())["notification"]["urls"]
             assert not said or kept.exists()
-            if ended:
+            if not crashed:
                 break
-        server.program = PROGRAM
         assert not server.apply(**step)["changed"]
         assert number >= 1
     assert not kept.parent.exists()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.serversync.core.plugins.module_utils import _job, _store
 
-from tests.declaring import CRASH, PROGRAM, Server, assert_on_disk
+from tests.declaring import Server, assert_on_disk
 
 NIGHTLY = {"at": "02:30", "timezone": "UTC"}
 
@@ -228,6 +228,22 @@ def test_neighbours_are_left_alone(server):
             assert after[name] == before[name]
 
 
+def crashes(tmp_path, old, new):
+    """For every step on the way from old jobs to new ones a server where the task was killed before it."""
+    for step in range(100):
+        there = Server(tmp_path / str(step)).turn("sync_jobs")
+        there.apply(jobs=old)
+        if not there.killed(step, jobs=new, purge=True):
+            return
+        yield there
+
+
+def finish(there, new):
+    result = there.apply(jobs=new, purge=True)
+    assert not result.get("failed"), result
+    assert not there.check(jobs=new, purge=True)["changed"]
+
+
 def test_a_crash_at_any_step_leaves_old_or_new_and_the_next_apply_finishes(server, tmp_path):
     old = [job(server, "a", schedule=NIGHTLY), job(server, "b"), job(server, "gone", schedule=NIGHTLY)]
     new = [job(server, "a", schedule={"at": "03:00"}, comment="new"), job(server, "b", schedule=NIGHTLY)]
@@ -240,19 +256,11 @@ def test_a_crash_at_any_step_leaves_old_or_new_and_the_next_apply_finishes(serve
         known[one["name"]].add(text_of(one))
     new.append(job(server, "c"))
     crashed = 0
-    for step in range(100):
-        there = Server(tmp_path / str(step)).turn("sync_jobs")
-        there.apply(jobs=old)
-        there.program = CRASH % step + PROGRAM
-        if there.killed(jobs=new, purge=True) == 0:
-            break
+    for there in crashes(tmp_path, old, new):
         crashed += 1
         for path in there.document.parent.glob("*.json"):
             assert path.read_text() in known[path.stem]
-        there.program = PROGRAM
-        result = there.apply(jobs=new, purge=True)
-        assert not result.get("failed"), result
-        assert not there.check(jobs=new, purge=True)["changed"]
+        finish(there, new)
         assert there.memory()["active"] == dict.fromkeys(["serversync@a.timer", "serversync@b.timer"], "active")
         for unit in ("serversync@a.timer", "serversync@a.service"):
             loaded = there.memory()["loaded"][unit]
@@ -269,12 +277,7 @@ def test_a_crash_at_any_step_leaves_the_old_password_or_the_new_one(server, tmp_
     new = [one("a", "new"), one("b", "comes"), one("c")]
     may = {"a": {"old", "new"}, "b": {None, "comes"}, "c": {"goes", None}, "gone": {"goes, too", None}}
     crashed = 0
-    for step in range(100):
-        there = Server(tmp_path / str(step)).turn("sync_jobs")
-        there.apply(jobs=old)
-        there.program = CRASH % step + PROGRAM
-        if there.killed(jobs=new, purge=True) == 0:
-            break
+    for there in crashes(tmp_path, old, new):
         crashed += 1
         home = there.document.parent.parent / "credentials"
         for name, texts in may.items():
@@ -285,10 +288,7 @@ def test_a_crash_at_any_step_leaves_the_old_password_or_the_new_one(server, tmp_
             if name != "gone" and json.loads(declared.read_text())["account"]["password"]:
                 assert kept.exists()
             assert name != "gone" or declared.exists() or not kept.parent.exists()
-        there.program = PROGRAM
-        result = there.apply(jobs=new, purge=True)
-        assert not result.get("failed"), result
-        assert not there.check(jobs=new, purge=True)["changed"]
+        finish(there, new)
         assert {path.parent.name: path.read_text() for path in home.rglob("*.*") if path.is_file()} == {
             "a": "new",
             "b": "comes",
