@@ -5,20 +5,19 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests import declaring
+from tests.integration import conftest
 from tests.loopback import tree, write_launcher
 
 IDS = {"site-a": "0123456789abcdef" * 2, "site-b": "f" * 32}
 
 
-class Site(declaring.Server):
-    """A server with the real runner and a machine id of its own."""
+class Site(conftest.Site):
+    """One with a machine id of its own."""
 
     def become(self, machine_id: str) -> None:
         super().become(machine_id)
@@ -27,13 +26,6 @@ class Site(declaring.Server):
             self.launcher,
             f"from pathlib import Path\nfrom serversync import machine\nmachine.MACHINE_ID = Path({path!r})",
         )
-
-    def serversync(self, *words: str, code: int) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [str(self.launcher), *words], env=self.environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        return done
 
     def status(self) -> dict[str, Any]:
         (row,) = json.loads(self.serversync("status", "--json", code=0).stdout)

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.declaring import Server
-from tests.loopback import ROOT, write_launcher
+from tests.integration import conftest
+from tests.loopback import ROOT
 
 EXAMPLES = dict(
     example
@@ -47,13 +47,12 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
 }
 
 
-class Site(Server):
-    """A server with the real runner, and a playbook for it."""
+class Site(conftest.Site):
+    """One with a playbook for it."""
 
     def __init__(self, path: Path, systemd: bool = False) -> None:
         super().__init__(path, systemd)
         self.srv = path / "srv"
-        write_launcher(self.launcher)
         self.book = path / "playbook"
         self.book.mkdir()
         (self.book / "inventory.yml").write_text(

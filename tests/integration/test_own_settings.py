@@ -6,15 +6,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests import declaring
+from tests.integration import conftest
 from tests.integration.conftest import Pair, module, tree
-from tests.loopback import write_launcher
 
 # What elements have of their own, beside one that has nothing.
 OWN: dict[str, dict[str, Any] | None] = {
@@ -25,12 +23,11 @@ OWN: dict[str, dict[str, Any] | None] = {
 COMMON = {"direction": "to_partner", "delete": "synced", "exclude": ["*.tmp"]}
 
 
-class Site(declaring.Server):
-    """A server with the real runner, and two directories for each element."""
+class Site(conftest.Site):
+    """One with two directories for each element."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        write_launcher(self.launcher)
         self.here, self.there = path / "site-a", path / "hq"
         for root in (self.here, self.there):
             for name in OWN:
@@ -58,16 +55,9 @@ class Site(declaring.Server):
         assert not self.apply(**job)["changed"]
         return done
 
-    def serversync(self, *words: str, code: int = 0) -> str:
-        done = subprocess.run(
-            [str(self.launcher), *words], env=self.environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout
-
     def run(self) -> dict[str, dict[str, Any]]:
         """Runs the job; what it did with each element, by name."""
-        record = json.loads(self.serversync("run", "demo", "--json"))
+        record = json.loads(self.serversync("run", "demo", "--json").stdout)
         return {Path(entry["path"]).name: entry for entry in record["elements"]}
 
     def names(self, root: Path) -> dict[str, list[str]]:
@@ -92,7 +82,7 @@ def test_each_element_goes_its_own_way(site: Site) -> None:
         for root, file in ((site.here, "here"), (site.there, "there")):
             (root / name / file).write_text(file)
             (root / name / f"{file}.tmp").write_text(file)
-    assert " <-> " in (said := site.serversync("plan", "demo"))
+    assert " <-> " in (said := site.serversync("plan", "demo").stdout)
     assert (" -> " in said, " <- " in said) == (True, True)
     entries = site.run()
     assert [entry["direction"] for entry in entries.values()] == ["to_partner", "from_partner", "both"]
@@ -158,7 +148,7 @@ def test_what_the_runner_finds_wrong_names_the_elements_own_setting(site: Site) 
     document = json.loads(site.document.read_text())
     document["elements"][0]["settings"]["exclude"] = ["[a"]
     site.document.write_text(json.dumps(document))
-    record = json.loads(site.serversync("run", "demo", "--json", code=1))
+    record = json.loads(site.serversync("run", "demo", "--json", code=1).stdout)
     assert [entry["error"] and entry["error"]["field"] for entry in record["elements"]] == [
         "elements[0].settings.exclude",
         None,

@@ -13,35 +13,22 @@ from typing import Any
 import paramiko
 import pytest
 
-from tests.declaring import Server
-from tests.loopback import write_launcher
+from tests.integration.conftest import Overheard
 from tests.nas import Nas, nas
 from tests.processes import processes_that_show
 
 SECRET = 'Tr0ub4dor&3 \'n "friends" $HOME'
 
 
-class Site(Server):
-    """A server where the module declares and the runner runs."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, systemd=False)
-        write_launcher(self.launcher)
-        self.source, self.target = path / "source", path / "target"
-        self.source.mkdir()
-        (self.source / "file").write_text("1")
-        self.said = ""
+class Site(Overheard):
+    """One whose partner is a NAS."""
 
     def declare(self, server: Nas, **account: Any) -> dict[str, Any]:
-        result = self.turn("sync_job", name="demo").apply(
+        return self.declare_job(
             partner={"host": "127.0.0.1", "port": server.port, "connection": "sftp", "host_key": server.host_key},
             account={"user": server.user, **account},
             on_error={"retries": 3, "delay": "0s"},
-            elements=[{"path": str(self.source), "partner_path": str(self.target)}],
         )
-        assert result.get("msg") is None, result
-        self.said += json.dumps(result)
-        return result
 
     def run(self) -> dict[str, Any]:
         result = self.turn("sync_job_run", name="demo").apply()
@@ -74,7 +61,7 @@ def test_it_logs_in_and_the_password_is_in_one_file_alone(site: Site, server: Na
     assert shown == []
     assert "Tr0ub4dor" not in site.said + json.dumps(info)
     places = [path for path in tmp_path.rglob("*") if path.is_file() and b"Tr0ub4dor" in path.read_bytes()]
-    assert places == [site.config / "serversync" / "credentials" / "demo" / "account.password"]
+    assert places == [site.credentials / "account.password"]
 
 
 def test_a_server_that_asks_for_it(site: Site) -> None:
@@ -109,7 +96,7 @@ def test_a_stranger_is_not_told_the_password(site: Site, server: Nas) -> None:
 
 def test_a_password_that_is_gone(site: Site, server: Nas) -> None:
     site.declare(server, password=SECRET)
-    kept = site.config / "serversync" / "credentials" / "demo" / "account.password"
+    kept = site.credentials / "account.password"
     kept.unlink()
     record = site.run()
     assert record["error"] == {

@@ -15,18 +15,17 @@ from typing import Any
 
 import pytest
 
-from tests import declaring
-from tests.loopback import endless, write_launcher
+from tests.integration import conftest
+from tests.loopback import endless
 
 RENAME = {"name": "new", "previous_name": "demo"}
 
 
-class Site(declaring.Server):
-    """A server with the real runner, and two directories that a job keeps the same."""
+class Site(conftest.Site):
+    """One with two directories that a job keeps the same."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        write_launcher(self.launcher)
         self.there = path / "there"
         self.there.mkdir()
         for name in ("gone", "kept", "old"):
@@ -38,18 +37,14 @@ class Site(declaring.Server):
             "settings": {"delete": "synced", "max_delete": "100%"},
         }
 
-    def serversync(self, *words: str) -> Any:
-        done = subprocess.run(
-            [str(self.launcher), *words, "--json"], env=self.environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return json.loads(done.stdout)
+    def answer(self, *words: str) -> Any:
+        return json.loads(self.serversync(*words, "--json").stdout)
 
     def declare_and_run(self) -> None:
         assert not self.apply(**self.job).get("failed")
-        self.serversync("run", "demo")
+        self.answer("run", "demo")
         (self.here / "old").write_text("two")
-        assert self.serversync("run", "demo")["state"] == "equal"
+        assert self.answer("run", "demo")["state"] == "equal"
 
 
 @pytest.fixture
@@ -66,17 +61,17 @@ def assert_is_renamed(site: Site) -> None:
     assert not (site.home / "state" / "serversync" / "archives" / "demo").exists()
     assert site.memory()["active"] == {"serversync@new.timer": "active"}
     (site.here / "gone").unlink()
-    plan = site.serversync("plan", "new")["elements"][0]
+    plan = site.answer("plan", "new")["elements"][0]
     assert [(one["what"], one["path"]) for one in plan["decisions"]] == [("delete", "gone")]
-    record = site.serversync("run", "new")
+    record = site.answer("run", "new")
     assert (record["state"], record["elements"][0]["warnings"], record["configuration"]) == ("equal", [], 2)
     assert not (site.there / "gone").exists(), "it was a first run"
-    assert [run["job"] for run in site.serversync("status", "new")[:1]] == ["new"]
+    assert [run["job"] for run in site.answer("status", "new")[:1]] == ["new"]
     published = json.loads(site.published.with_name("new.json").read_text())
     assert [run["job"] for run in published["runs"]] == ["new", "demo", "demo"]
     markers = list(site.there.glob(".serversync/*/marker.json"))
     assert [json.loads(path.read_text())["job"] for path in markers] == ["new"]
-    site.serversync("restore", "new", "old")
+    site.answer("restore", "new", "old")
     assert (site.there / "old").read_text() == "1"
 
 
@@ -88,7 +83,7 @@ def test_what_is_known_of_a_job_goes_by_its_new_name(site: Site) -> None:
     assert [str(site.launcher), "rename", "new", "--from=demo"] in done["commands"]
     for again in (site.apply, site.check):
         assert not again(**RENAME)["changed"]
-    site.serversync("versions", "new", "old")
+    site.answer("versions", "new", "old")
     assert_is_renamed(site)
 
 
@@ -104,7 +99,7 @@ def test_twice_before_it_runs_and_moved_as_well(site: Site) -> None:
 
 def test_what_a_removed_job_of_the_name_has_left_does_not_stand_in_the_way(site: Site) -> None:
     site.apply(**RENAME)
-    site.serversync("run", "new")
+    site.answer("run", "new")
     site.apply(name="new", state="absent")
     for path in (site.here, site.there):
         path.rename(path.with_name(path.name + "-before"))
@@ -114,7 +109,7 @@ def test_what_a_removed_job_of_the_name_has_left_does_not_stand_in_the_way(site:
     site.declare_and_run()
     site.apply(**RENAME)
     (site.here / "gone").unlink()
-    assert site.serversync("run", "new")["elements"][0]["deleted"] == 1
+    assert site.answer("run", "new")["elements"][0]["deleted"] == 1
 
 
 def test_a_crash_at_any_step_is_repaired(tmp_path: Path) -> None:
@@ -164,8 +159,8 @@ def test_a_run_is_stopped_when_its_job_changes(
     run.wait()
     if change != {"state": "absent"}:
         name = change.get("name", "demo")
-        assert site.serversync("show", name)["error"]["code"] == "stopped"
-        assert site.serversync("run", name)["state"] == "equal"
+        assert site.answer("show", name)["error"]["code"] == "stopped"
+        assert site.answer("run", name)["state"] == "equal"
 
 
 def test_what_changes_nothing_stops_nothing(site: Site, run: subprocess.Popen[bytes]) -> None:

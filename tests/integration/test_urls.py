@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.declaring import Server
+from tests.integration.conftest import Overheard
 from tests.loopback import free_port, write_launcher
 from tests.processes import processes_that_show
 
@@ -65,34 +65,23 @@ def service() -> Iterator[Service]:
     thread.join()
 
 
-class Site(Server):
-    """A server where the module declares and the runner runs; ``said`` is all that either has said."""
+class Site(Overheard):
+    """One that is its own partner, and tells services."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, systemd=False)
-        write_launcher(self.launcher)
-        self.source, self.target = path / "source", path / "target"
-        self.source.mkdir()
-        (self.source / "file").write_text("1")
-        self.kept = self.config / "serversync" / "credentials" / "demo" / "notification.urls"
-        self.said = ""
+        super().__init__(path)
+        self.kept = self.credentials / "notification.urls"
 
     def declare(self, *urls: str, **more: Any) -> dict[str, Any]:
-        result = self.turn("sync_job", name="demo").apply(
+        return self.declare_job(
             partner={"host": "localhost", "connection": "local"},
-            elements=[{"path": str(self.source), "partner_path": str(self.target)}],
             notification={"urls": list(urls), "events": ["success", "conflict", "failure"]},
             on_error={"retries": 0},
             **more,
         )
-        assert result.get("msg") is None, result
-        self.said += json.dumps(result)
-        return result
 
-    def serversync(self, *words: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [self.launcher, *words], env=self.environment, capture_output=True, check=False, text=True
-        )
+    def serversync(self, *words: str, code: int | None = None) -> subprocess.CompletedProcess[str]:
+        done = super().serversync(*words, code=code)
         self.said += done.stdout + done.stderr
         return done
 

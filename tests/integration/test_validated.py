@@ -11,16 +11,15 @@ from typing import Any
 
 import pytest
 
-from tests import declaring
+from tests.integration import conftest
 from tests.loopback import Pair, make_key, write_launcher
 
 
-class Site(declaring.Server):
-    """A server with the real runner, whose partner is that of a pair; it has the key of the pair's server."""
+class Site(conftest.Site):
+    """One whose partner is that of a pair; it has the key of the pair's server."""
 
     def __init__(self, path: Path, pair: Pair) -> None:
         super().__init__(path, systemd=False)
-        write_launcher(self.launcher)
         self.pair = pair
         self.doors = path / "doors"
         self.doors.touch()
