@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 from serversync import place, run
+from serversync.counts import Tell
 from serversync.failure import Failure
 from serversync.job import Element, Job, in_order
 from serversync.layout import Layout
-from serversync.synchronize import Progress, Report
+from serversync.synchronize import Report
 
 
 def attempts(monkeypatch: pytest.MonkeyPatch, outcomes: list[Failure | None]) -> tuple[run.Record, list[str]]:
@@ -21,7 +22,7 @@ def attempts(monkeypatch: pytest.MonkeyPatch, outcomes: list[Failure | None]) ->
     class Synchronized:
         """An element of which only its end is there."""
 
-        def __init__(self, *_arguments: object, run: str, progress: Progress, **_options: object) -> None:
+        def __init__(self, *_arguments: object, run: str, progress: Tell, **_options: object) -> None:
             names.append(run)
             self.progress = progress
             self.report = Report()

@@ -21,10 +21,8 @@ from serversync.layout import Layout
 from serversync.signals import heard
 
 if TYPE_CHECKING:
+    from serversync.counts import Watch
     from serversync.job import Job
-
-    # By its path an element gets what it tells how far it is, see counts.
-    Watch = Callable[[str], Callable[[str, int, int], None]]
 
 USAGE = 2
 FAILED = 1

@@ -19,11 +19,13 @@ from typing import Any, NamedTuple
 from serversync.history import replace
 
 Tell = Callable[[str, int, int], None]
+# By its path an element gets what it tells.
+Watch = Callable[[str], Tell]
 TOTALS = {"to copy": "copying", "to commit": "committing"}
 # Seconds between two looks at what is published.
 INTERVAL = 0.2
-# Elements that are told of: a terminal has no more lines.
-MOST = 100
+# Elements that are told of: a terminal has no more lines. Characters of a phase.
+MOST_ELEMENTS, LONGEST_PHASE = 100, 100
 
 
 class Count(NamedTuple):
@@ -98,7 +100,7 @@ class Publisher:
 def published(document: Mapping[str, Any], identity: str) -> dict[str, Count]:
     """By their paths the elements that are worked on; none where it is no document of the Publisher's."""
     elements = document.get("elements")
-    if document.get("id") != identity or not isinstance(elements, dict) or len(elements) > MOST:
+    if document.get("id") != identity or not isinstance(elements, dict) or len(elements) > MOST_ELEMENTS:
         return {}
     with suppress(TypeError, ValueError):
         return {path: counted(*count) for path, count in elements.items()}
@@ -107,7 +109,7 @@ def published(document: Mapping[str, Any], identity: str) -> dict[str, Count]:
 
 def counted(phase: str, *numbers: int) -> Count:
     count = Count(phase, *numbers)
-    plain = isinstance(phase, str) and len(phase) <= MOST
+    plain = isinstance(phase, str) and len(phase) <= LONGEST_PHASE
     if not plain or not all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in numbers):
         raise ValueError(f"{count!r:.200} is no count")
     return count

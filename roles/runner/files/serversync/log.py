@@ -48,6 +48,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from serversync import history
+from serversync.counts import Tell
 from serversync.entry import HERE, THERE
 from serversync.failure import Failure
 from serversync.job import Element, Job
@@ -69,7 +70,7 @@ from serversync.logfile import (
 from serversync.partnerlog import AnySource, AnyTarget, PartnerSource, PartnerTarget
 from serversync.reconcile import OTHER, Plan
 from serversync.replica import Partner, Server, ThisServer, translations
-from serversync.synchronize import Progress, Report, Synchronization, check_kind, element_name, silent
+from serversync.synchronize import Report, Synchronization, check_kind, element_name, silent
 
 FORMAT = 1
 # Files that are remembered, those that are gone included: one that comes back, say unpacked, is not new.
@@ -372,7 +373,7 @@ class LogSynchronization:
         look: bool,
         passed: Collection[str] | None = None,
         decided: dict[bytes, str] | None = None,
-        progress: Progress = silent,
+        progress: Tell = silent,
     ) -> None:
         self.layout = layout
         self.job = job

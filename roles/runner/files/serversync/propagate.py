@@ -19,6 +19,7 @@ from typing import IO
 
 from serversync import rsync
 from serversync.commit import FLAWS, TRANSIENT, Op, Result
+from serversync.counts import Tell
 from serversync.entry import Entry
 from serversync.failure import Failure
 from serversync.parcel import CHANGED, NEW, REFUSED, Item, Parcel
@@ -109,7 +110,7 @@ class Propagation:
         intend: Callable[[str, Iterable[tuple[Decision, Entry | None]]], None],
         agreed: Callable[[bytes], bool],
         later: Callable[[bytes], Iterable[bytes]],
-        progress: Callable[[str, int, int], None],
+        progress: Tell,
         number: int,
     ) -> None:
         self.source = source

@@ -46,6 +46,7 @@ from serversync.wire import (
 )
 
 if TYPE_CHECKING:
+    from serversync.counts import Tell
     from serversync.sftptree import SftpTree
 
 # Paths or operations in one request: of paths of the greatest length still one frame.
@@ -103,8 +104,8 @@ class Carried(NamedTuple):
     problems: dict[bytes, tuple[str, str]]
 
 
-# Source, target, files, what is preserved, and who is told of the phase, the files and the bytes so far.
-Carry = Callable[["Replica", "Replica", list[Coming], frozenset[str], Callable[[str, int, int], None]], Carried]
+# Source, target, files, what is preserved, and who is told how far it is.
+Carry = Callable[["Replica", "Replica", list[Coming], frozenset[str], "Tell"], Carried]
 
 
 class Server(Protocol):

@@ -19,6 +19,7 @@ from queue import Queue
 from typing import Any
 
 from serversync import __version__, metrics
+from serversync.counts import Watch
 from serversync.display import safe
 from serversync.entry import HERE, THERE
 from serversync.failure import Failure, InvalidDocument, Overdue, Stopped, of_system
@@ -32,7 +33,7 @@ from serversync.reconcile import Decision
 from serversync.replica import Partner, Server
 from serversync.servers import Connecting, Servers
 from serversync.signals import Limit
-from serversync.synchronize import NAMED_PATHS, Progress, Report, seen_text, silent
+from serversync.synchronize import NAMED_PATHS, Report, seen_text, silent
 
 Record = dict[str, Any]
 # Over one connection: each has a conversation and an rsync, and sshd allows ten sessions (MaxSessions).
@@ -212,7 +213,7 @@ class Run:
         first: Connecting | None = None,
         log: Callable[[str], None],
         wait: Callable[[float], None],
-        watch: Callable[[str], Progress] | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.layout = layout
         self.job = job

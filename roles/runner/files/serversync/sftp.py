@@ -16,13 +16,14 @@ import stat
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from serversync import metadata, place, tree
 from serversync.commit import CODES, Refused
+from serversync.counts import Tell
 from serversync.detect import blocks
 from serversync.failure import Failure
 from serversync.job import Job, credential, size
@@ -159,7 +160,7 @@ class SftpServer:
         target: Replica,
         files: list[Coming],
         preserve: frozenset[str],
-        progress: Callable[[str, int, int], None],
+        progress: Tell,
     ) -> Carried:
         """Contents between this server and the partner, whole files, many at once."""
         carried = 0

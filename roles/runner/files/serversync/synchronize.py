@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 from serversync import ahead
 from serversync.archive import Archive, DamagedArchive, Intent, Update
 from serversync.archiving import LINES, Archiving, Problems, as_known, row_of, trusted
+from serversync.counts import Tell
 from serversync.detect import Summary
 from serversync.entry import HERE, THERE, Entry, Row
 from serversync.failure import Failure, InvalidDocument, Stopped
@@ -96,7 +97,6 @@ ENTRIES = 16_000
 BYTES = 1 << 30
 # A round trip (s) that says wide-area network.
 FAR = 0.02
-Progress = Callable[[str, int, int], None]
 
 
 def silent(_phase: str, _files: int, _bytes: int) -> None:
@@ -167,7 +167,7 @@ class Synchronization:
         look: bool,
         passed: Collection[str] | None = None,
         decided: dict[bytes, str] | None = None,
-        progress: Progress = silent,
+        progress: Tell = silent,
     ) -> None:
         """look: for a plan, so nothing is made, changed or locked; passed: the guards that the approved plan was shown
         with, None: no plan is approved; decided: paths whose winner a person has named."""

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from serversync.counts import INTERVAL, Count, Publisher, Tell, published
+from serversync.counts import INTERVAL, Count, Publisher, Watch, published
 from serversync.failure import Failure
 from serversync.history import replace
 from serversync.layout import Layout
@@ -150,7 +150,7 @@ def counts_of(layout: Layout, name: str, identity: str) -> dict[str, Count]:
     return published(read_plain(counts_path(layout, name)) or {}, identity)
 
 
-def publisher(layout: Layout, name: str, request: dict[str, Any]) -> Callable[[str], Tell] | None:
+def publisher(layout: Layout, name: str, request: dict[str, Any]) -> Watch | None:
     """What tells the terminal that asked for a run how far it is; None where it does not want to know."""
     return Publisher(counts_path(layout, name), request["id"]).watch if request.get("counts") else None
 
