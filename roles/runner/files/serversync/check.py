@@ -17,9 +17,10 @@ from serversync.failure import Failure
 from serversync.job import Job, foreign, select
 from serversync.layout import Layout
 from serversync.log import engine
-from serversync.notify import INSTALL, MISSING, PATIENCE, URLS, has_apprise, urls_of, with_apprise
+from serversync.notify import PATIENCE
 from serversync.serve import about, rsync_version
 from serversync.servers import Servers
+from serversync.services import MISSING, has_apprise, urls_of, with_apprise
 
 Finding = dict[str, Any]
 # rsync's release that closed the holes known by then (its NEWS of 2026-08-13).
@@ -32,6 +33,16 @@ LOW_SPACE = 1 << 30
 def finding(level: str, issue: str, impact: str = "", remedy: str = "", **more: Any) -> Finding:
     """level: ok, warning or error; more, for programs: the failure, or whether it is told when a job is declared."""
     return {"level": level, "issue": issue, "impact": impact, "remedy": remedy, **more}
+
+
+def from_text(level: str, text: str, impact: str, **more: Any) -> Finding:
+    """Of a text that has its remedy behind a semicolon."""
+    issue, _semicolon, remedy = text.partition("; ")
+    return finding(level, issue, impact, remedy, **more)
+
+
+def from_failure(failure: Failure, impact: str) -> Finding:
+    return from_text("error", str(failure), impact, failure=failure.as_dict())
 
 
 def check(layout: Layout, job: Job) -> list[Finding]:
@@ -63,10 +74,7 @@ def check_all(layout: Layout, jobs: Sequence[Job]) -> dict[str, list[Finding]]:
 def bound(job: Job) -> list[Finding]:
     """What keeps this server's runner from running the job in a document that is looked at and not installed."""
     problem = foreign(job)
-    if problem is None:
-        return []
-    issue, _semicolon, remedy = problem.partition("; ")
-    return [finding("warning", issue, "no run of it can begin here", remedy)]
+    return [from_text("warning", problem, "no run of it can begin here")] if problem else []
 
 
 def server_findings(job: Job, servers: Servers) -> list[Finding]:
@@ -85,11 +93,6 @@ def server_findings(job: Job, servers: Servers) -> list[Finding]:
         findings += versions(job.partner, partner, servers.connection.rsync_version())
         findings += clocks(partner, asked, answered)
     return findings
-
-
-def from_failure(failure: Failure, impact: str) -> Finding:
-    issue, _semicolon, remedy = str(failure).partition("; ")
-    return finding("error", issue, impact, remedy, failure=failure.as_dict())
 
 
 def versions(server: str, about: dict[str, Any], rsync: str | None) -> list[Finding]:
@@ -169,23 +172,21 @@ def mail(layout: Layout, job: Job) -> list[Finding]:
 def apprise(job: Job) -> list[Finding]:
     if not job["notification"]["urls"] or has_apprise():
         return []
-    return [finding("warning", f"{URLS}: {MISSING}", "nobody is told by it how a run ended", INSTALL, declared=True)]
+    return [from_text("warning", MISSING, "nobody is told by it how a run ended", declared=True)]
 
 
 def urls(layout: Layout, job: Job) -> list[Finding]:
     """Whether Apprise takes them; no message is sent."""
-    named, failure = urls_of(layout, job)
-    if failure and has_apprise():
-        issue, _semicolon, remedy = failure.partition("; ")
-        return [finding("error", issue, "nobody is told by Apprise how a run ended", remedy)]
-    if failure or not named:
+    if not has_apprise():
         return []
+    named, hindrance = urls_of(layout, job)
+    if hindrance:
+        return [from_text("error", hindrance, "nobody is told by Apprise how a run ended")]
     found = []
     for name, url in named.items():
         error = with_apprise(url, lambda _service: True)
         if error:
-            issue, _semicolon, remedy = error.partition("; ")
-            found.append(finding("error", f"{name}: {issue}", "nobody is told by it how a run ended", remedy))
+            found.append(from_text("error", f"{name}: {error}", "nobody is told by it how a run ended"))
         else:
             found.append(finding("ok", f"{name}: Apprise takes the URL; nothing was sent"))
     return found
