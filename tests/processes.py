@@ -83,8 +83,8 @@ def memory(pid: int) -> int:
 def processes_that_show(text: str) -> list[str]:
     """The processes of this machine in whose command or environment the text is."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/*"):
-        if path.name in ("cmdline", "environ"):
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        for path in (Path("/proc", pid, "cmdline"), Path("/proc", pid, "environ")):
             try:
                 data = path.read_bytes()
             except OSError:  # it has ended, or is another user's
