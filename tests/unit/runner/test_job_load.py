@@ -36,7 +36,7 @@ def test_what_holds_for_an_element_is_its_own_over_the_jobs() -> None:
         {**settings, "direction": "both", "exclude": []},
         {**settings, "verify": "checksum", "verify_every": None},
     ]
-    assert [one.setting("exclude") for one in found[:2]] == ["settings.exclude", "elements[1].settings.exclude"]
+    assert [one.setting_field("exclude") for one in found[:2]] == ["settings.exclude", "elements[1].settings.exclude"]
 
 
 @pytest.fixture

@@ -55,8 +55,8 @@ class Element:
         """The option that names this element's replica: side is ``this_server`` or ``partner``."""
         return f"elements[{self.index}].{'path' if side == 'this_server' else 'partner_path'}"
 
-    def setting(self, name: str) -> str:
-        """The option that gives a setting: the element's own, or the job's."""
+    def setting_field(self, name: str) -> str:
+        """The option that gives this setting: the element's own, or the job's."""
         return f"elements[{self.index}].settings.{name}" if name in self.own else f"settings.{name}"
 
 

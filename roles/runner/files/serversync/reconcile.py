@@ -872,7 +872,7 @@ class Reconciliation:
             return decision
         elif decision.remove and self.unknown_ground(path):
             reason = f"would be deleted ({decision.reason}), but the archive is new"
-        elif decision.remove and held_back(triple.row):
+        elif decision.remove and deletion_waits(triple.row):
             reason = ONCE_APPROVED
         elif path in rules.suspicious:
             reason = f"{decision.reason}, but the contents look as after a crash"
@@ -1070,8 +1070,8 @@ class Reconciliation:
         return self.make(copy, decision.row, "left", "left", reason, by="conflict")
 
 
-def held_back(row: Row | None) -> bool:
-    """Whether it is of a deletion that waits for a person, whatever has moved since."""
+def deletion_waits(row: Row | None) -> bool:
+    """Whether the path's deletion waits for a person, whatever has moved since."""
     return row is not None and (row.status, row.by) == ("unresolved", "guard") and None in (row.here, row.there)
 
 

@@ -473,7 +473,7 @@ class Synchronization:
                 f"{lacking[0]} cannot be preserved between {self.paths[HERE]} and {self.paths[THERE]}: the target's "
                 "account may not, or a file system cannot; take it off the list"
             )
-            raise Failure("preserve", message, field=self.element.setting("preserve"))
+            raise Failure("preserve", message, field=self.element.setting_field("preserve"))
         return frozenset(asked)
 
     def at_once(self, work: Callable[[str], Any]) -> dict[str, Any]:
@@ -576,7 +576,7 @@ class Synchronization:
             return tree.scan(known, self.settings["include"], self.settings["exclude"], xattrs, self.archive.rows_count)
         except Failure as failure:
             if failure.code == "bad_pattern" and failure.field:
-                failure.field = self.element.setting(failure.field.partition(".")[2])
+                failure.field = self.element.setting_field(failure.field.partition(".")[2])
             raise
 
     def forget_disagreements(self, edited: set[str]) -> None:
@@ -1014,10 +1014,11 @@ class Synchronization:
                 reason = seen.reason if isinstance(seen, Unknown) else one.reason
                 self.problems[one.path] = ("unread", reason)
         report.problems |= self.problems
+        whole = plan
         if approved is None:
             report.guards = self.guarded(plan)
         else:
-            whole, plan = plan, self.only_approved(plan, approved)
+            plan = self.only_approved(whole, approved)
             # The figures may have moved since it was shown.
             shown = {side for side in SIDES if any(it.startswith(self.crowd(side)) for it in self.passed or ())}
             report.guards = self.stopping()
@@ -1025,7 +1026,7 @@ class Synchronization:
         if report.guards:
             return False
         if self.held_back:
-            report.plan = self.with_left(whole)
+            report.plan = self.as_reported(whole)
         if self.unchanged:
             if self.settings["verify_every"]:
                 self.archive.commit(Update(finished=True, verified=self.verify))
@@ -1064,8 +1065,8 @@ class Synchronization:
             )
         return replace(plan, decisions=decisions)
 
-    def with_left(self, plan: Plan) -> Plan:
-        """The plan as it is told of: what was held back has not been done."""
+    def as_reported(self, plan: Plan) -> Plan:
+        """The whole plan, in which what was held back is left."""
         held_back = set(self.held_back)
         return replace(
             plan,
