@@ -57,9 +57,6 @@ from ._store import (
 )
 from ._units import calendars_of
 
-#: Options of a task with many jobs that sync_job has beside those of its job.
-OF_THE_TASK = ("omitted", "stop_timeout", "validate_partner")
-
 
 class Server:
     """What holds for all jobs of a call; read once."""
@@ -371,7 +368,7 @@ def apply(
 ) -> Applied:
     """Makes the jobs as they are declared. `purge`: whether those that are not are removed; None: it is one job.
 
-    `options`: how it is done, by the names that OF_THE_TASK has.
+    `options`: how it is done, by the names that _job.OF_THE_TASK has.
     """
     server = Server(module, scope)
     listed = list(entries)

@@ -840,7 +840,7 @@ JOB = Field(
                 Field(
                     "password",
                     "secret",
-                    "Whether the log-in is by a password, which is kept outside of this document; null: by key.",
+                    "The password to log in with, which is kept outside of the job's document; null: log in by key.",
                     check=_check_password,
                     schema={"enum": [None, KEPT]},
                     optional=True,
@@ -956,7 +956,7 @@ JOB = Field(
                 Field(
                     "urls",
                     "list",
-                    "Whether services are told through Apprise, whose URLs are kept outside of this document.",
+                    "URLs of services that are told through Apprise, which are kept outside of the job's document.",
                     default=[],
                     element=Field("", "secret", "A URL.", check=_check_url, schema={"const": KEPT}),
                     check=_check_urls,
@@ -1131,6 +1131,9 @@ JOB = Field(
     ),
 )
 
+#: Of its options those that a task with many jobs has for all of them.
+OF_THE_TASK = ("omitted", "stop_timeout", "validate_partner")
+
 _SPEC_TYPES = {
     "text": "str",
     "time": "str",
@@ -1161,6 +1164,8 @@ _SCHEMA_TYPES = {
 
 _TRUE = ("yes", "on", "1", "true", "t", "y")
 _FALSE = ("no", "off", "0", "false", "f", "n")
+#: In any case.
+FLAGS = _TRUE + _FALSE
 
 
 def _join(path: str, name: str) -> str:
@@ -1226,7 +1231,7 @@ def _read_secret(value: Any) -> str:
 def _read_flag(value: Any) -> bool:
     if isinstance(value, (bool, int, float)) and value in (0, 1):
         return bool(value)
-    if isinstance(value, str) and value.strip().lower() in _TRUE + _FALSE:
+    if isinstance(value, str) and value.strip().lower() in FLAGS:
         return value.strip().lower() in _TRUE
     raise Wrong("%s is not a boolean; use true or false" % show(value), "wrong_type")
 

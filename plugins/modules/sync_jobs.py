@@ -212,8 +212,15 @@ failure:
 
 from typing import Any, Mapping, Sequence
 
-from ansible_collections.serversync.core.plugins.module_utils._apply import OF_THE_TASK, Way, apply
-from ansible_collections.serversync.core.plugins.module_utils._job import JOB, Field, Problem, field_of, show
+from ansible_collections.serversync.core.plugins.module_utils._apply import Way, apply
+from ansible_collections.serversync.core.plugins.module_utils._job import (
+    JOB,
+    OF_THE_TASK,
+    Field,
+    Problem,
+    field_of,
+    show,
+)
 from ansible_collections.serversync.core.plugins.module_utils._module import JobModule
 from ansible_collections.serversync.core.plugins.module_utils._store import StoreError
 

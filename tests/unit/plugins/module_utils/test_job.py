@@ -17,9 +17,12 @@ from ansible_collections.serversync.core.plugins.module_utils import _job, _sche
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests import generate_schema
+
 ROOT = Path(__file__).resolve().parents[4]
 SCHEMA = _job.json_schema()
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+LISTS = jsonschema.Draft202012Validator(generate_schema.schema_of_lists(_job))
 
 
 def key(kind: str = "ssh-ed25519", *strings: bytes) -> str:
@@ -1482,9 +1485,70 @@ def test_damaged_documents(text, message):
     assert str(problems[0]) == message
 
 
-def test_the_schema_file_is_up_to_date():
-    path = ROOT / "roles" / "runner" / "files" / "serversync" / "job.schema.json"
-    assert path.read_text(encoding="utf-8") == _job.schema_text(), "write it with: python tests/generate_schema.py"
+def test_the_schema_files_are_up_to_date():
+    for path, text in generate_schema.texts(_job).items():
+        assert path.read_text(encoding="utf-8") == text, "write it with: make docs"
+
+
+def wrong_places(written):
+    """Where the schema for editors finds something wrong."""
+    return sorted(".".join(map(str, error.absolute_path)) for error in LISTS.iter_errors(written))
+
+
+@pytest.mark.parametrize(
+    ("given", "where"),
+    [
+        ({"elments": []}, "0"),
+        ({"omitted": "reset"}, "0"),
+        ({"partner": {"hostname": "hq"}}, "0.partner"),
+        ({"partner": "hq"}, "0.partner"),
+        ({"partner": {"port": 65536}}, "0.partner.port"),
+        ({"partner": {"port": "ssh"}}, "0.partner.port"),
+        ({"schedule": {"at": [2.5]}}, "0.schedule.at.0"),
+        ({"schedule": {"every": 15}}, "0.schedule.every"),
+        ({"settings": {"delete": "all"}}, "0.settings.delete"),
+        ({"settings": {"max_delete": 2.5}}, "0.settings.max_delete"),
+        ({"settings": {"preserve": ["time"]}}, "0.settings.preserve.0"),
+        ({"settings": {"exclude": [None]}}, "0.settings.exclude.0"),
+        ({"enabled": "perhaps"}, "0.enabled"),
+        ({"enabled": 2}, "0.enabled"),
+        ({"elements": "/a"}, "0.elements"),
+        ({"elements": ["/a"]}, "0.elements.0"),
+        ({"elements": [{}]}, "0.elements.0"),
+        ({"elements": [{"path": None}]}, "0.elements.0.path"),
+        ({"elements": [{"path": "/a", "settings": {"verify": "size"}}]}, "0.elements.0.settings.verify"),
+        ({"before": [{"name": "a.service"}]}, "0.before.0"),
+    ],
+)
+def test_an_editor_finds_what_is_wrong(given, where):
+    assert set(wrong_places([dict({"name": "a"}, **given)])) == {where}
+    variables = {"lines_jobs": [dict({"name": "a"}, **given)]}
+    assert set(wrong_places(variables)) == {"lines_jobs." + where}
+
+
+def test_an_editor_finds_a_job_without_a_name():
+    assert wrong_places([{"partner": {"host": "hq"}}]) == ["0"]
+    assert wrong_places([{"name": None}]) == ["0.name"]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        [],
+        [{"name": "a", "state": "absent"}],
+        [{"name": "{{ line }}-programs", "copy_from": "base", "settings": "{{ kind.settings | default(omit) }}"}],
+        [{"name": "a", "enabled": "{{ active }}", "on_error": {"retries": "{{ often }}"}, "elements": "{{ paths }}"}],
+        {"runner_jobs": "{{ query('ansible.builtin.varnames', '_jobs$') }}", "runner_scope": "user", "jobs": 3},
+        {"lines_jobs": None, "everywhere_jobs": [{"name": "a", "schedule": {"every": 0, "at": "2:30, 3:30"}}]},
+    ],
+)
+def test_an_editor_takes_what_ansible_takes(written):
+    assert wrong_places(written) == []
+
+
+def test_an_editor_takes_the_normal_form():
+    fields = {name: value for name, value in full().items() if name != "version"}
+    assert wrong_places([fields]) == []
 
 
 def test_the_schema_is_one_and_describes_every_field():
@@ -2064,6 +2128,7 @@ def spread(job):
 @given(declarations())
 def test_the_normal_form_is_a_fixed_point(declaration):
     job, problems = _job.declare(declaration)
+    assert wrong_places([declaration]) == []
     if problems:  # what the strategies cannot rule out: overlaps and patterns
         assert {problem.path.split("[")[0] for problem in problems} <= {
             "elements",
@@ -2149,3 +2214,4 @@ def test_no_input_breaks_the_grammar(declaration):
             assert "; " in problem.text or "is not one of" in problem.text
     else:
         VALIDATOR.validate(json.loads(_job.document_text(job)))
+        assert wrong_places([{name: one for name, one in declaration.items() if name not in _job.OF_THE_TASK}]) == []
