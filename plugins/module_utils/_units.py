@@ -129,7 +129,9 @@ def drop_in_text(
     if limits["nice"]:
         service.append("Nice=%d" % limits["nice"])
     if limits["timeout"] and not job["before"] and not job["after"]:
-        service.append("TimeoutStartSec=%ds" % longest(job))
+        seconds = longest(job)
+        # The runner has it count anew when it has waited until other runs are over.
+        service += ["TimeoutStartSec=%ds" % seconds, "NotifyAccess=main", "Environment=SERVERSYNC_LONGEST=%d" % seconds]
     if job["after"]:
         # a run that was killed cannot start them; it is root that may
         service.append("ExecStopPost=%s died %%i" % _LAUNCHERS[job["scope"]])

@@ -34,6 +34,7 @@ from serversync.replica import Partner, Server
 from serversync.servers import Connecting, Servers
 from serversync.signals import Limit
 from serversync.synchronize import NAMED_PATHS, Report, seen_text, silent
+from serversync.turns import turn
 
 Record = dict[str, Any]
 # Over one connection: each has a conversation and an rsync, and sshd allows ten sessions (MaxSessions).
@@ -298,7 +299,9 @@ class Run:
         """Attempts until nothing is left that another attempt could cure; sets the record's state."""
         retries, delay = self.job["on_error"]["retries"], seconds(self.job["on_error"]["delay"])
         todo = self.order
+        turns = ExitStack()
         try:
+            turns.enter_context(turn(self.layout, self.let_others, self.log))
             failure = self.start_units("before")
             if failure:
                 for entry in self.record["elements"]:
@@ -308,6 +311,7 @@ class Run:
             for number in range(1, retries + 2):
                 started = timestamp()
                 failures = self.attempt(todo)
+                turns.close()
                 failures = {index: failures[index] for index in self.order if index in failures}
                 todo = [index for index, failure in failures.items() if failure.transient]
                 self.record["attempts"].append(
@@ -324,14 +328,24 @@ class Run:
                 state = self.record["attempts"][-1]["state"]
                 self.log(f"attempt {number} of {retries + 1} {state}; the next in {self.job['on_error']['delay']}")
                 self.wait(delay)
+                turns.enter_context(turn(self.layout, self.let_others, self.log))
         except (Stopped, KeyboardInterrupt):
             self.end(Failure("stopped", "the run was stopped before it was done; the next one goes on from there"))
             raise
         except Exception as error:
             self.end(Failure("internal", f"the runner failed: {type(error).__name__}: {error}"))
             raise
+        finally:
+            turns.close()
         self.end(None)
         return self.record
+
+    def let_others(self, pause: float) -> None:
+        """Waits for a turn. A connection that says nothing meanwhile would be given up by the partner."""
+        if self.first:
+            self.first.abort()
+            self.first = None
+        self.wait(pause)
 
     def start_units(self, phase: str) -> Failure | None:
         """The administrator's units of ``before`` or ``after``; what one failed with.
@@ -449,7 +463,7 @@ class Run:
                 while left or running:
                     open_ = {self.elements[index].path for index in (*left, *running.values())}
                     for index in [index for index in left if open_.isdisjoint(self.elements[index].requires)]:
-                        if any(neighbours(self.elements[index], self.elements[other]) for other in running.values()):
+                        if any(share_a_lock(self.elements[index], self.elements[other]) for other in running.values()):
                             continue
                         left.remove(index)
                         running[pool.submit(one, index)] = index
@@ -571,8 +585,8 @@ class Run:
         self.record["ended"] = timestamp()
 
 
-def neighbours(one: Element, other: Element) -> bool:
-    """Whether they may be files in one directory, which has one lock: one of the two would find it in use."""
+def share_a_lock(one: Element, other: Element) -> bool:
+    """Whether they may be files in one directory, of which one at a time is worked on."""
     if any(Path(element.path).is_dir() for element in (one, other)):
         return False
     pairs = ((one.path, other.path), (one.partner_path, other.partner_path))

@@ -120,7 +120,9 @@ def test_limits_of_a_run_and_a_backstop_for_one_that_cannot_end_itself():
     limited = {"limits": {"timeout": "2h", "nice": 10}, "on_error": {"retries": 3, "delay": "5m"}}
     for scope in ("system", "user"):
         lines = services(job(scope=scope, **limited))
-        assert lines[-2:] == ["Nice=10", "TimeoutStartSec=%ds" % (4 * 7200 + 3 * 300 + 600)]
+        seconds = 4 * 7200 + 3 * 300 + 600
+        counted = ["TimeoutStartSec=%ds" % seconds, "NotifyAccess=main", "Environment=SERVERSYNC_LONGEST=%d" % seconds]
+        assert lines[-4:] == ["Nice=10", *counted]
     # how long the units of others take nobody knows
     for name in ("before", "after"):
         assert "Timeout" not in _units.drop_in_text(job(**limited, **{name: [{"unit": "a.service"}]}))
