@@ -4,7 +4,7 @@
 # Every target installs what it needs into .venv, and Debian packages where it may.
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test bench faults servers lint sanity schema clean
+.PHONY: help demo test bench faults servers lint sanity docs release clean
 
 help:
 	@echo "make demo     a job declared, run, duplicated and removed, here and without root (1 minute)"
@@ -14,14 +14,16 @@ help:
 	@echo "make servers  two Debian servers with systemd in containers, end to end (root, podman)"
 	@echo "make lint     formatting, types, documentation, licences"
 	@echo "make sanity   ansible-test sanity on every supported ansible-core that runs here"
-	@echo "make schema   write the job's JSON Schema again from the argument specification"
+	@echo "make docs     write the JSON Schemas again from the grammar, and the documentation as pages in .docs"
+	@echo "make release  the archive, its bill of materials and check sums in dist (docs/releasing.md has the rest)"
 	@echo "make clean    remove what these targets made"
 
 .venv/.%: requirements/%.txt
 	@scripts/setup-venv $*
 
-.venv/.test: requirements/demo.txt requirements/units.txt
-.venv/.servers: requirements/demo.txt requirements/units.txt requirements/test.txt
+.venv/.demo: requirements/runner.txt
+.venv/.test: requirements/runner.txt requirements/demo.txt requirements/units.txt
+.venv/.servers: requirements/runner.txt requirements/demo.txt requirements/units.txt requirements/test.txt
 
 demo: .venv/.demo
 	@scripts/need-packages rsync=rsync
@@ -29,7 +31,7 @@ demo: .venv/.demo
 
 test: .venv/.test
 	@scripts/need-packages rsync=rsync sshd=openssh-server ssh=openssh-client
-	.venv/bin/python -m pytest --numprocesses auto tests/unit tests/integration
+	.venv/bin/python -m pytest --numprocesses auto --dist worksteal tests/unit tests/integration
 
 bench: .venv/.test
 	@scripts/need-packages rsync=rsync unison=unison sshd=openssh-server ssh=openssh-client setfacl=acl
@@ -52,10 +54,14 @@ lint: .venv/.nox
 sanity: .venv/.nox
 	.venv/bin/nox --session sanity
 
-schema: .venv/.units
+docs: .venv/.docs
 	.venv/bin/python tests/generate_schema.py
+	@scripts/docs
+
+release: .venv/.release
+	@scripts/release
 
 clean:
-	rm -rf .bench .faults .venv .nox .demo .servers .ansible .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .bench .faults .venv .nox .demo .docs dist .servers .ansible .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -f serversync-core-*.tar.gz
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

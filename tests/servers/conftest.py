@@ -44,9 +44,10 @@ def playbook(tmp_path: Path, text: str, *options: str) -> str:
     return done.stdout
 
 
-@pytest.fixture
-def play(tmp_path: Path) -> Any:
-    return lambda text, *options: playbook(tmp_path, text, *options)
+@pytest.fixture(scope="session")
+def play(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    books = tmp_path_factory.mktemp("books")
+    return lambda text, *options: playbook(books, text, *options)
 
 
 @pytest.fixture

@@ -26,10 +26,16 @@ class Server:
 
     name: str
 
+    def ssh(self, *argv: str) -> list[str]:
+        return ["ssh", "-F", str(STATE / "ssh_config"), self.name, shlex.join(argv)]
+
     def try_run(self, *argv: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Runs a command there and returns what became of it."""
-        command = ["ssh", "-F", str(STATE / "ssh_config"), self.name, shlex.join(argv)]
-        return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+        return subprocess.run(self.ssh(*argv), input=stdin, capture_output=True, text=True, check=False)
+
+    def start(self, *argv: str) -> subprocess.Popen[str]:
+        """Runs a command there that goes on meanwhile."""
+        return subprocess.Popen(self.ssh(*argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
 
     def run(self, *argv: str, stdin: str | None = None) -> str:
         """Runs a command there, which must succeed, and returns what it prints."""

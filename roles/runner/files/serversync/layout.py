@@ -70,5 +70,5 @@ class Layout(NamedTuple):
 
     @property
     def privileged(self) -> bool:
-        """The system's unit gives the capabilities that preserving foreign owners needs; a user has none."""
+        """The system's unit may give the capabilities that preserving foreign owners needs; a user has none."""
         return self.scope == "system"

@@ -154,7 +154,7 @@ class ThisServer:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self.privileged = layout.privileged
+        self.privileged = layout.privileged and tree.capable(tree.CAP_CHOWN)
         self.round_trip = 0.0
         self.stopped = threading.Event()
 

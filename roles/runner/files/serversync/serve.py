@@ -29,7 +29,7 @@ from serversync.frames import CONTROL, LIMIT, Frames
 from serversync.held import good
 from serversync.layout import Layout
 from serversync.parcel import pack_made, unwrap, wrap
-from serversync.tree import Tree, names, numbers
+from serversync.tree import CAP_CHOWN, Tree, capable, names, numbers
 from serversync.wire import chunks, decode_ops, encode_attributes, encode_entry, encode_result, pack_seen, unpack_paths
 
 if TYPE_CHECKING:
@@ -229,7 +229,8 @@ class Desk:
         return handler(request, payload)
 
     def verb_hello(self, _request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
-        yield {"roots": self.door.roots, "privileged": self.door.layout.privileged, **about()}, b""
+        privileged = self.door.layout.privileged and capable(CAP_CHOWN)
+        yield {"roots": self.door.roots, "privileged": privileged, **about()}, b""
 
     def verb_programs(self, _request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
         yield {"rsync": rsync_version()}, b""

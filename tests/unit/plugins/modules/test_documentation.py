@@ -112,6 +112,12 @@ def test_every_module_returns_what_it_documents(name):
     assert set(yaml.safe_load(MODULES[name].RETURN)) == RESULTS[name] | {"failure"}
 
 
+def test_the_runner_has_the_version_of_the_collection():
+    galaxy = yaml.safe_load((ROOT / "galaxy.yml").read_text())
+    text = (ROOT / "roles" / "runner" / "files" / "serversync" / "__init__.py").read_text()
+    assert re.findall('__version__ = "(.*)"', text) == [galaxy["version"]]
+
+
 def is_template(value):
     return "{{" in yaml.safe_dump(value)
 

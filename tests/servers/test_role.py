@@ -1,0 +1,332 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The role comes to a server, is upgraded while a job runs, opens and closes doors, and goes without a trace."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testservers import ROOT, Server
+
+ROLE = """
+- hosts: HOST
+  gather_facts: false
+  roles:
+    - role: serversync.core.runner
+"""
+ON_SITE = ROLE.replace("HOST", "siteA")
+
+# --- an upgrade ------------------------------------------------------------------------------------------------
+
+HELD_UP = """
+- hosts: siteA
+  gather_facts: false
+  tasks:
+    - ansible.builtin.copy:
+        dest: /etc/systemd/system/held-up.service
+        content: |
+          [Service]
+          Type=oneshot
+          ExecStart=/bin/cat /run/held-up
+        mode: "0644"
+    - ansible.builtin.command: {argv: [mkfifo, /run/held-up], creates: /run/held-up}
+    - ansible.builtin.systemd_service: {daemon_reload: true}
+    - serversync.core.sync_job:
+        name: held-up
+        partner: {host: hq}
+        before: [{unit: held-up.service}]
+        elements: [{path: /srv/line1/programs, partner_path: /srv/sites/siteA/held-up}]
+"""
+GONE = """
+- hosts: siteA
+  gather_facts: false
+  tasks:
+    - serversync.core.sync_job: {name: held-up, state: absent}
+    - ansible.builtin.file: {path: "{{ item }}", state: absent}
+      loop: [/etc/systemd/system/held-up.service, /run/held-up]
+    - ansible.builtin.systemd_service: {daemon_reload: true}
+"""
+
+
+def builds(server: Server) -> list[str]:
+    return server.run("ls", "/usr/lib/serversync").split()
+
+
+@pytest.fixture
+def another_build(tmp_path: Path) -> Path:
+    """A directory of collections, in which the runner's program is another one."""
+    copy = tmp_path / "ansible_collections/serversync/core"
+    copy.mkdir(parents=True)
+    shutil.copy(ROOT / "galaxy.yml", copy)
+    for name in ("meta", "plugins", "roles"):
+        shutil.copytree(ROOT / name, copy / name)
+    with (copy / "roles/runner/files/serversync/notify.py").open("a") as stream:
+        stream.write("\n# another build\n")
+    return tmp_path
+
+
+@pytest.fixture
+def run_that_is_on(site: Server, hq: Server, play: Any) -> Iterator[subprocess.Popen[str]]:
+    """It waits for a unit of the administrator, which waits for a line in /run/held-up."""
+    hq.run("mkdir", "-p", "/srv/sites/siteA/held-up")
+    play(HELD_UP)
+    with site.start("serversync", "run", "held-up", "--json") as run:
+        try:
+            site.follow("held-up.service", "Starting")
+            yield run
+        finally:
+            site.run("systemctl", "stop", "held-up.service")
+    play(GONE)
+    hq.run("rm", "-r", "/srv/sites/siteA/held-up")
+
+
+def test_an_upgrade_cuts_off_no_run(
+    site: Server,
+    play: Any,
+    another_build: Path,
+    run_that_is_on: subprocess.Popen[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (before,) = builds(site)
+    ours = os.environ["ANSIBLE_COLLECTIONS_PATH"]
+    monkeypatch.setenv("ANSIBLE_COLLECTIONS_PATH", str(another_build))
+    said = play(ON_SITE)
+    assert f"/usr/lib/serversync/{before} stays until the runs that were started from it are over" in said
+    assert len(builds(site)) == 2
+    assert "changed=0 " in play(ON_SITE)
+
+    site.write("/run/held-up", "go on\n")
+    told, _errors = run_that_is_on.communicate()
+    assert json.loads(told)["state"] == "equal", told
+
+    assert "changed=1 " in play(ON_SITE)
+    (after,) = builds(site)
+    assert after != before
+    monkeypatch.setenv("ANSIBLE_COLLECTIONS_PATH", ours)
+    play(ON_SITE)
+    assert builds(site) == [before]
+
+
+def test_one_run_more_than_there_may_be_waits(site: Server, run_that_is_on: subprocess.Popen[str]) -> None:
+    path = "/etc/serversync/runner.json"
+    deployed = site.read(path)
+    site.write(path, json.dumps({**json.loads(deployed), "max_runs": 1}))
+    try:
+        with site.start("serversync", "run", "line1-recipes", "--json") as another:
+            site.follow("serversync@line1-recipes.service", "waiting: as many runs are on as may be at once")
+            site.write("/run/held-up", "go on\n")
+            told, _errors = another.communicate()
+            assert json.loads(told)["state"] == "equal", told
+    finally:
+        site.write(path, deployed)
+
+
+def test_an_earlier_version_is_refused(site: Server, play: Any) -> None:
+    path = "/etc/serversync/runner.json"
+    deployed = site.read(path)
+    settings = json.loads(deployed)
+    site.write(path, json.dumps({**settings, "version": "99.1.0"}))
+    try:
+        for options in ([], ["--check"]):
+            with pytest.raises(AssertionError) as refused:
+                play(ON_SITE, *options)
+            text = f"the runner 99.1.0 is deployed here, and the one of this collection is {settings['version']}"
+            assert text in " ".join(str(refused.value).split())
+    finally:
+        site.write(path, deployed)
+    assert "changed=0 " in play(ON_SITE)
+
+
+# --- another key -----------------------------------------------------------------------------------------------
+
+PAIR = ROLE.replace("HOST", "servers")
+
+
+def public_key(server: Server, path: str) -> str:
+    return " ".join(server.read(path).split()[:2])
+
+
+def test_a_key_follows_another_and_no_run_fails(site: Server, hq: Server, play: Any) -> None:
+    def key(name: str = "id_ed25519") -> str:
+        return public_key(site, f"/etc/serversync/keys/{name}.pub").split()[1]
+
+    def let_in() -> list[str]:
+        lines = hq.read("/etc/serversync/authorized_keys").splitlines()
+        return [line.split("ssh-ed25519 ")[1].split()[0] for line in lines if "--pairing siteA" in line]
+
+    def runs() -> bool:
+        return bool(site.serversync("run", "line1-recipes")[0] == 0)
+
+    old = key()
+    assert let_in() == [old]
+    # One server after the other, as somebody does who has to.
+    assert "taken when hq has let it in" in play(PAIR, "--limit=siteA", "--extra-vars", "runner_rotate_key=true")
+    new = key("id_ed25519.next")
+    assert (key(), let_in(), runs()) == (old, [old], True)
+    play(PAIR, "--limit=hq")
+    assert (key(), let_in(), runs()) == (old, [old, new], True)
+    assert "would take the new key" in play(PAIR, "--limit=siteA", "--check")
+    play(PAIR, "--limit=siteA")
+    assert (key(), let_in(), runs()) == (new, [old, new], True)
+    play(PAIR, "--limit=hq")
+    assert (let_in(), runs()) == ([new], True)
+    assert site.try_run("ls", "/etc/serversync/keys").stdout.split() == ["id_ed25519", "id_ed25519.pub"]
+    # Both at once.
+    play(PAIR, "--extra-vars", "runner_rotate_key=true")
+    assert key() not in (old, new)
+    assert (let_in(), runs()) == ([key()], True)
+    recap = play(PAIR)
+    assert recap.count("changed=0 ") == 2, recap
+
+
+# --- a server that has nothing of it before --------------------------------------------------------------------
+
+# Everything there that is no data, with what it holds; of accounts the backups that their tools make are left out.
+STATE = """
+import hashlib, os, stat
+for top in ("/etc", "/usr/bin", "/usr/lib/systemd", "/root", "/srv"):
+    for where, directories, names in os.walk(top):
+        for path in (os.path.join(where, name) for name in directories + names):
+            if not path.startswith("/root/.ansible") and not (where == "/etc" and path.endswith("-")):
+                seen = os.lstat(path)
+                content = ""
+                if stat.S_ISREG(seen.st_mode):
+                    with open(path, "rb") as stream:
+                        content = hashlib.sha256(stream.read()).hexdigest()
+                print(path, oct(seen.st_mode), seen.st_uid, seen.st_gid, content)
+"""
+# Asks the door of hq for rsync again and again, as the forced command of a key does, and tells how often it was
+# greeted. Then it holds what it has until the other end lets go of all of it.
+CONNECT = """
+import contextlib, os, pwd, socket, sys
+account = pwd.getpwnam("serversync")
+os.setgid(account.pw_gid)
+os.setuid(account.pw_uid)
+doors = []
+for number in range(int(sys.argv[1])):
+    door = socket.socket(socket.AF_UNIX)
+    door.connect("/run/serversync-serve/hq.sock")
+    with contextlib.suppress(ConnectionError):
+        door.sendall(b'{"command": "rsync --server --daemon ."}\\n')
+        if door.recv(1):
+            doors.append(door)
+print(len(doors), flush=True)
+for door in doors:
+    with contextlib.suppress(ConnectionError):
+        while door.recv(65536):
+            pass
+print("closed")
+"""
+JOB = {
+    "name": "kept",
+    "partner": {"host": "here", "connection": "local"},
+    "schedule": {"at": "02:30"},
+    "elements": [{"path": "/srv/kept", "partner_path": "/srv/copy"}],
+}
+PAIRED = {"runner_partners": [{"name": "hq", "roots": [{"path": "/srv/kept", "access": "both"}]}]}
+CONNECTIONS = ("systemctl", "list-units", "--all", "--plain", "--no-legend", "serversync-serve-hq@*")
+
+
+def state(server: Server) -> set[str]:
+    """What is there, but for what the runner keeps in the elements themselves."""
+    return {line for line in server.python(STATE).splitlines() if "/.serversync" not in line}
+
+
+@pytest.fixture(scope="module")
+def apply(mail: Server, play: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., str]]:
+    """Applies the role to a server with these variables."""
+    path = tmp_path_factory.mktemp("role") / "variables.json"
+
+    def one(**variables: Any) -> str:
+        path.write_text(json.dumps(variables))
+        return str(play(ROLE.replace("HOST", "mail"), "--extra-vars", f"@{path}"))
+
+    one()  # the packages that it installs stay
+    one(runner_state="absent")
+    mail.run("mkdir", "/srv/kept", "/srv/copy")
+    mail.write("/srv/kept/data", "x := 1;\n")
+    yield one
+    mail.run("rm", "-r", "/srv/kept", "/srv/copy")
+
+
+@pytest.fixture
+def left_as_it_was(mail: Server, apply: Callable[..., str]) -> Iterator[None]:
+    before = state(mail)
+    assert not any("serversync" in line for line in before)
+    yield
+    apply(runner_state="absent")
+    assert state(mail) == before
+    assert "serversync" not in mail.run("getent", "passwd") + mail.run("getent", "group")
+    assert mail.run("systemctl", "list-units", "--all", "--plain", "--no-legend", "*serversync*") == ""
+    assert mail.run("find", "/var/lib", "/usr/lib", "/run", "-name", "*serversync*") == ""
+    assert "changed=0 " in apply(runner_state="absent")
+
+
+@pytest.mark.usefixtures("left_as_it_was")
+def test_a_door_takes_so_many_connections_and_closes_with_its_pairing(
+    mail: Server, hq: Server, apply: Callable[..., str]
+) -> None:
+    apply(**PAIRED)
+    assert mail.run("systemctl", "is-active", "serversync-serve-hq.socket") == "active\n"
+    assert 'serve --pairing hq"' in mail.read("/etc/serversync/authorized_keys")
+    assert "changed=0 " in apply(**PAIRED)
+    # The same by hand, as for a partner that nobody here manages.
+    key = public_key(hq, "/etc/serversync/keys/id_ed25519.pub")
+    told = {"host_keys": [public_key(hq, "/etc/ssh/ssh_host_ed25519_key.pub")], "public_keys": [key]}
+    known = "/etc/serversync/pairings/hq.known_hosts"
+    pinned = mail.read(known).splitlines()
+    apply(runner_partners=[{**PAIRED["runner_partners"][0], **told}])
+    assert mail.read(known).splitlines() == [line for line in pinned if "ssh-ed25519" in line or line.startswith("#")]
+    assert key in mail.read("/etc/serversync/authorized_keys")
+    apply(**PAIRED)
+
+    most = mail.run("systemctl", "show", "--property=MaxConnections", "--value", "serversync-serve-hq.socket")
+    with mail.start("python3", "-c", CONNECT, str(int(most) + 1)) as connections:
+        assert connections.stdout is not None
+        assert connections.stdout.readline() == most
+        # As an upgrade may have to; it is nothing to those who have come in.
+        mail.run("systemctl", "restart", "serversync-serve-hq.socket")
+        assert len(mail.run(*CONNECTIONS).splitlines()) == int(most)
+        apply(runner_partners=[])
+        assert connections.stdout.read() == "closed\n"
+    assert mail.run(*CONNECTIONS) == ""
+    assert "hq" not in mail.read("/etc/serversync/authorized_keys")
+    assert mail.run("find", "/etc", "-path", "*serversync*", "-name", "*hq*") == ""
+
+
+@pytest.mark.usefixtures("left_as_it_was")
+def test_the_data_is_all_that_stays_of_a_job(mail: Server, apply: Callable[..., str]) -> None:
+    mail.run("chown", "games", "/srv/kept/data")
+    apply(runner_jobs=[JOB])
+    assert mail.run("systemctl", "is-active", "serversync@kept.timer") == "active\n"
+    assert mail.serversync("run", "kept")[0] == 0
+    assert mail.run("stat", "--format=%U", "/srv/copy/data") == "games\n"
+    apply(runner_state="absent")
+    assert mail.read("/srv/copy/data") == "x := 1;\n"
+    mail.run("rm", "/srv/copy/data")
+    mail.run("chown", "root", "/srv/kept/data")
+
+
+@pytest.mark.usefixtures("left_as_it_was")
+def test_without_the_rights_of_root_there_is_only_what_is_its_own(mail: Server, apply: Callable[..., str]) -> None:
+    apply(runner_privileged=False, runner_jobs=[JOB])
+    unit = "serversync@kept.service"
+    capabilities = ("--property=CapabilityBoundingSet", "--property=AmbientCapabilities")
+    assert mail.run("systemctl", "show", *capabilities, "--value", unit).strip() == ""
+    code, refused = mail.serversync("run", "kept")
+    assert (code, refused["state"]) == (1, "failed")
+    assert "/srv/copy" in refused["elements"][0]["error"]["message"]
+
+    mail.run("chown", "serversync:", "/srv/copy")
+    assert mail.serversync("run", "kept")[0] == 0
+    assert mail.run("stat", "--format=%U", "/srv/copy/data") == "serversync\n"
+    assert "changed=0 " in apply(runner_privileged=False, runner_jobs=[JOB])
+    mail.run("rm", "/srv/copy/data")
+    mail.run("chown", "root:", "/srv/copy")
