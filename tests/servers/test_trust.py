@@ -50,6 +50,7 @@ def test_the_unit_runs_as_the_runner(site: Server, in_unit: object) -> None:
 def test_the_unit_is_hardened(site: Server, unit: str) -> None:
     assert site.try_run("systemd-analyze", "security", "--threshold=23", unit).returncode == 0
     assert site.run("systemctl", "show", "--property=LimitCORE", "--value", unit) == "0\n"
+    assert int(site.run("systemctl", "show", "--property=MemoryMax", "--value", unit)) > 0
 
 
 def ssh_as_runner(site: Server, *command: str) -> tuple[int, str]:
