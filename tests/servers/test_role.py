@@ -34,9 +34,11 @@ HELD_UP = """
         content: |
           [Service]
           Type=oneshot
+          ExecStartPre=/bin/dd if=/dev/zero of=/run/held-up-begun bs=1 count=1
           ExecStart=/bin/cat /run/held-up
         mode: "0644"
-    - ansible.builtin.command: {argv: [mkfifo, /run/held-up], creates: /run/held-up}
+    - ansible.builtin.command: {argv: [mkfifo, "{{ item }}"], creates: "{{ item }}"}
+      loop: [/run/held-up, /run/held-up-begun]
     - ansible.builtin.systemd_service: {daemon_reload: true}
     - serversync.core.sync_job:
         name: held-up
@@ -50,7 +52,7 @@ GONE = """
   tasks:
     - serversync.core.sync_job: {name: held-up, state: absent}
     - ansible.builtin.file: {path: "{{ item }}", state: absent}
-      loop: [/etc/systemd/system/held-up.service, /run/held-up]
+      loop: [/etc/systemd/system/held-up.service, /run/held-up, /run/held-up-begun]
     - ansible.builtin.systemd_service: {daemon_reload: true}
 """
 
@@ -74,15 +76,18 @@ def another_build(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run_that_is_on(site: Server, hq: Server, play: Any) -> Iterator[subprocess.Popen[str]]:
-    """It waits for a unit of the administrator, which waits for a line in /run/held-up."""
+    """It waits for a unit of the administrator, which waits for a line in /run/held-up. No other run is on."""
     hq.run("mkdir", "-p", "/srv/sites/siteA/held-up")
     play(HELD_UP)
+    site.run("systemctl", "stop", "serversync@line1-programs.timer")
+    site.run("systemctl", "start", "serversync@line1-programs.service")  # or joins one that is on, to its end
     with site.start("serversync", "run", "held-up", "--json") as run:
         try:
-            site.follow("held-up.service", "Starting")
+            site.read("/run/held-up-begun")
             yield run
         finally:
             site.run("systemctl", "stop", "held-up.service")
+    site.run("systemctl", "start", "serversync@line1-programs.timer")
     play(GONE)
     hq.run("rm", "-r", "/srv/sites/siteA/held-up")
 
@@ -200,7 +205,7 @@ for top in ("/etc", "/usr/bin", "/usr/lib/systemd", "/root", "/srv"):
                         content = hashlib.sha256(stream.read()).hexdigest()
                 print(path, oct(seen.st_mode), seen.st_uid, seen.st_gid, content)
 """
-# Asks the door of hq for rsync again and again, as the forced command of a key does, and tells how often it was
+# Asks the door of a partner for rsync again and again, as the forced command of a key does, and tells how often it was
 # greeted. Then it holds what it has until the other end lets go of all of it.
 CONNECT = """
 import contextlib, os, pwd, socket, sys
@@ -210,7 +215,7 @@ os.setuid(account.pw_uid)
 doors = []
 for number in range(int(sys.argv[1])):
     door = socket.socket(socket.AF_UNIX)
-    door.connect("/run/serversync-serve/hq.sock")
+    door.connect("/run/serversync-serve/elsewhere.sock")
     with contextlib.suppress(ConnectionError):
         door.sendall(b'{"command": "rsync --server --daemon ."}\\n')
         if door.recv(1):
@@ -229,7 +234,7 @@ JOB = {
     "elements": [{"path": "/srv/kept", "partner_path": "/srv/copy"}],
 }
 PAIRED = {"runner_partners": [{"name": "hq", "roots": [{"path": "/srv/kept", "access": "both"}]}]}
-CONNECTIONS = ("systemctl", "list-units", "--all", "--plain", "--no-legend", "serversync-serve-hq@*")
+CONNECTIONS = ("systemctl", "list-units", "--all", "--plain", "--no-legend", "serversync-serve-elsewhere@*")
 
 
 def state(server: Server) -> set[str]:
@@ -275,25 +280,25 @@ def test_a_door_takes_so_many_connections_and_closes_with_its_pairing(
     assert key in mail.read("/etc/serversync/authorized_keys")
 
     # The same by hand, as for a partner that nobody here manages.
-    known = "/etc/serversync/pairings/hq.known_hosts"
-    pinned = mail.read(known).splitlines()
-    told = {"host_keys": [public_key(hq, "/etc/ssh/ssh_host_ed25519_key.pub")], "public_keys": [key]}
+    host_key = public_key(hq, "/etc/ssh/ssh_host_ed25519_key.pub")
+    told = {"name": "elsewhere", "host": "hq", "host_keys": [host_key], "public_keys": [key]}
     apply(runner_partners=[{**PAIRED["runner_partners"][0], **told}])
-    assert mail.read(known).splitlines() == [line for line in pinned if "ssh-ed25519" in line or line.startswith("#")]
+    assert host_key in mail.read("/etc/serversync/pairings/elsewhere.known_hosts")
     assert key in mail.read("/etc/serversync/authorized_keys")
+    assert mail.run("find", "/etc", "-path", "*serversync*", "-name", "*hq*") == ""
 
-    most = mail.run("systemctl", "show", "--property=MaxConnections", "--value", "serversync-serve-hq.socket")
+    most = mail.run("systemctl", "show", "--property=MaxConnections", "--value", "serversync-serve-elsewhere.socket")
     with mail.start("python3", "-c", CONNECT, str(int(most) + 1)) as connections:
         assert connections.stdout is not None
         assert connections.stdout.readline() == most
         # As an upgrade may have to; it is nothing to those who have come in.
-        mail.run("systemctl", "restart", "serversync-serve-hq.socket")
+        mail.run("systemctl", "restart", "serversync-serve-elsewhere.socket")
         assert len(mail.run(*CONNECTIONS).splitlines()) == int(most)
         apply(runner_partners=[])
         assert connections.stdout.read() == "closed\n"
     assert mail.run(*CONNECTIONS) == ""
-    assert "hq" not in mail.read("/etc/serversync/authorized_keys")
-    assert mail.run("find", "/etc", "-path", "*serversync*", "-name", "*hq*") == ""
+    assert "elsewhere" not in mail.read("/etc/serversync/authorized_keys")
+    assert mail.run("find", "/etc", "-path", "*serversync*", "-name", "*elsewhere*") == ""
 
 
 def test_there_is_a_job_with_the_rights_of_root_or_without(mail: Server, apply: Callable[..., str]) -> None:

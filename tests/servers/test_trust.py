@@ -49,7 +49,7 @@ def test_the_unit_runs_as_the_runner(site: Server, in_unit: object) -> None:
 @pytest.mark.parametrize("unit", ["serversync@line1-recipes.service"])
 def test_the_unit_is_hardened(site: Server, unit: str) -> None:
     assert site.try_run("systemd-analyze", "security", "--threshold=23", unit).returncode == 0
-    assert site.run("systemctl", "show", "--property=LimitCORE", "--value", unit) == "0\n"
+    assert site.run("systemctl", "show", "--property=LimitCORE", "--value", unit) == "1\n"
     assert int(site.run("systemctl", "show", "--property=MemoryMax", "--value", unit)) > 0
 
 

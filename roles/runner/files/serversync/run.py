@@ -332,6 +332,9 @@ class Run:
         except (Stopped, KeyboardInterrupt):
             self.end(Failure("stopped", "the run was stopped before it was done; the next one goes on from there"))
             raise
+        except Failure as failure:
+            self.end(failure)
+            return self.record
         except Exception as error:
             self.end(Failure("internal", f"the runner failed: {type(error).__name__}: {error}"))
             raise

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import IO
 
+from serversync.failure import Failure
 from serversync.layout import Layout
 
 # As the role's runner_max_runs has it where nothing else is said.
@@ -34,8 +35,14 @@ def turn(layout: Layout, wait: Callable[[float], None], log: Callable[[str], Non
     """Waits until one is free, and holds it."""
     number, directory = most(layout), layout.runtime / "turns"
     with ExitStack() as held:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        turns = [held.enter_context((directory / str(one)).open("ab")) for one in range(number)]
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            turns = [held.enter_context((directory / str(one)).open("ab")) for one in range(number)]
+        except OSError as error:
+            message = (
+                f"{directory} cannot be written ({error.strerror}); mend its file system, or free some space there"
+            )
+            raise Failure("records", message) from error
         told = False
         while not any(map(taken, turns)):
             if not told:

@@ -118,6 +118,13 @@ def test_the_runner_has_the_version_of_the_collection():
     assert re.findall('__version__ = "(.*)"', text) == [galaxy["version"]]
 
 
+def test_the_role_has_pip_install_what_is_tested():
+    variables = yaml.safe_load((ROOT / "roles" / "runner" / "vars" / "main.yml").read_text())
+    lines = (ROOT / "requirements" / "runner.txt").read_text().splitlines()
+    wanted = [line for line in lines if line and not line.startswith("#")]
+    assert re.findall("'([a-z]+>=[0-9.]+)'", variables["__runner_requirements"])[: len(wanted)] == wanted
+
+
 def is_template(value):
     return "{{" in yaml.safe_dump(value)
 
