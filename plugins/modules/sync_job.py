@@ -50,7 +50,8 @@ options:
     description:
       - Whether a job that changes is tried before anything is written. The runner connects to the partner, once for a
         task, and looks at the host key, the log-in, the version of the runner there, the clock, and whether every path
-        can be read on the source and written on the target, with the space that is left. Check mode does the same.
+        can be read on the source and written on the target, with the space that is left, and whether what
+        O(settings.preserve) lists can be preserved. Check mode does the same.
       - What is wrong for good is an error. What may come later (the runner, a key, the pairing), and a partner that
         cannot be reached now, is a warning that begins with C(not validated). With O(partner.connection=local) there is
         nothing to connect to.

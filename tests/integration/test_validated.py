@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,20 @@ def test_what_can_never_run_is_not_written(site: Site, tmp_path: Path) -> None:
         "elements[0].partner_path",
         **site.job(elements=[{"path": path, "partner_path": str(missing)}], settings={"direction": "from_partner"}),
     )
+    if os.geteuid() == 0:  # whose partner may give files away
+        site.pair.there.wrap("setpriv", "--bounding-set", "-chown")
+    (site.pair.path / "owned").touch()
+    site.pair.partner_path.mkdir()
+    owned = (
+        f"settings.preserve: owner cannot be preserved between {path} and {site.pair.partner_path}: the target's "
+        "account may not, or a file system cannot; take it off the list"
+    )
+    refused(site, owned, "preserve", "settings.preserve", **site.job(settings={"preserve": ["times", "owner"]}))
+    elements = [{"path": path, "partner_path": str(site.pair.partner_path), "settings": {"preserve": ["owner"]}}]
+    refused(site, f"elements[0].{owned}", "preserve", "elements[0].settings.preserve", **site.job(elements=elements))
+    site.apply(**site.job(settings={"preserve": ["times"]}))
+    site.apply(state="absent")
+    assert not list(site.pair.partner_path.iterdir())
     make_key(tmp_path / "stranger")
     account = {"user": getpass.getuser(), "private_key_file": str(tmp_path / "stranger")}
     refused(

@@ -21,6 +21,7 @@ from serversync.notify import PATIENCE
 from serversync.serve import about, rsync_version
 from serversync.servers import Servers
 from serversync.services import MISSING, has_apprise, urls_of, with_apprise
+from serversync.synchronize import Synchronization
 
 Finding = dict[str, Any]
 # rsync's release that closed the holes known by then (its NEWS of 2026-08-13).
@@ -136,6 +137,8 @@ def element_findings(one: Any) -> list[Finding]:
     element = one.element
     try:
         kind = one.check()
+        if isinstance(one, Synchronization):
+            one.check_preserve(kind)
         free = {side: one.servers[side].look(one.paths[side])["free_bytes"] for side in one.targets}
     except Failure as failure:
         # What the partner says of a path names no option of a job that it does not know.

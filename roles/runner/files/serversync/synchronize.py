@@ -291,6 +291,14 @@ class Synchronization:
             raise Failure("kind", f"{message}; correct the path, or move it away", field=self.field(THERE))
         return str(kinds.pop())
 
+    def check_preserve(self, kind: str) -> None:
+        """Failure where the job says what to preserve, and that cannot be; it takes both replicas to tell."""
+        self.kind = kind
+        if self.settings["preserve"] is not None and not self.absent:
+            with self.held:
+                self.sides = {side: self.open(side) for side in SIDES}
+                self.preserve()
+
     def looked(self, side: str) -> dict[str, Any]:
         server, known = self.servers[side], None
         if side == HERE and self.here is not None:
