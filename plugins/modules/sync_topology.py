@@ -349,6 +349,8 @@ GRAMMAR = Field(
                         "Its pairings.",
                         _text("name", "The name of the pairing.", required="write the name of the pairing"),
                         _text("host", "Its host.", check=check_server),
+                        Field("host_keys", "list", "Not read.", element=_text("", "A key."), commas=False),
+                        Field("public_keys", "list", "Not read.", element=_text("", "A key."), commas=False),
                         _list(
                             "roots", "Not read.", _text("path", "A path."), _text("access", "What is allowed there.")
                         ),

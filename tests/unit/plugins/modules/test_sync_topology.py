@@ -140,6 +140,21 @@ def test_the_scope_of_jobs_that_name_none(controller):
     assert controller.run(servers=servers, scope="user")["msg"].startswith(message)
 
 
+def test_pairings_are_taken_as_the_role_takes_them(controller):
+    role = yaml.safe_load((ROOT / "roles" / "runner" / "meta" / "argument_specs.yml").read_text())
+    spec = role["argument_specs"]["main"]["options"]["runner_partners"]["options"]
+    (servers,) = (part for part in MODULE.GRAMMAR.parts if part.name == "servers")
+    (partners,) = (part for part in servers.element.parts if part.name == "partners")
+    assert {part.name for part in partners.element.parts} == set(spec)
+    (roots,) = (part for part in partners.element.parts if part.name == "roots")
+    assert {part.name for part in roots.element.parts} == set(spec["roots"]["options"])
+    key = "ssh-ed25519 AAAA root@hq, the new one"
+    pairing = {"name": "main", "host": "hq", "host_keys": [key], "public_keys": key}
+    servers = [{"name": "a", "jobs": [job("j", "main", "/srv/x")], "partners": [pairing]}, {"name": "hq"}]
+    result = controller.run(servers=servers)
+    assert result["findings"] == []
+
+
 def test_pairings_and_places(controller):
     places = [
         {"path": "/", "file_system": "8:2", "real_path": "/"},
