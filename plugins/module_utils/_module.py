@@ -11,16 +11,10 @@ from typing import Any, Iterable, Mapping, NoReturn, Sequence
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ._job import JOB, SECRETS, Field, Problem, argument_spec, field_of, read
+from ._job import JOB, Field, Problem, argument_spec, read
 from ._store import Layout, Plan, Step, StoreError, Wanted, command_error, make_directory, start_error
 
 _HIDDEN = "(a private key, hidden)"
-#: The options that are secret, and the dictionaries that they belong in, with the others that belong there, too.
-_SECRET = {path.rpartition(".")[2] for path in SECRETS}
-_BESIDE = {
-    holder: [part.name for part in field_of(holder).parts if part.name not in _SECRET]
-    for holder in (path.rpartition(".")[0] for path in SECRETS)
-}
 #: Files that are put on the disk at a time: one after another each would wait for a turn of the journal.
 _AT_ONCE = 16
 
@@ -34,27 +28,37 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, str) else value
 
 
-def _for_ansible(value: Any) -> Any:
-    """Parameters as Ansible's own validation and its logs shall see them.
+def _for_ansible(value: Any, field: Field) -> Any:
+    """Parameters as Ansible's own validation and its logs shall see them, along the grammar; None for nothing.
 
-    Without nulls, which Ansible refuses where there are choices; without secrets, nor what is perhaps the misspelt name
-    of one; and without a private key, should somebody have given one as host key.
+    Without nulls, which Ansible refuses where there are choices; without secrets, nor what is no option or not of its
+    kind, which is perhaps one under a misspelt name or in a wrong place, and of which the grammar tells; and without a
+    private key, should somebody have given one as host key.
     """
-    if isinstance(value, dict):
-        given = {key: _for_ansible(one) for key, one in value.items() if one is not None and key not in _SECRET}
-        for holder, names in _BESIDE.items():
-            if isinstance(given.get(holder), dict):
-                given[holder] = {key: one for key, one in given[holder].items() if key in names}
-        return dict(given, jobs=_named(given["jobs"])) if "jobs" in given else given
-    if isinstance(value, list):
-        return [_for_ansible(one) for one in value]
-    return _HIDDEN if isinstance(value, str) and "PRIVATE KEY" in value else value
+    element = field.element
+    if field.kind == "mapping":
+        if not isinstance(value, dict):
+            return None
+        seen = {part.name: _for_ansible(value[part.name], part) for part in field.parts if part.name in value}
+        return {name: one for name, one in seen.items() if one is not None}
+    if field.name == "jobs":
+        return _named(value)
+    if "secret" in (field.kind, element.kind if element else ""):
+        return None
+    if element and isinstance(value, list):
+        return [one for one in (_for_ansible(entry, element) for entry in value) if one is not None]
+    if isinstance(value, (dict, list)) or (element and element.kind == "mapping"):
+        return None
+    if isinstance(value, str) and "PRIVATE KEY" in value:
+        return _HIDDEN
+    # Ansible's log ends in a traceback where text is no UTF-8
+    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value
 
 
 def _named(jobs: Any) -> Any:
     """A list of jobs as Ansible's own validation shall see it: their names, or with a thousand it takes its time."""
     if not isinstance(jobs, list):
-        return jobs
+        return None
     return [{"name": job["name"]} for job in jobs if isinstance(job, dict) and isinstance(job.get("name"), str)]
 
 
@@ -106,10 +110,7 @@ class JobModule(AnsibleModule):  # type: ignore[misc]
     def _load_params(self) -> None:
         super()._load_params()
         self.given = {key: _plain(one) for key, one in self.params.items() if not key.startswith("_ansible_")}
-        mappings = {part.name for part in self._grammar.parts if part.kind == "mapping"}
-        # Ansible fails without a field where it looks for options in what is no dictionary; the grammar names it.
-        known = [key for key, one in self.given.items() if key not in mappings or isinstance(one, dict)]
-        given = _for_ansible({key: self.params[key] for key in known})
+        given = _for_ansible({key: self.params[key] for key in self.given}, self._grammar)
         self.params = {key: one for key, one in self.params.items() if key not in self.given}
         self.params.update(given)
 
@@ -241,7 +242,12 @@ class JobModule(AnsibleModule):  # type: ignore[misc]
             # atomic_move() would fail by itself, without the file that this is about and the remedy; here the reason is
             # told by the system
             tempfile.TemporaryFile(dir=os.path.dirname(path)).close()
-        self.atomic_move(temporary, path, keep_dest_attrs=False)
+        # a new file gets the rights that the umask leaves it, which must not be more than it is to have
+        umask = os.umask(0o777 & ~file.mode)
+        try:
+            self.atomic_move(temporary, path, keep_dest_attrs=False)
+        finally:
+            os.umask(umask)
         if file.gid is not None:
             os.chown(path, uid, file.gid)
         os.chmod(path, file.mode)

@@ -11,6 +11,8 @@ import itertools
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from ansible_collections.serversync.core.plugins.module_utils import _job, _stor
 from jinja2.nativetypes import NativeEnvironment
 
 from tests.declaring import PROGRAM, Server, assert_on_disk
+from tests.unit.plugins.module_utils.test_job import BAD, base
 
 OMIT = object()
 ID, OTHER = "0123456789abcdef" * 2, "f" * 32
@@ -332,6 +335,38 @@ def test_no_error_tells_a_password(server):
             result = run(**job(server, partner=SFTP, account=account))
             assert result["failed"]
             assert "Tr0ub4dor&3" not in json.dumps(result)
+    # under a name, or in a place, that is none of its own
+    for more in (
+        {"passwd": "Tr0ub4dor&3"},
+        {"acount": {"passwd": "Tr0ub4dor&3"}},
+        {"partner": {**SFTP, "passwd": "Tr0ub4dor&3"}},
+        {"elements": [{"path": str(server.here), "passwd": "Tr0ub4dor&3"}]},
+        {"elements": [{"path": str(server.here), "settings": {"passwd": "Tr0ub4dor&3"}}]},
+    ):
+        for run in (server.check, server.apply):
+            result = run(**dict(job(server), **more))
+            assert result["failure"]["code"] == "unknown_option"
+            assert "Tr0ub4dor&3" not in json.dumps(result)
+
+
+def test_no_file_is_open_to_more_while_it_is_put_there(server):
+    """A new one has the rights that the umask leaves it, until it has its own."""
+    seen = server.root / "modes"
+    server.program = (
+        "import os\n"
+        "from ansible.module_utils import basic\n"
+        "move = basic.AnsibleModule.atomic_move\n"
+        "def recorded(self, src, dest, **more):\n"
+        "    move(self, src, dest, **more)\n"
+        "    with open(%r, 'a') as stream:\n"
+        "        stream.write('%%o %%s\\n' %% (os.stat(dest).st_mode & 0o777, dest))\n"
+        "basic.AnsibleModule.atomic_move = recorded\n" % str(seen)
+    ) + server.program
+    server.apply(**job(server, partner=SFTP, account={"password": "Tr0ub4dor&3"}))
+    modes = {path: int(mode, 8) for mode, path in (line.split() for line in seen.read_text().splitlines())}
+    assert len(modes) == 4
+    for path, mode in modes.items():
+        assert mode & ~os.stat(path).st_mode == 0, path
 
 
 def test_an_elements_own_settings_come_change_and_go(server):
@@ -950,6 +985,48 @@ def refused(server, message, code, path, **parameters):
 def test_bad_input(server, more, message, code, path):
     result = refused(server, message, code, path, **job(server, **more))
     assert result["failure"]["details"][0]["msg"] == message
+
+
+# Runs the module in this process for one task after another.
+EACH = """
+import io, json, os, sys
+os.geteuid = lambda: 0
+output, results = sys.stdout, []
+for arguments in json.load(sys.stdin):
+    sys.stdin, sys.stdout = io.StringIO(json.dumps(arguments)), io.StringIO()
+    try:
+        exec(%r)
+    except SystemExit:
+        results.append(json.loads(sys.stdout.getvalue()))
+json.dump(results, output)
+""" % PROGRAM.replace("modules.MODULE", "modules.sync_job")
+
+
+def test_every_bad_input_of_the_grammar_in_both_modes(server):
+    """Ansible's own validation never speaks first, and check mode says the same."""
+    tasks = [
+        dict(base(**more), _ansible_check_mode=check, _ansible_remote_tmp=str(server.tmp))
+        for more, _message in BAD
+        for check in (True, False)
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", EACH],
+        input=json.dumps(tasks),
+        env=server.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert not done.stderr, done.stderr
+    results = json.loads(done.stdout)
+    assert len(results) == 2 * len(BAD) >= 240
+    for (_more, message), check, run in zip(BAD, results[::2], results[1::2]):
+        problems = check["failure"]["details"]
+        assert problems[0]["msg"] == message
+        assert check["msg"].startswith(message)
+        assert check == run
+        assert (run["failed"], run["changed"], run["job"], run["diff"]) == (True, False, None, [])
+        assert "s3cret" not in json.dumps(run)
 
 
 def test_all_problems_are_in_the_details(server):

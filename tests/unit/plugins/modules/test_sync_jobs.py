@@ -486,6 +486,21 @@ def test_without_systemd(tmp_path):
     assert server.calls() == []
 
 
+def test_no_error_tells_a_secret(server):
+    one = {"name": "a", "account": {"password": "plant-ed"}}
+    for parameters in (
+        {"jobs": json.dumps([one])},
+        {"jobs": one},
+        {"jobs": [json.dumps(one)]},
+        {"jobs": [], "account": one["account"]},
+        {"jobs": [], "acount": {"passwd": "plant-ed"}},
+    ):
+        for run in (server.check, server.apply):
+            result = run(**parameters)
+            assert result["failed"], parameters
+            assert "plant-ed" not in json.dumps(result), parameters
+
+
 def test_a_private_key_appears_nowhere(server):
     partner = {"host": "hq", "host_key": ["-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0\n"]}
     result = server.apply(jobs=[dict(GOOD, partner=partner)])
