@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from typing import Any, Iterable, Mapping, NoReturn, Sequence
@@ -222,7 +223,9 @@ class JobModule(AnsibleModule):  # type: ignore[misc]
             if code:
                 raise command_error(step.argv, code, out, err)
             if step.argv[-1] == "daemon-reload":
-                os.unlink(place.pending)
+                # another task, at the same time, may have told systemd and taken it away
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(place.pending)
             return
         moved.update((step.path, os.path.dirname(step.path)))
         if step.do == "write":

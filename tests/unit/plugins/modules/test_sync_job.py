@@ -782,6 +782,17 @@ def test_a_directory_that_cannot_be_written_is_told_and_the_next_apply_finishes(
     assert not server.apply(**job(server, comment="new"))["changed"]
 
 
+def test_two_tasks_at_the_same_time_do_not_stand_in_each_others_way(server):
+    """The other one has told systemd of what both have written, and taken the reminder away."""
+    program = server.root / "bin" / "systemctl"
+    program.rename(program.with_name("first"))
+    other = "case $* in *daemon-reload*) rm %s/.reload;; esac" % server.document.parent
+    program.write_text('#!/bin/sh\n%s\nexec %s "$@"\n' % (other, program.with_name("first")))
+    program.chmod(0o755)
+    assert server.apply(**job(server)).get("msg") is None
+    assert not server.check(**job(server))["changed"]
+
+
 def test_systemd_that_does_not_answer(server):
     (server.root / "broken-show").touch()
     for run in (server.check, server.apply):
