@@ -103,6 +103,12 @@ class Way(NamedTuple):
     plan: Plan
 
     @property
+    def edited(self) -> bool:
+        """Whether the job's document is another one afterwards."""
+        text = self.wanted[self.declared.place.document].text
+        return text is not None and self.there != text.encode("utf-8")
+
+    @property
     def timer(self) -> str | None:
         """The text of the timer, where it is not there yet."""
         text = self.wanted[self.declared.place.timer].text
@@ -216,8 +222,7 @@ def check_circles(server: Server, ways: Sequence[Way]) -> None:
     """What jobs that change make of each other, and of those that are there. What stays where it is is no circle."""
     changing = {}
     for way in ways:
-        wanted = way.wanted[way.declared.place.document].text or ""
-        if way.declared.job and way.there != wanted.encode("utf-8"):
+        if way.declared.job and way.edited:
             changing[way.declared.place.name] = (way.there, way.declared.job)
     if not changing:
         return
@@ -237,7 +242,12 @@ def check_circles(server: Server, ways: Sequence[Way]) -> None:
 
 def check_calendars(module: JobModule, ways: Sequence[Way]) -> None:
     """Lets systemd itself read the schedules, where its tool is there; that changes nothing."""
-    jobs = [(way.declared.at, way.declared.job) for way in ways if way.declared.job and way.timer]
+    jobs = []
+    for way in ways:
+        job = way.declared.job
+        # of a job that is paused too, which has no timer: its end is no time for an error
+        if job and job["schedule"] and (way.timer or (way.edited and not job["enabled"])):
+            jobs.append((way.declared.at, job))
     lines = list(dict.fromkeys(line for _at, job in jobs for line in calendars_of(job)))
     if not lines or not module.get_bin_path("systemd-analyze"):
         return

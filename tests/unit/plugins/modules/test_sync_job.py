@@ -991,6 +991,14 @@ def refused(server, message, code, path, **parameters):
             "invalid_value",
             "schedule.calendar",
         ),
+        # also where no timer says so yet
+        (
+            {"schedule": {"calendar": "nonsense"}, "enabled": False},
+            "schedule.calendar: 'nonsense' is refused by systemd (Failed to parse calendar specification 'nonsense': "
+            'Invalid argument); see "man systemd.time", e.g. "Mon..Fri *-*-* 02:30"',
+            "invalid_value",
+            "schedule.calendar",
+        ),
     ],
 )
 def test_bad_input(server, more, message, code, path):
