@@ -60,10 +60,14 @@ KEPT = "kept as a credential"
 #: Of systemd's names those of services that can be started, but for the units of jobs.
 _UNIT_PATTERN = r"^(?!serversync@)(?!.*@\.service$)[A-Za-z0-9:_][A-Za-z0-9:_.@\\-]*\.service$(?!\n)"
 _UNIT_LONGEST = 255
+_CALENDAR_LONGEST = 1000
+_TIMEZONE_LONGEST = 100
+_HOST_KEY_LONGEST = 8192
+#: Characters of all other texts, as in a path that Linux takes.
+_LONGEST = 4096
 _LONGEST_MONTH = 31
 #: Of an Apprise URL only this much can be told without Apprise; which services there are, it knows.
 _URL = re.compile(r"([A-Za-z0-9][A-Za-z0-9+.-]*)://[^/\s?#][^\s]*")
-_URL_LONGEST = 4096
 #: What Apprise shows on the server that it runs on.
 _LOCAL_SCHEMES = ("dbus", "gio", "glib", "gnome", "kde", "macosx", "qt", "syslog", "windows")
 #: What of settings.preserve SFTP has no words for.
@@ -220,6 +224,12 @@ def no_control(text: str) -> None:
         raise Wrong("%s contains the control character U+%04X; remove it" % (show(text), ord(match.group())))
 
 
+def _no_longer(text: str, longest: int) -> None:
+    """The runner refuses documents with longer texts, as the schema says."""
+    if len(text) > longest:
+        raise Wrong("has %d characters; use at most %d" % (len(text), longest))
+
+
 # --- checks of single values -----------------------------------------------------------------------------------
 
 
@@ -236,13 +246,13 @@ def _check_name(text: str) -> str:
 def _check_comment(text: str) -> str:
     text = text.strip()
     no_control(text)
-    if len(text) > 1000:
-        raise Wrong("has %d characters; use at most 1000" % len(text))
+    _no_longer(text, 1000)
     return text
 
 
 def _check_reason(text: str) -> str:
-    reason = _check_comment(text).rstrip(".")
+    # once more would find no more to take away
+    reason = re.sub(r"[\s.]+$", "", _check_comment(text))
     if not reason:
         raise Wrong("is empty; write why the circle is meant, or null where none is")
     return reason
@@ -258,7 +268,7 @@ def _check_host(text: str) -> str:
             ipaddress.IPv6Address(address)
         except ValueError:
             raise Wrong("%s is not a host; %s, and the port in partner.port" % (show(text), remedy)) from None
-        if percent and not re.fullmatch(r"[A-Za-z0-9_.-]+", zone):
+        if percent and not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", zone):
             raise Wrong("%s has no valid interface after '%%'; %s" % (show(text), remedy))
         return text
     if not _HOST_NAME.fullmatch(text) or len(text) > 253:
@@ -289,7 +299,9 @@ def check_path(text: str) -> str:
         raise Wrong("%s contains '..'; write the path that it leads to" % show(text))
     if not parts:
         raise Wrong("'/' is the whole file system; name a directory or a file in it")
-    return "/" + "/".join(parts)
+    path = "/" + "/".join(parts)
+    _no_longer(path, _LONGEST)
+    return path
 
 
 def _check_element_path(text: str) -> str:
@@ -307,8 +319,7 @@ def _check_password(text: str) -> str:
         raise Wrong("is empty; give the password, or null for a log-in by key")
     if re.search("[\x00\r\n]", text):
         raise Wrong("has more than one line; give the password alone")
-    if len(text) > 1000:
-        raise Wrong("has %d characters; use at most 1000" % len(text))
+    _no_longer(text, 1000)
     return text
 
 
@@ -321,8 +332,7 @@ def _check_url(text: str) -> str:
         raise Wrong("contains the control character U+%04X; remove it" % ord(match.group()))
     if re.search(r"\s", text):
         raise Wrong("contains a blank; write %20 for it, and each URL as an entry of its own")
-    if len(text) > _URL_LONGEST:
-        raise Wrong("has %d characters; use at most %d" % (len(text), _URL_LONGEST))
+    _no_longer(text, _LONGEST)
     found = _URL.fullmatch(text)
     if not found:
         raise Wrong("is not a URL of Apprise; write SCHEME://..., e.g. mailtos://USER:PASSWORD@example.com")
@@ -416,12 +426,14 @@ def _check_month(days: list[int]) -> list[int]:
 
 def _check_calendar(text: str) -> str:
     text = " ".join(text.split())
+    _no_longer(text, _CALENDAR_LONGEST)
     if not re.search(_schedule.CALENDAR_PATTERN, text):
         raise Wrong('%s is not a calendar expression; see "man systemd.time", e.g. "Mon..Fri *-*-* 02:30"' % show(text))
     return text
 
 
 def _check_timezone(text: str) -> str:
+    _no_longer(text, _TIMEZONE_LONGEST)
     if not re.search(_schedule.TIMEZONE_PATTERN, text):
         raise Wrong("%s is not a time zone; write its name, e.g. Europe/Berlin or UTC" % show(text))
     return text
@@ -437,6 +449,7 @@ def _check_email(text: str) -> str:
 
 def _check_pattern(text: str) -> str:
     no_control(text)
+    _no_longer(text, _LONGEST)
     if not text.strip():
         raise Wrong("is empty; write a pattern or remove the entry")
     if text.startswith("#"):
@@ -550,7 +563,9 @@ def _check_host_key(text: str) -> str:
         raise Wrong("says %s, but the key itself is of type %s; %s" % (words[0], show(inner), remedy))
     if len(strings) != KEY_TYPES[inner] or (inner == "ssh-ed25519" and len(strings[1]) != 32):
         raise Wrong("%s is cut off or damaged; %s" % (show(words[1]), remedy))
-    return "%s %s" % (inner, base64.b64encode(blob).decode("ascii"))
+    key = "%s %s" % (inner, base64.b64encode(blob).decode("ascii"))
+    _no_longer(key, _HOST_KEY_LONGEST)
+    return key
 
 
 def _key_strings(blob: bytes) -> list[bytes]:
@@ -581,7 +596,7 @@ def duration(name: str, description: str, default: str | None, low: int, high: i
     return Field(name, "duration", description, default, check, schema={"pattern": _schedule.DURATION_PATTERN}, **more)
 
 
-def _plain(pattern: str = _NO_CONTROL_PATTERN, longest: int = 4096) -> dict[str, Any]:
+def _plain(pattern: str = _NO_CONTROL_PATTERN, longest: int = _LONGEST) -> dict[str, Any]:
     return {"minLength": 1, "maxLength": longest, "pattern": pattern}
 
 
@@ -808,8 +823,13 @@ JOB = Field(
                     "Public host keys of the partner as TYPE BASE64; empty: the pairing's pin.",
                     default=[],
                     element=Field(
-                        "", "text", "A public key.", check=_check_host_key, schema=_plain(_KEY_PATTERN, 8192)
+                        "",
+                        "text",
+                        "A public key.",
+                        check=_check_host_key,
+                        schema=_plain(_KEY_PATTERN, _HOST_KEY_LONGEST),
                     ),
+                    check=sorted,
                     commas=False,
                 ),
             ),
@@ -906,7 +926,7 @@ JOB = Field(
                     "text",
                     "A calendar expression of systemd, without a time zone.",
                     check=_check_calendar,
-                    schema=_plain(_schedule.CALENDAR_PATTERN, 1000),
+                    schema=_plain(_schedule.CALENDAR_PATTERN, _CALENDAR_LONGEST),
                     optional=True,
                 ),
                 Field(
@@ -914,7 +934,7 @@ JOB = Field(
                     "text",
                     "The time zone of the schedule; null: this server's own.",
                     check=_check_timezone,
-                    schema=_plain(_schedule.TIMEZONE_PATTERN, 100),
+                    schema=_plain(_schedule.TIMEZONE_PATTERN, _TIMEZONE_LONGEST),
                     optional=True,
                 ),
                 duration("jitter", "Up to how much later a run starts.", None, 0, _schedule.DAY),
@@ -952,6 +972,7 @@ JOB = Field(
                         check=_check_email,
                         schema=_plain(_EMAIL_PATTERN, _EMAIL_LONGEST),
                     ),
+                    check=sorted,
                 ),
                 Field(
                     "urls",
@@ -1298,9 +1319,12 @@ def _read_list(field: Field, value: Any, path: str, problems: list[Problem]) -> 
     return entries if element.kind == "mapping" else list(dict.fromkeys(entries))
 
 
-def _home_of(name: str, place: Field) -> str:
-    """Where in the grammar an option of this name is, for who wrote it one level too high or too low."""
-    for grammar in (place, JOB):
+def _home_of(name: str, place: Field, inside: bool) -> str:
+    """Where in the grammar an option of this name is, for who wrote it one level too high or too low.
+
+    `inside`: the place is within a job.
+    """
+    for grammar in (place, JOB) if inside else (place,):
         for field in grammar.parts:
             if field.name == name:
                 return name
@@ -1314,7 +1338,7 @@ def _read_mapping(field: Field, value: Any, path: str, problems: list[Problem]) 
     names = [part.name for part in field.parts]
     if isinstance(value, str) and value.lstrip().startswith("{"):
         # as Ansible does: a mapping may come as JSON text, e.g. from the command line
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             value = json.loads(value)
     if not isinstance(value, dict):
         shown = "" if field.secret else show(value) + " "
@@ -1325,7 +1349,7 @@ def _read_mapping(field: Field, value: Any, path: str, problems: list[Problem]) 
     for key in value:
         if key in names:
             continue
-        close, home = _nearest(str(key), names), _home_of(str(key), field)
+        close, home = _nearest(str(key), names), _home_of(str(key), field, bool(path) or field is JOB)
         remedy = "use one of %s" % _one_of(names)
         # the very name in another place is nearer than one that looks alike
         if close or home not in ("", key):

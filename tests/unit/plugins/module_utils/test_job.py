@@ -153,7 +153,27 @@ SIZE = "is not a size; write a whole number and a unit, e.g. 500K, 20M or 1G"
 BANDWIDTH = "is out of range; use 1K to 1T, or null for no limit"
 ROOM = "is neither a share nor a size; write a whole number and %, M, G or T, e.g. 20% or 50G"
 
+LONG = "has %d characters; use at most %d"
+
 BAD = [
+    # what the schema of documents has no room for
+    ({"elements": [{"path": "/" + "a" * 4096}]}, "elements[0].path: " + LONG % (4097, 4096)),
+    (
+        {"elements": [{"path": "/a", "requires": ["/b/" + "a" * 4096]}]},
+        "elements[0].requires[0]: " + LONG % (4099, 4096),
+    ),
+    ({"account": {"private_key_file": "/" + "a" * 4096}}, "account.private_key_file: " + LONG % (4097, 4096)),
+    ({"settings": {"exclude": ["a", "a" * 4097]}}, "settings.exclude[1]: " + LONG % (4097, 4096)),
+    ({"schedule": {"calendar": "daily," * 170}}, "schedule.calendar: " + LONG % (1020, 1000)),
+    ({"schedule": {"every": "1h", "timezone": "A" * 101}}, "schedule.timezone: " + LONG % (101, 100)),
+    (
+        {"partner": {"host": "hq", "host_key": key("ssh-rsa", b"e", b"n" * 6200)}},
+        "partner.host_key[0]: " + LONG % (8304, 8192),
+    ),
+    (
+        {"partner": {"host": "fe80::1%" + "e" * 65}},
+        "partner.host: 'fe80::1%%%s' has no valid interface after '%%'; %s" % ("e" * 65, HOST),
+    ),
     # unknown options
     ({"scheduel": {}}, "scheduel: is not an option; did you mean schedule?"),
     ({"port": 22}, "port: is not an option; did you mean partner.port?"),
@@ -1046,6 +1066,11 @@ def test_a_private_key_is_never_repeated():
         ),
         ({"schedule": None}, {}),
         ({"notification": {"email": "a@b.c, d@e.f"}}, {"notification": {"email": ["a@b.c", "d@e.f", "a@b.c"]}}),
+        ({"notification": {"email": ["d@e.f", "a@b.c"]}}, {"notification": {"email": ["a@b.c", "d@e.f"]}}),
+        (
+            {"partner": {"host": "hq", "host_key": [OTHER_KEY, KEY]}},
+            {"partner": {"host": "hq", "host_key": [KEY, OTHER_KEY]}},
+        ),
         ({"notification": {"events": "success,failure"}}, {"notification": {"events": ["failure", "success"]}}),
         ({"settings": {"exclude": "*.tmp"}}, {"settings": {"exclude": ["*.tmp", "*.tmp"]}}),
         ({"settings": {"exclude": ""}}, {}),
@@ -1074,6 +1099,7 @@ def test_a_private_key_is_never_repeated():
         ({"limits": {"timeout": "120m", "nice": "10"}}, {"limits": {"timeout": " 2 H", "nice": 10.0}}),
         ({"limits": {"timeout": None, "nice": None}}, {}),
         ({"accept_circular": " as before. "}, {"accept_circular": "as before"}),
+        ({"accept_circular": "as before . .. "}, {"accept_circular": "as before"}),
         ({"before": [], "after": None}, {}),
         ({"before": [{"unit": " a.service "}]}, {"before": [{"unit": "a.service"}], "after": []}),
         ({"elements": [{"path": "/srv/a", "previous_path": None}]}, {}),
@@ -1118,6 +1144,21 @@ def test_a_private_key_is_never_repeated():
 )
 def test_equal_spellings_are_the_same_job(one, other):
     assert made(**one) == made(**other)
+    assert _job.normalise(made(**one)) == (made(**one), [])
+
+
+def test_the_longest_texts_are_those_of_the_schema():
+    longest = "/" + "a" * 4095
+    elements = [{"path": longest}, {"path": "/b" * 2000, "requires": [longest]}]
+    schedule = {"calendar": ",".join(["02:30"] * 167)[:1000].rstrip(":,")}
+    VALIDATOR.validate(
+        made(
+            elements=elements,
+            schedule=schedule,
+            settings={"exclude": ["a" * 4096]},
+            partner={"host": "fe80::1%" + "e" * 64, "host_key": key("ssh-rsa", b"e", b"n" * 6100)},
+        )
+    )
 
 
 @pytest.mark.parametrize(
@@ -1136,7 +1177,7 @@ def test_all_key_types():
         key("sk-ecdsa-sha2-nistp256@openssh.com", b"nistp256", b"p", b"ssh:"),
     ]
     job = made(partner={"host": "hq", "host_key": keys})
-    assert job["partner"]["host_key"] == keys
+    assert job["partner"]["host_key"] == sorted(keys)
     VALIDATOR.validate(job)
 
 

@@ -199,6 +199,7 @@ def test_a_name_that_is_no_utf8_is_told(server):
         ({"names": ["a/b"]}, None, "invalid_value", "names[0]"),
         ({"scope": "all"}, "scope: 'all' is not one of system, user", "not_a_choice", "scope"),
         ({"name": "a"}, "name: is not an option; did you mean names?", "unknown_option", "name"),
+        ({"host": "hq"}, "host: is not an option; use one of names, scope", "unknown_option", "host"),
     ],
 )
 def test_bad_input(server, parameters, message, code, path):

@@ -364,6 +364,12 @@ GOOD = {"name": "good", "partner": {"host": "hq"}, "elements": ELEMENTS}
             "name",
         ),
         (
+            {"jobs": [GOOD], "host": "hq"},
+            "host: is not an option; use one of jobs, scope, omitted, validate_partner, stop_timeout, purge",
+            "unknown_option",
+            "host",
+        ),
+        (
             {"jobs": [GOOD, dict(GOOD, omitted="keep")]},
             "jobs[1].omitted: is not an option; write it outside of jobs[1]",
             "unknown_option",
