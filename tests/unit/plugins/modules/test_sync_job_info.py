@@ -5,14 +5,17 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from pathlib import Path
 
 import pytest
-from ansible_collections.serversync.core.plugins.module_utils import _records
-from hypothesis import given, settings
+from ansible_collections.serversync.core.plugins.module_utils import _job, _records
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from serversync import display, status
 
 from tests.declaring import Server
+from tests.unit.plugins.module_utils.test_job import declarations
 
 
 @pytest.fixture
@@ -81,6 +84,26 @@ def test_what_it_returns_changes_nothing_when_it_is_given_back(server):
         for omitted in ("reset", "keep"):
             result = server.apply(**job, omitted=omitted)
             assert (result.get("msg"), result["changed"]) == (None, False)
+
+
+# an example takes a second, so what fails is not made smaller
+@settings(deadline=None, max_examples=8, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@given(st.lists(declarations(), min_size=4, max_size=12, unique_by=lambda one: one["name"]))
+def test_what_it_returns_of_any_jobs_changes_nothing_when_it_is_given_back(declared):
+    """Through modules and documents, with their secrets."""
+    own = [dict(one, scope="user", accept_circular="targets are drawn by lot") for one in declared]
+    given = [one for one in own if not _job.declare(one)[1]]
+    with tempfile.TemporaryDirectory() as directory:
+        server = Server(Path(directory)).turn("sync_jobs", purge=True)
+        assert server.apply(jobs=given).get("msg") is None
+        returned = server.turn("sync_job_info").apply()["jobs"]
+        assert [one["name"] for one in returned] == sorted(one["name"] for one in given)
+        server.turn("sync_jobs", purge=True)
+        for jobs in (given, returned):
+            result = server.check(jobs=jobs)
+            assert (result["changed"], result["diff"]) == (False, [])
+        for one in returned[:2]:
+            assert not server.turn("sync_job").check(**one, omitted="reset")["changed"]
 
 
 def test_what_it_returns_makes_the_same_jobs_on_another_server(server, tmp_path):
