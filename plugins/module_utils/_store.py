@@ -17,7 +17,7 @@ import re
 import stat
 from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
-from ._job import MACHINE_ID_PATTERN, NAME_PATTERN, SECRETS, parse_document
+from ._job import MACHINE_ID_PATTERN, NAME_PATTERN, SECRETS, loads, parse_document
 from ._units import drop_in_text, service_name, timer_name, timer_text
 
 #: Exists where systemd-creds can encrypt for this server; the role has it made.
@@ -367,12 +367,7 @@ def find(place: Layout, units: Units | None, run: Run) -> Found:
 
 def metrics_of(place: Layout) -> str | None:
     """The file of the job's metrics, where the runner keeps some: an alert would last longer than the job."""
-    try:
-        settings = json.loads(read_file(place.runner).data or b"{}")
-    except ValueError:
-        # the task says so where it needs the runner
-        return None
-    directory = settings.get("metrics_dir")
+    directory = loads(read_file(place.runner).data).get("metrics_dir")
     path = os.path.join(directory, "serversync-%s.prom" % place.name) if directory else ""
     return path if os.path.lexists(path) else None
 

@@ -400,7 +400,7 @@ job:
       jitter: 15m
       catch_up: true
     on_error: {retries: 3, delay: 5m}
-    notification: {email: [ops@example.com], urls: [], events: [failure]}
+    notification: {email: [ops@example.com], urls: [], events: [conflict, failure, recovery]}
     settings:
       direction: to_partner
       conflict: newer_wins

@@ -1167,6 +1167,10 @@ def test_the_metrics_of_a_job_go_with_it(server):
     assert str(own) in json.dumps(check["diff"]) and "serversync-other" not in json.dumps(check["diff"])
     assert server.apply(state="absent")["diff"] == check["diff"]
     assert [path.name for path in collector.iterdir()] == ["serversync-other.prom"]
+    # settings that are damaged keep nobody from removing a job
+    server.apply(**job(server))
+    (server.config / "serversync" / "runner.json").write_text("[]")
+    assert server.apply(state="absent")["changed"]
 
 
 def test_without_systemd(tmp_path):
