@@ -415,13 +415,11 @@ def _check_day(text: str) -> str:
 
 
 def _check_days(days: list[str]) -> list[str]:
-    chosen = [day for day in _schedule.DAYS if day in days]
-    return [] if len(chosen) == len(_schedule.DAYS) else chosen
+    return [day for day in _schedule.DAYS if day in days]
 
 
 def _check_month(days: list[int]) -> list[int]:
-    chosen = sorted(set(days))
-    return [] if len(chosen) == _LONGEST_MONTH else chosen
+    return sorted(set(days))
 
 
 def _check_calendar(text: str) -> str:
@@ -1563,6 +1561,9 @@ def _resolve_schedule(
     else:
         for name, other in (_DATES, _DATES[::-1]):
             schedule[name] = [] if told.get(other) else schedule[name]
+        for name, most in zip(_DATES, (len(_schedule.DAYS), _LONGEST_MONTH)):
+            # all of them are none in the normal form, but had others give way
+            schedule[name] = [] if len(schedule[name]) == most else schedule[name]
     if schedule["calendar"]:
         calendar, zone = _schedule.split_zone(schedule["calendar"])
         if zone and told.get("timezone") not in (None, zone):

@@ -418,6 +418,15 @@ BAD = [
         {"schedule": {"at": "02:30", "day_of_month": [1, 32]}},
         "schedule.day_of_month[1]: 32 is out of range; use 1 to 31",
     ),
+    # all days are days, too
+    (
+        {"schedule": {"at": "02:30", "days": list(_schedule.DAYS), "day_of_month": list(range(1, 32))}},
+        "schedule: has days and day_of_month; give one of them",
+    ),
+    (
+        {"schedule": {"every": "1h", "days": list(_schedule.DAYS)}},
+        "schedule.days: goes with at only; give at, or leave days out",
+    ),
     ({"schedule": {"at": "02:30", "day_of_month": 0}}, "schedule.day_of_month[0]: 0 is out of range; use 1 to 31"),
     (
         {"schedule": {"every": "7m"}},
@@ -1299,6 +1308,12 @@ def test_one_way_of_scheduling_clears_the_others():
     assert (job["schedule"]["every"], job["schedule"]["calendar"]) == (None, "daily")
     job = changed(job, schedule={"at": "03:00"})
     assert (job["schedule"]["calendar"], job["schedule"]["at"]) == (None, ["03:00"])
+    for one, other in (
+        ({"days": list(_schedule.DAYS)}, {"day_of_month": 1}),
+        ({"day_of_month": list(range(1, 32))}, {"days": "mon"}),
+    ):
+        job = changed(changed(job, schedule=other), schedule=one)
+        assert (job["schedule"]["days"], job["schedule"]["day_of_month"]) == ([], [])
     assert job["schedule"]["timezone"] == "UTC"
 
 
