@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ HELD_UP = """
         name: held-up
         partner: {host: hq}
         before: [{unit: held-up.service}]
-        elements: [{path: /srv/line1/programs, partner_path: /srv/sites/siteA/held-up}]
+        elements: [{path: /srv/line1/programs, partner_path: TARGET}]
 """
 GONE = """
 - hosts: siteA
@@ -77,8 +78,9 @@ def another_build(tmp_path: Path) -> Path:
 @pytest.fixture
 def run_that_is_on(site: Server, hq: Server, play: Any) -> Iterator[subprocess.Popen[str]]:
     """It waits for a unit of the administrator, which waits for a line in /run/held-up. No other run is on."""
-    hq.run("mkdir", "-p", "/srv/sites/siteA/held-up")
-    play(HELD_UP)
+    target = f"/srv/sites/siteA/{uuid.uuid4().hex}"  # of which no archive knows
+    hq.run("mkdir", target)
+    play(HELD_UP.replace("TARGET", target))
     site.run("systemctl", "stop", "serversync@line1-programs.timer")
     site.run("systemctl", "start", "serversync@line1-programs.service")  # or joins one that is on, to its end
     with site.start("serversync", "run", "held-up", "--json") as run:
@@ -89,7 +91,7 @@ def run_that_is_on(site: Server, hq: Server, play: Any) -> Iterator[subprocess.P
             site.run("systemctl", "stop", "held-up.service")
     site.run("systemctl", "start", "serversync@line1-programs.timer")
     play(GONE)
-    hq.run("rm", "-r", "/srv/sites/siteA/held-up")
+    hq.run("rm", "-r", target)
 
 
 def test_an_upgrade_cuts_off_no_run(
