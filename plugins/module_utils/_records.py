@@ -19,14 +19,22 @@ _SEVERITY = ("equal", "equal_with_warnings", "skipped", "different", "failed")
 
 
 def printable(value: Any) -> Any:
-    """A copy that every terminal and every JSON can take: bytes of names that are not UTF-8 are escaped."""
+    """A copy that every terminal and every JSON can take: what steers one, or is not UTF-8, is escaped."""
     if isinstance(value, dict):
         return {key: printable(one) for key, one in value.items()}
     if isinstance(value, list):
         return [printable(one) for one in value]
-    if isinstance(value, str) and not value.isascii():
-        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, str) and not value.isprintable():
+        return "".join(map(_escaped, value))
     return value
+
+
+def _escaped(character: str) -> str:
+    """A line feed parts lines, and does no more."""
+    code = ord(character)
+    if character == "\n" or character.isprintable():
+        return character
+    return "\\x%02x" % code if code < 256 else "\\u%04x" % code
 
 
 def published(place: Layout) -> list[dict[str, Any]]:

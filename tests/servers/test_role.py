@@ -255,7 +255,8 @@ def apply(mail: Server, play: Any, tmp_path_factory: pytest.TempPathFactory) -> 
 
     one()  # the packages that it installs stay
     one(runner_state="absent")
-    mail.run("mkdir", "/srv/kept", "/srv/copy")
+    mail.run("mkdir", "/srv/kept", "/srv/copy", "/srv/metrics")
+    mail.run("chmod", "0777", "/srv/metrics")
     mail.write("/srv/kept/data", "x := 1;\n")
     mail.run("chown", "games", "/srv/kept/data")
     before = state(mail)
@@ -269,7 +270,7 @@ def apply(mail: Server, play: Any, tmp_path_factory: pytest.TempPathFactory) -> 
         assert mail.run("find", "/var/lib", "/usr/lib", "/run", "-name", "*serversync*") == ""
         assert "changed=0 " in one(runner_state="absent")
     finally:
-        mail.run("rm", "-r", "/srv/kept", "/srv/copy")
+        mail.run("rm", "-r", "/srv/kept", "/srv/copy", "/srv/metrics")
 
 
 def test_a_door_takes_so_many_connections_and_closes_with_its_pairing(
@@ -304,12 +305,13 @@ def test_a_door_takes_so_many_connections_and_closes_with_its_pairing(
 
 
 def test_there_is_a_job_with_the_rights_of_root_or_without(mail: Server, apply: Callable[..., str]) -> None:
-    apply(runner_jobs=[JOB])
+    apply(runner_jobs=[JOB], runner_metrics_dir="/srv/metrics")
     assert mail.run("systemctl", "is-active", "serversync@kept.timer") == "active\n"
     assert mail.serversync("run", "kept")[0] == 0
     assert mail.run("stat", "--format=%U", "/srv/copy/data") == "games\n"
 
-    apply(runner_privileged=False, runner_jobs=[JOB])
+    assert mail.run("ls", "/srv/metrics") == "serversync-kept.prom\n"
+    apply(runner_privileged=False, runner_jobs=[JOB], runner_metrics_dir="/srv/metrics")
     capabilities = ("--property=CapabilityBoundingSet", "--property=AmbientCapabilities")
     assert mail.run("systemctl", "show", *capabilities, "--value", "serversync@kept.service").strip() == ""
     code, refused = mail.serversync("run", "kept")

@@ -37,6 +37,12 @@ def refusal(root: int, exclusive: bool, directory: Path) -> str:
         return failure.message
 
 
+def test_who_holds_a_lock_takes_little_room(root: int, directory: Path) -> None:
+    with lock(root, True, "x" * 1_000_000, directory):
+        assert sum(path.stat().st_size for path in directory.iterdir()) < 1000
+        assert len(refusal(root, False, directory)) < 400
+
+
 @pytest.mark.parametrize(
     ("first", "second", "free"), [(False, False, True), (False, True, False), (True, False, False), (True, True, False)]
 )

@@ -14,6 +14,8 @@ from serversync.failure import Failure
 
 # Of a root that is only ever read the owners' lines are dropped beyond this.
 RECORD = 4096
+# Characters of an owner, which a partner may name.
+LONGEST_OWNER = 300
 
 
 @contextmanager
@@ -36,7 +38,7 @@ def lock(root: int, exclusive: bool, by: str, directory: Path) -> Iterator[int]:
             raise Failure("running", message, transient=True) from error
         if exclusive or os.fstat(held).st_size > RECORD:
             os.ftruncate(held, 0)
-        os.write(held, f"{os.getpid()} {' '.join(by.split())}\n".encode("utf-8", "surrogateescape"))
+        os.write(held, f"{os.getpid()} {' '.join(by.split())[:LONGEST_OWNER]}\n".encode("utf-8", "surrogateescape"))
         yield held
     finally:
         os.close(held)
