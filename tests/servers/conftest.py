@@ -39,7 +39,11 @@ def playbook(tmp_path: Path, text: str, *options: str) -> str:
     path = tmp_path / f"{uuid.uuid4().hex}.yml"
     path.write_text(text, encoding="utf-8")
     command = ["ansible-playbook", "--inventory", str(INVENTORY), *options, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    # Molecule wants colours, which would be in the midst of what a test looks for.
+    environment = {**os.environ, "ANSIBLE_FORCE_COLOR": "false", "ANSIBLE_NOCOLOR": "true"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
