@@ -139,7 +139,7 @@ def lint(session: nox.Session) -> None:
 
 
 def unit_pythons() -> list[str]:
-    """All that were found, or in CI the oldest of the modules, of the runner, and the newest if 'make test' has another."""
+    """All that were found, or in CI the oldest of modules and runner, and the newest that 'make test' does not have."""
     found = list(PYTHONS)
     newest = [] if found[-1] == "%d.%d" % sys.version_info[:2] else found[-1:]
     return [one for one in found if one in ("3.8", "3.9", *newest)] if os.environ.get("CI") else found
