@@ -38,7 +38,7 @@ nox.options.error_on_missing_interpreters = False
 nox.options.reuse_venv = "yes"
 # virtualenv no longer makes environments for the oldest Python of managed servers.
 nox.options.default_venv_backend = "venv"
-nox.options.sessions = ["lint", "units", "build", "sanity"]
+nox.options.sessions = ["lint", "units", "build", "oldest", "sanity"]
 
 
 def find_pythons() -> dict[str, str]:
@@ -175,6 +175,17 @@ def build(session: nox.Session) -> None:
 
 def sanity_python(core: str) -> str | None:
     return next((version for version in ANSIBLE_CORES[core] if version in PYTHONS), None)
+
+
+OLDEST = list(ANSIBLE_CORES)[-1]
+
+
+@nox.session(python=sanity_python(OLDEST))
+def oldest(session: nox.Session) -> None:
+    """Role and modules do what the guides say by the oldest ansible-core, too."""
+    session.install(f"ansible-core=={OLDEST}.*", "--requirement", "requirements/test.txt")
+    tests = ["tests/integration/test_guide.py", *session.posargs]
+    session.run("python", "-m", "pytest", "--quiet", "--numprocesses", "auto", *tests)
 
 
 @nox.session(python=False)

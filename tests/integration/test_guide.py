@@ -181,6 +181,7 @@ def test_the_jobs_of_all_groups_by_the_role(site: Site) -> None:
     variables = {"runner_scope": "user", "runner_install_method": "packages", "runner_python": sys.executable}
     site.play({"roles": [name], "vars": variables})
     assert list(site.jobs()) == ["programs", "reports"]
+    assert " changed=0 " in site.play({"roles": [name], "vars": variables})
     # as the role does it in the end, whatever else it does before
     only = {"tasks": [{"ansible.builtin.include_role": {"name": name, "tasks_from": "jobs"}}], "vars": variables}
     assert " changed=0 " in site.play(only)
