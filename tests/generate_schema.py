@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: serversync.core contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Writes the JSON Schemas from the grammar in plugins/module_utils/_job.py.
+"""Writes the JSON Schemas from the grammar in plugins/module_utils/_job.py and _schema.py.
 
 One is of a job's document, for the runner and other tools; one is of lists of jobs as people write them, for editors.
 """
@@ -87,17 +87,17 @@ def schema_of_lists(grammar):
     }
 
 
-def texts(grammar):
-    """The files, and what each has to say."""
+def texts(grammar, documents):
+    """The files, and what each has to say; `documents`: the schema of documents as text."""
     lists = json.dumps(schema_of_lists(grammar), indent=2, ensure_ascii=False) + "\n"
-    return {OF_DOCUMENTS: grammar.schema_text(), OF_LISTS: lists}
+    return {OF_DOCUMENTS: documents, OF_LISTS: lists}
 
 
 def main() -> int:
     sys.path.insert(0, str(ROOT / "plugins"))
-    from module_utils import _job
+    from module_utils import _job, _schema
 
-    for path, text in texts(_job).items():
+    for path, text in texts(_job, _schema.schema_text()).items():
         path.write_text(text, encoding="utf-8")
         print("wrote %s" % path.relative_to(ROOT))
     return 0

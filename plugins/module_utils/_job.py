@@ -3,8 +3,8 @@
 # PRIVATE to this collection: it may change in any release.
 """The grammar of a job: the one place that knows its fields.
 
-From the table JOB come the argument spec, the defaults, the normal form, the comparison and the JSON Schema.
-Everything here is pure: data in, data out, no disk, no clock, no Ansible.
+From the table JOB come the argument spec, the defaults, the normal form, the comparison and (_schema.py) the JSON
+Schema. Everything here is pure: data in, data out, no disk, no clock, no Ansible.
 
 read()     what a task or a document gives -> the same in canonical spelling, or problems
 resolve()  that, laid over the job that is there -> the whole job in normal form, or problems
@@ -13,13 +13,8 @@ resolve()  that, laid over the job that is there -> the whole job in normal form
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
 import copy
-import difflib
-import hashlib
-import ipaddress
 import itertools
 import json
 import re
@@ -50,11 +45,11 @@ _EMAIL_LONGEST = 254
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _NO_CONTROL_PATTERN = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$(?!\n)"
 _KERNEL_ROOTS = ("/proc", "/sys", "/dev", "/run")
-_PRIVATE_ROOTS = ("/tmp", "/var/tmp")  # noqa: S108  nothing is made there
+PRIVATE_ROOTS = ("/tmp", "/var/tmp")  # noqa: S108  nothing is made there
 #: An rsync daemon expands these in a path that a client names, so that the path could lead elsewhere. Quoting does not
 #: help: it is undone only in names that are there already and have one of the first three.
 _WILD = "*?[\\"
-_NO_WILD_PATTERN = r"^[^*?\[\\]*$"
+NO_WILD_PATTERN = r"^[^*?\[\\]*$"
 #: What a job has in the place of a secret, which is kept in a file of its own. It is no secret that anybody has.
 KEPT = "kept as a credential"
 #: Of systemd's names those of services that can be started, but for the units of jobs.
@@ -62,7 +57,7 @@ _UNIT_PATTERN = r"^(?!serversync@)(?!.*@\.service$)[A-Za-z0-9:_][A-Za-z0-9:_.@\\
 _UNIT_LONGEST = 255
 _CALENDAR_LONGEST = 1000
 _TIMEZONE_LONGEST = 100
-_HOST_KEY_LONGEST = 8192
+HOST_KEY_LONGEST = 8192
 #: Characters of all other texts, as in a path that Linux takes.
 _LONGEST = 4096
 _LONGEST_MONTH = 31
@@ -71,26 +66,15 @@ _URL = re.compile(r"([A-Za-z0-9][A-Za-z0-9+.-]*)://[^/\s?#][^\s]*")
 #: What Apprise shows on the server that it runs on.
 _LOCAL_SCHEMES = ("dbus", "gio", "glib", "gnome", "kde", "macosx", "qt", "syslog", "windows")
 #: What of settings.preserve SFTP has no words for.
-_NOT_BY_SFTP = ("hardlinks", "acls", "xattrs", "sparse")
+NOT_BY_SFTP = ("hardlinks", "acls", "xattrs", "sparse")
 #: What of settings, and what of settings.preserve, is of use to a log.
-_OF_LOGS = ("direction", "preserve", "owners")
-_KEPT_OF_LOGS = ("permissions", "owner", "group")
+OF_LOGS = ("direction", "preserve", "owners")
+KEPT_OF_LOGS = ("permissions", "owner", "group")
 _KEY_PATTERN = r"^[a-z0-9@.-]+ [A-Za-z0-9+/]+={0,2}$(?!\n)"
 _PATH_PATTERN = (
     r"^(?!/(?:proc|sys|dev|run)(?:/|$))(?!.*/\.serversync(?:/|$))"
     r"(?:/(?!\.\.?(?:/|$))[^/\u0000-\u001f\u007f-\u009f\u2028\u2029]+)+$(?!\n)"
 )
-
-#: Public key types of OpenSSH and how many strings a key of the type consists of.
-KEY_TYPES = {
-    "ssh-ed25519": 2,
-    "ecdsa-sha2-nistp256": 3,
-    "ecdsa-sha2-nistp384": 3,
-    "ecdsa-sha2-nistp521": 3,
-    "ssh-rsa": 3,
-    "sk-ssh-ed25519@openssh.com": 3,
-    "sk-ecdsa-sha2-nistp256@openssh.com": 4,
-}
 
 
 class Problem(NamedTuple):
@@ -209,11 +193,13 @@ def show(value: Any) -> str:
     return text if len(text) <= 80 else text[:76] + "..."
 
 
-def _one_of(words: Iterable[str]) -> str:
+def one_of(words: Iterable[str]) -> str:
     return ", ".join(words)
 
 
 def _nearest(word: str, words: Iterable[str]) -> str:
+    import difflib  # here and below: what most tasks have no use for costs each of them its time
+
     close = difflib.get_close_matches(word.lower(), list(words), 1, 0.6)
     return close[0] if close else ""
 
@@ -224,7 +210,7 @@ def no_control(text: str) -> None:
         raise Wrong("%s contains the control character U+%04X; remove it" % (show(text), ord(match.group())))
 
 
-def _no_longer(text: str, longest: int) -> None:
+def no_longer(text: str, longest: int) -> None:
     """The runner refuses documents with longer texts, as the schema says."""
     if len(text) > longest:
         raise Wrong("has %d characters; use at most %d" % (len(text), longest))
@@ -246,7 +232,7 @@ def _check_name(text: str) -> str:
 def _check_comment(text: str) -> str:
     text = text.strip()
     no_control(text)
-    _no_longer(text, 1000)
+    no_longer(text, 1000)
     return text
 
 
@@ -264,6 +250,8 @@ def _check_host(text: str) -> str:
         raise Wrong("%s contains '@'; write the host here and the user in account.user" % show(text))
     address, percent, zone = text.partition("%")
     if ":" in address:
+        import ipaddress
+
         try:
             ipaddress.IPv6Address(address)
         except ValueError:
@@ -274,6 +262,8 @@ def _check_host(text: str) -> str:
     if not _HOST_NAME.fullmatch(text) or len(text) > 253:
         raise Wrong("%s is not a host; %s" % (show(text), remedy))
     if re.fullmatch(r"[0-9.]+", text):
+        import ipaddress
+
         try:
             ipaddress.IPv4Address(text)
         except ValueError:
@@ -300,7 +290,7 @@ def check_path(text: str) -> str:
     if not parts:
         raise Wrong("'/' is the whole file system; name a directory or a file in it")
     path = "/" + "/".join(parts)
-    _no_longer(path, _LONGEST)
+    no_longer(path, _LONGEST)
     return path
 
 
@@ -319,7 +309,7 @@ def _check_password(text: str) -> str:
         raise Wrong("is empty; give the password, or null for a log-in by key")
     if re.search("[\x00\r\n]", text):
         raise Wrong("has more than one line; give the password alone")
-    _no_longer(text, 1000)
+    no_longer(text, 1000)
     return text
 
 
@@ -332,7 +322,7 @@ def _check_url(text: str) -> str:
         raise Wrong("contains the control character U+%04X; remove it" % ord(match.group()))
     if re.search(r"\s", text):
         raise Wrong("contains a blank; write %20 for it, and each URL as an entry of its own")
-    _no_longer(text, _LONGEST)
+    no_longer(text, _LONGEST)
     found = _URL.fullmatch(text)
     if not found:
         raise Wrong("is not a URL of Apprise; write SCHEME://..., e.g. mailtos://USER:PASSWORD@example.com")
@@ -411,7 +401,7 @@ def _check_day(text: str) -> str:
     try:
         return _schedule.day_of(text)
     except ValueError:
-        raise Wrong("%s is not a day; use %s" % (show(text), _one_of(_schedule.DAYS))) from None
+        raise Wrong("%s is not a day; use %s" % (show(text), one_of(_schedule.DAYS))) from None
 
 
 def _check_days(days: list[str]) -> list[str]:
@@ -424,14 +414,14 @@ def _check_month(days: list[int]) -> list[int]:
 
 def _check_calendar(text: str) -> str:
     text = " ".join(text.split())
-    _no_longer(text, _CALENDAR_LONGEST)
+    no_longer(text, _CALENDAR_LONGEST)
     if not re.search(_schedule.CALENDAR_PATTERN, text):
         raise Wrong('%s is not a calendar expression; see "man systemd.time", e.g. "Mon..Fri *-*-* 02:30"' % show(text))
     return text
 
 
 def _check_timezone(text: str) -> str:
-    _no_longer(text, _TIMEZONE_LONGEST)
+    no_longer(text, _TIMEZONE_LONGEST)
     if not re.search(_schedule.TIMEZONE_PATTERN, text):
         raise Wrong("%s is not a time zone; write its name, e.g. Europe/Berlin or UTC" % show(text))
     return text
@@ -447,7 +437,7 @@ def _check_email(text: str) -> str:
 
 def _check_pattern(text: str) -> str:
     no_control(text)
-    _no_longer(text, _LONGEST)
+    no_longer(text, _LONGEST)
     if not text.strip():
         raise Wrong("is empty; write a pattern or remove the entry")
     if text.startswith("#"):
@@ -539,51 +529,9 @@ def _in_order(words: Sequence[str]) -> Check:
 
 
 def _check_host_key(text: str) -> str:
-    if "PRIVATE KEY" in text:
-        raise Wrong("is a private key; give the public key and take the private one as known to others", "private_key")
-    remedy = "write TYPE BASE64 as in /etc/ssh/ssh_host_ed25519_key.pub of the partner"
-    words = text.split()
-    if not words:
-        raise Wrong("is empty; " + remedy)
-    if words[0] not in KEY_TYPES:
-        if len(words) > 1 and words[1] in KEY_TYPES:
-            raise Wrong("has %s before the key type; leave it out" % show(words[0]))
-        raise Wrong("%s is not a key type; use one of %s" % (show(words[0]), _one_of(KEY_TYPES)))
-    if len(words) < 2:
-        raise Wrong("has no key after %s; %s" % (words[0], remedy))
-    try:
-        blob = base64.b64decode(words[1].encode("utf-8"), validate=True)
-        strings = _key_strings(blob)
-    except (binascii.Error, ValueError):
-        raise Wrong("%s is cut off or damaged; %s" % (show(words[1]), remedy)) from None
-    inner = strings[0].decode("ascii", "replace")
-    if inner != words[0]:
-        raise Wrong("says %s, but the key itself is of type %s; %s" % (words[0], show(inner), remedy))
-    if len(strings) != KEY_TYPES[inner] or (inner == "ssh-ed25519" and len(strings[1]) != 32):
-        raise Wrong("%s is cut off or damaged; %s" % (show(words[1]), remedy))
-    key = "%s %s" % (inner, base64.b64encode(blob).decode("ascii"))
-    _no_longer(key, _HOST_KEY_LONGEST)
-    return key
+    from ._host_key import canonical  # most tasks pin no key
 
-
-def _key_strings(blob: bytes) -> list[bytes]:
-    """The strings that a public key consists of (RFC 4251, section 5)."""
-    strings = []
-    while blob:
-        size = int.from_bytes(blob[:4], "big")
-        if len(blob) < 4 + size:
-            raise ValueError("cut off")
-        strings.append(blob[4 : 4 + size])
-        blob = blob[4 + size :]
-    if not strings:
-        raise ValueError("empty")
-    return strings
-
-
-def fingerprint(key: str) -> str:
-    """The SHA256 fingerprint of 'TYPE BASE64', as ssh-keygen -l prints it."""
-    digest = hashlib.sha256(base64.b64decode(key.split()[1])).digest()
-    return "SHA256:" + base64.b64encode(digest).decode("ascii").rstrip("=")
+    return canonical(text)
 
 
 # --- the grammar -----------------------------------------------------------------------------------------------
@@ -637,7 +585,7 @@ def _units(name: str, description: str) -> Field:
 
 _PRESERVE = ("times", "permissions", "owner", "group", "links", "hardlinks", "acls", "xattrs", "sparse")
 
-_SETTINGS = (
+SETTINGS = (
     Field(
         "direction",
         "text",
@@ -825,7 +773,7 @@ JOB = Field(
                         "text",
                         "A public key.",
                         check=_check_host_key,
-                        schema=_plain(_KEY_PATTERN, _HOST_KEY_LONGEST),
+                        schema=_plain(_KEY_PATTERN, HOST_KEY_LONGEST),
                     ),
                     check=sorted,
                     commas=False,
@@ -995,7 +943,7 @@ JOB = Field(
                 ),
             ),
         ),
-        Field("settings", "mapping", "How the elements are synchronized.", parts=_SETTINGS),
+        Field("settings", "mapping", "How the elements are synchronized.", parts=SETTINGS),
         Field(
             "elements",
             "list",
@@ -1052,7 +1000,7 @@ JOB = Field(
                         "settings",
                         "mapping",
                         "What holds for this element in the place of the job's settings; null: nothing.",
-                        parts=[part.as_given() for part in _SETTINGS],
+                        parts=[part.as_given() for part in SETTINGS],
                         schema={"minProperties": 1},
                         optional=True,
                         later=True,
@@ -1164,18 +1112,6 @@ _SPEC_TYPES = {
     "secret": "str",
     "mapping": "dict",
     "list": "list",
-}
-_SCHEMA_TYPES = {
-    "text": "string",
-    "time": "string",
-    "duration": "string",
-    "size": "string",
-    "amount": "string",
-    "flag": "boolean",
-    "number": "integer",
-    "secret": "string",
-    "mapping": "object",
-    "list": "array",
 }
 
 
@@ -1340,7 +1276,7 @@ def _read_mapping(field: Field, value: Any, path: str, problems: list[Problem]) 
             value = json.loads(value)
     if not isinstance(value, dict):
         shown = "" if field.secret else show(value) + " "
-        text = "%sis %s, not a dictionary; write it with the keys %s" % (shown, _kind_of(value), _one_of(names))
+        text = "%sis %s, not a dictionary; write it with the keys %s" % (shown, _kind_of(value), one_of(names))
         problems.append(Problem("wrong_type", path, text))
         return _INVALID
     before = len(problems)
@@ -1348,7 +1284,7 @@ def _read_mapping(field: Field, value: Any, path: str, problems: list[Problem]) 
         if key in names:
             continue
         close, home = _nearest(str(key), names), _home_of(str(key), field, bool(path) or field is JOB)
-        remedy = "use one of %s" % _one_of(names)
+        remedy = "use one of %s" % one_of(names)
         # the very name in another place is nearer than one that looks alike
         if close or home not in ("", key):
             remedy = "did you mean %s?" % (home if home not in ("", key) else close)
@@ -1378,12 +1314,12 @@ def _read(field: Field, value: Any, path: str, problems: list[Problem]) -> Any:
             return _read_number(value, field.limits or (0, 0))
         if field.choices and isinstance(value, bool):
             # YAML takes yes, no, on and off for booleans too
-            raise Wrong("%s is not one of %s" % (show(value), _one_of(field.choices)), "not_a_choice")
+            raise Wrong("%s is not one of %s" % (show(value), one_of(field.choices)), "not_a_choice")
         text = _READERS.get(field.kind, _read_text)(value)
         if field.choices and text not in field.choices:
             close = _nearest(text, field.choices)
             hint = "; did you mean %s?" % close if close else ""
-            raise Wrong("%s is not one of %s%s" % (show(text), _one_of(field.choices), hint), "not_a_choice")
+            raise Wrong("%s is not one of %s%s" % (show(text), one_of(field.choices), hint), "not_a_choice")
         return field.check(text) if field.check else text
     except Wrong as wrong:
         problems.append(Problem(wrong.code, path, wrong.text))
@@ -1539,15 +1475,13 @@ def _resolve_schedule(
     told = _part(given, "schedule")
     ways = [way for way in _WAYS if told.get(way)]
     if len(ways) > 1:
-        problems.append(
-            Problem("conflict", "schedule", "has %s; give one of %s" % (" and ".join(ways), _one_of(_WAYS)))
-        )
+        problems.append(Problem("conflict", "schedule", "has %s; give one of %s" % (" and ".join(ways), one_of(_WAYS))))
         return
     if ways:
         for way in _WAYS:
             schedule[way] = schedule[way] if way in ways else None
     if not any(schedule[way] for way in _WAYS):
-        text = "has none of %s; give one of them, or schedule: null for none" % _one_of(_WAYS)
+        text = "has none of %s; give one of them, or schedule: null for none" % one_of(_WAYS)
         problems.append(Problem("missing", "schedule", text))
         return
     if not schedule["at"]:
@@ -1619,12 +1553,12 @@ def _resolve_settings(job: dict[str, Any], given: Mapping[str, Any], problems: l
             problems.append(Problem("conflict", at + "compress", text))
         if element["kind"] == "log":
             for name in own:
-                if name not in _OF_LOGS:
+                if name not in OF_LOGS:
                     text = "has no use with kind log, whose lines are only ever appended; leave it out"
                     problems.append(Problem("conflict", at + name, text))
-            lost = [name for name in own.get("preserve", ()) if name not in _KEPT_OF_LOGS]
+            lost = [name for name in own.get("preserve", ()) if name not in KEPT_OF_LOGS]
             if lost:
-                text = "%s cannot be kept with kind log; use %s" % (show(lost[0]), _one_of(_KEPT_OF_LOGS))
+                text = "%s cannot be kept with kind log; use %s" % (show(lost[0]), one_of(KEPT_OF_LOGS))
                 problems.append(Problem("conflict", at + "preserve", text))
 
 
@@ -1659,7 +1593,7 @@ def _check_settings(
         text = "'owner'%s cannot be kept where the target is this server and the scope is user; %s"
         instead = "give a list without it here" if whose("preserve") else "leave it out"
         conflict("preserve", text % (whose("preserve"), instead))
-    lost = [name for name in preserve if name in _NOT_BY_SFTP]
+    lost = [name for name in preserve if name in NOT_BY_SFTP]
     if job["partner"]["connection"] == "sftp" and lost and concerns("preserve"):
         conflict("preserve", "%s cannot be kept with partner.connection sftp; leave it out" % show(lost[0]))
 
@@ -1703,7 +1637,7 @@ def _resolve_elements(job: dict[str, Any], problems: list[Problem]) -> None:
         for name in ("path", "partner_path"):
             path = element[name]
             if job["scope"] == "system" and (name == "path" or connection != "sftp"):
-                for root in _PRIVATE_ROOTS:
+                for root in PRIVATE_ROOTS:
                     if _inside(path, root):
                         text = "%s is under %s, of which the job's service has its own; name another path"
                         problems.append(Problem("invalid_value", at + name, text % (show(path), root)))
@@ -1731,7 +1665,7 @@ def _resolve_requires(elements: Sequence[Mapping[str, Any]], problems: list[Prob
         for path in element["requires"]:
             if path in others:
                 continue
-            remedy = "use %s" % _one_of(others) if others else "leave it out"
+            remedy = "use %s" % one_of(others) if others else "leave it out"
             text = "%s is not the path of another element of this job; %s" % (show(path), remedy)
             if path == element["path"]:
                 text = "%s is the element itself; leave it out" % show(path)
@@ -2025,8 +1959,10 @@ def pin_problem(job: Mapping[str, Any], pairings: Sequence[Mapping[str, Any]]) -
     strangers = [key for key in given if key not in pairing["keys"]]
     if not strangers:
         return None
-    pinned = _one_of(fingerprint(key) for key in pairing["keys"]) or "none"
-    offered = _one_of(fingerprint(key) for key in strangers)
+    from ._host_key import fingerprint
+
+    pinned = one_of(fingerprint(key) for key in pairing["keys"]) or "none"
+    offered = one_of(fingerprint(key) for key in strangers)
     text = "is not the key pinned for pairing %s (%s pinned, %s given); " % (pairing["name"], pinned, offered)
     text += "re-pair with the role if the server's key was changed on purpose"
     return Problem("host_key_mismatch", "partner.host_key", text)
@@ -2058,175 +1994,3 @@ def _spec(field: Field) -> dict[str, Any]:
 def argument_spec(grammar: Field = JOB) -> dict[str, Any]:
     """The argument spec of a module. There are no defaults in it: silence is no demand."""
     return {part.name: _spec(part) for part in grammar.parts}
-
-
-def _schema(field: Field) -> dict[str, Any]:
-    kind = _SCHEMA_TYPES[field.kind]
-    schema: dict[str, Any] = {
-        "description": field.description,
-        "type": [kind, "null"] if field.optional else kind,
-    }
-    if field.choices:
-        schema["enum"] = list(field.choices)
-    if field.limits:
-        schema["minimum"], schema["maximum"] = field.limits
-    if field.element:
-        schema["items"] = _schema(field.element)
-        schema["uniqueItems"] = True
-    if field.kind == "mapping":
-        parts = [part for part in field.parts if not part.option]
-        schema["properties"] = {part.name: _schema(part) for part in parts}
-        if not field.partial:
-            schema["required"] = [part.name for part in parts if not part.later]
-        schema["additionalProperties"] = False
-    if field.later:
-        schema["default"] = field.default()
-    schema.update(field.schema)
-    return schema
-
-
-def _properties(**schemas: Any) -> dict[str, Any]:
-    return {"properties": schemas}
-
-
-_NO_WORDS_OF_SFTP = {"items": {"not": {"enum": list(_NOT_BY_SFTP)}}}
-
-
-def _with(**values: Any) -> dict[str, Any]:
-    """What has these fields, each with one of these values."""
-    return dict(_properties(**{name: {"enum": list(some)} for name, some in values.items()}), required=list(values))
-
-
-def _rules_of_elements() -> list[dict[str, Any]]:
-    """Those between an element's own settings, and between them and the job's."""
-
-    def own(settings: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-        return _properties(elements={"items": dict(_properties(settings=settings), **more)})
-
-    one_way = _with(direction=("to_partner", "from_partner"))
-    kept = ("never", "synced")
-    mirror = {"if": _with(direction=("both",)), "then": _properties(delete={"enum": list(kept)})}
-    some = {"if": _with(verify=("checksum",)), "then": _properties(verify_every=False)}
-    log = _with(kind=("log",))
-    use = {part.name: False for part in _SETTINGS if part.name not in _OF_LOGS}
-    of_log = _properties(
-        preserve={"items": {"enum": list(_KEPT_OF_LOGS)}}, direction=one_way["properties"]["direction"], **use
-    )
-    going_one_way = dict(_properties(settings=dict(one_way, type="object")), required=["settings"])
-    return [
-        own({"allOf": [mirror, some]}),
-        _properties(elements={"items": {"if": log, "then": _properties(settings=of_log)}}),
-        {
-            "if": _properties(settings=_properties(direction={"const": "both"})),
-            "then": {
-                "allOf": [
-                    own({"if": _with(delete=("extraneous",)), "then": one_way}),
-                    _properties(elements={"items": {"if": log, "then": going_one_way}}),
-                ]
-            },
-        },
-        {
-            "if": _properties(settings=_properties(delete={"const": "extraneous"})),
-            "then": own({"if": _with(direction=("both",)), "then": _with(delete=kept)}),
-        },
-        {
-            "if": _properties(settings=_with(verify=("checksum",))),
-            "then": own({"if": {"type": "object", "required": ["verify_every"]}, "then": _with(verify=("metadata",))}),
-        },
-        {
-            "if": _properties(partner=_properties(connection={"const": "sftp"})),
-            "then": own(_properties(preserve=_NO_WORDS_OF_SFTP, compress=False)),
-        },
-    ]
-
-
-def _rules() -> list[dict[str, Any]]:
-    """The rules between fields, as far as JSON Schema can say them."""
-    null, none, text = {"type": "null"}, {"maxItems": 0}, {"type": "string"}
-    password = _properties(password={"const": KEPT})
-    ways = [
-        {"type": "null"},
-        _properties(every=text, at=null, calendar=null, days=none, day_of_month=none),
-        _properties(every=null, at={"type": "array"}, calendar=null, day_of_month=none),
-        _properties(every=null, at={"type": "array"}, calendar=null, days=none),
-        _properties(every=null, at=null, calendar=text, days=none, day_of_month=none),
-    ]
-    roots = "|".join(root[1:] for root in _PRIVATE_ROOTS)
-    shared = {"pattern": "^/(?!(?:%s)(?:/|$))" % roots}
-    return [
-        _properties(schedule={"anyOf": ways}),
-        _properties(
-            settings={
-                "allOf": [
-                    {
-                        "if": _properties(direction={"const": "both"}),
-                        "then": _properties(delete={"enum": ["never", "synced"]}),
-                    },
-                    {
-                        "if": dict(_properties(verify={"const": "checksum"}), required=["verify"]),
-                        "then": _properties(verify_every=null),
-                    },
-                ]
-            }
-        ),
-        {
-            "if": _properties(partner=_properties(connection={"const": "local"})),
-            "then": _properties(partner=_properties(port=null, host_key=none), account=null),
-            "else": _properties(
-                partner=_properties(port={"type": "integer"}),
-                account={"type": "object"},
-            ),
-        },
-        {
-            "if": _properties(partner=_properties(connection={"const": "ssh"})),
-            "then": _properties(
-                account=_properties(password=null),
-                elements={"items": _properties(partner_path={"pattern": _NO_WILD_PATTERN})},
-            ),
-        },
-        {
-            "if": _properties(partner=_properties(connection={"const": "sftp"})),
-            "then": _properties(
-                settings=_properties(preserve=_NO_WORDS_OF_SFTP),
-                elements={"items": _properties(kind={"const": "tree"})},
-                account={"if": dict(password, required=["password"]), "then": _properties(private_key_file=null)},
-            ),
-        },
-        *_rules_of_elements(),
-        {
-            "if": _properties(scope={"const": "system"}),
-            "then": _properties(elements={"items": _properties(path=shared)}),
-        },
-        {
-            "if": _properties(scope={"const": "system"}, partner=_properties(connection={"enum": ["ssh", "local"]})),
-            "then": _properties(elements={"items": _properties(partner_path=shared)}),
-        },
-    ]
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of the job document. What it cannot say (overlaps) the module checks."""
-    schema: dict[str, Any] = {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": "urn:serversync:job:%d" % VERSION,
-        "title": "Job document of serversync.core",
-    }
-    schema.update(_schema(JOB))
-    version = {"description": "Version of this format.", "const": VERSION}
-    machine_id = {
-        "description": (
-            "The machine id of the server that the job was declared on; runners of others refuse the document. Without "
-            "it none does."
-        ),
-        "type": "string",
-        "pattern": MACHINE_ID_PATTERN,
-    }
-    schema["properties"] = dict({"version": version, "machine_id": machine_id}, **schema["properties"])
-    schema["required"] = ["version"] + schema["required"]
-    schema["allOf"] = _rules()
-    return schema
-
-
-def schema_text() -> str:
-    """The text of job.schema.json."""
-    return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"

@@ -8,7 +8,6 @@ Reading touches the disk; plan() is pure, and so the same in check mode and for 
 
 from __future__ import annotations
 
-import difflib
 import errno
 import grp
 import json
@@ -415,6 +414,8 @@ def zone_text(zone: str, directory: str = ZONES) -> str | None:
     """What is wrong with a time zone, where this server can tell; None when nothing is."""
     if not os.path.isdir(directory) or _is_zone(os.path.join(directory, zone)):
         return None
+    import difflib
+
     names = []
     for where, _directories, files in os.walk(directory):
         base = os.path.relpath(where, directory)

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from ansible_collections.serversync.core.plugins.module_utils import _job, _schedule
+from ansible_collections.serversync.core.plugins.module_utils import _host_key, _job, _schedule, _schema
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import generate_schema
 
 ROOT = Path(__file__).resolve().parents[4]
-SCHEMA = _job.json_schema()
+SCHEMA = _schema.json_schema()
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 LISTS = jsonschema.Draft202012Validator(generate_schema.schema_of_lists(_job))
 
@@ -138,7 +138,7 @@ HOST = "write a host name, an IPv4 address, an IPv6 address without brackets, or
 DURATION = "is not a duration; write a number and a unit, e.g. 90s, 15m, 2h or 7d"
 DAYS = "mon, tue, wed, thu, fri, sat, sun"
 PUB = "write TYPE BASE64 as in /etc/ssh/ssh_host_ed25519_key.pub of the partner"
-KINDS = ", ".join(_job.KEY_TYPES)
+KINDS = ", ".join(_host_key.KEY_TYPES)
 NAME = "is not a job name; use a-z, 0-9, '_', '.' and '-', and begin with a letter or a digit"
 USER = "is not a user name; use letters, digits, '_', '.', '+' and '-', and no dash at the beginning"
 OVERLAP = "elements must not overlap, remove one or name another path"
@@ -1489,8 +1489,8 @@ PAIRINGS = [
 
 
 def test_a_key_must_be_the_pinned_one():
-    pinned = "SHA256:" + _job.fingerprint(KEY)[7:]
-    given_print = _job.fingerprint(OTHER_KEY)
+    pinned = "SHA256:" + _host_key.fingerprint(KEY)[7:]
+    given_print = _host_key.fingerprint(OTHER_KEY)
     problem = _job.pin_problem(made(partner={"host": "hq.example.com", "host_key": OTHER_KEY}), PAIRINGS)
     assert str(problem) == (
         "partner.host_key: is not the key pinned for pairing hq (%s pinned, %s given); "
@@ -1511,7 +1511,7 @@ def test_no_pairing_or_no_key_is_no_contradiction():
 
 def test_the_fingerprint_is_that_of_ssh_keygen():
     known = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"  # github.com's
-    assert _job.fingerprint(known) == "SHA256:+DiY3wvvV6TuJJhbpZisF/zLDA0zPMSvHdkr4UvCOqU"
+    assert _host_key.fingerprint(known) == "SHA256:+DiY3wvvV6TuJJhbpZisF/zLDA0zPMSvHdkr4UvCOqU"
 
 
 # --- documents and schema --------------------------------------------------------------------------------------
@@ -1542,7 +1542,7 @@ def test_damaged_documents(text, message):
 
 
 def test_the_schema_files_are_up_to_date():
-    for path, text in generate_schema.texts(_job).items():
+    for path, text in generate_schema.texts(_job, _schema.schema_text()).items():
         assert path.read_text(encoding="utf-8") == text, "write it with: make docs"
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.serversync.core.plugins.module_utils import _job, _store
+from ansible_collections.serversync.core.plugins.module_utils import _host_key, _job, _store
 from jinja2.nativetypes import NativeEnvironment
 
 from tests.declaring import PROGRAM, Server, assert_on_disk
@@ -1075,7 +1075,7 @@ def test_the_host_key_of_another_server(server):
     message = (
         "partner.host_key: is not the key pinned for pairing headquarters "
         "(SHA256:+DiY3wvvV6TuJJhbpZisF/zLDA0zPMSvHdkr4UvCOqU pinned, %s given); "
-        "re-pair with the role if the server's key was changed on purpose" % _job.fingerprint(GIVEN)
+        "re-pair with the role if the server's key was changed on purpose" % _host_key.fingerprint(GIVEN)
     )
     partner = {"host": "hq", "host_key": [GIVEN]}
     refused(server, message, "host_key_mismatch", "partner.host_key", **job(server, partner=partner))
