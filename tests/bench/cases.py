@@ -759,13 +759,31 @@ def p10(bench: Bench) -> None:
     bench.fact("a job of these as a share of one by a loop that copies its files (20 jobs)", share, "x", 0.01)
 
 
+def quick_systemctl(server: Declaring) -> None:
+    """From now on the answer of systemctl is what it was to the last question.
+
+    It comes as fast as that of the real one, which starts in about 3 ms; a program in Python takes five times as long.
+    """
+    program = server.root / "bin" / "systemctl"
+    answer = program.with_name("answer")
+    asked, question = server.calls()[-1], {**server.environment, "LC_ALL": "C"}
+    done = subprocess.run([program, *asked[1:]], check=True, env=question, capture_output=True)
+    answer.write_bytes(done.stdout)
+    program.write_text(f"#!/bin/sh\nexec cat '{answer}'\n")
+
+
 def p11(bench: Bench) -> None:
+    """systemctl is stood in for."""
     for count in (1, bench.files(1000)):
         server = declaring(bench.directory / f"declaring-{count}")
         jobs = fleet(server, count)
         server.apply(jobs=jobs)
+        declared = {**jobs[0], "scope": "user"}
+        if server.turn("sync_job").apply(**declared)["changed"]:
+            raise Wrong("the job is another one")
+        quick_systemctl(server)
         loop = [0] * max(1, int(50 * bench.scale))
-        ours = playbook(server, [{"serversync.core.sync_job": {**jobs[0], "scope": "user"}, "loop": loop}])
+        ours = playbook(server, [{"serversync.core.sync_job": declared, "loop": loop}])
         file = {"path": str(server.here), "state": "directory"}
         peer = playbook(server, [{"ansible.builtin.file": file, "loop": loop}])
         contenders = [
