@@ -57,10 +57,14 @@ PYTHONS = find_pythons()
 def links_to_pythons() -> str:
     """A directory with every found Python as pythonX.Y, for nox and ansible-test to find on PATH."""
     directory = ROOT / ".nox/pythons"
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
+    directory.mkdir(parents=True, exist_ok=True)
     for version, path in PYTHONS.items():
-        (directory / f"python{version}").symlink_to(path)
+        link = directory / f"python{version}"
+        # another nox may be at work here: there is always a link
+        if not link.is_symlink() or os.readlink(link) != path:
+            new = directory / f".{version}.{os.getpid()}"
+            new.symlink_to(path)
+            new.replace(link)
     return str(directory)
 
 
