@@ -363,7 +363,7 @@ def test_a_run_loads_nothing_that_it_does_not_need(server: Server, tmp_path: Pat
     hook = tmp_path / "hook"
     hook.mkdir()
     # Where it is found, it is loaded.
-    for name in ("jsonschema", "paramiko", "pathspec", "rich"):
+    for name in ("jsonschema", "paramiko", "rich"):
         (hook / f"{name}.py").write_text("raise SystemExit(f'{__name__} takes longer to be loaded than a run')")
     server.run("nightly")
     server.extra["PYTHONPATH"] = str(hook)

@@ -37,7 +37,6 @@ CACHED_PACKAGES = (
     "rsync",
     "python3-jsonschema",
     "python3-paramiko",
-    "python3-pathspec",
     "python3-rich",
     "python3-aiosmtpd",
 )

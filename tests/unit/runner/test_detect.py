@@ -639,3 +639,19 @@ def test_who_is_told_to_stop_reads_no_further(tmp_path: Path, expected: int) -> 
         ):
             with pytest.raises(Stopped):
                 reading()
+
+
+def test_a_scan_that_is_stopped_tries_no_more_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, *map(str, range(20)))
+    patterns, tried = Filter([], ["*a"]), []
+    with detection(tmp_path, patterns=patterns) as found:
+
+        def takes(path: bytes, _directory: bool, _inside: bool) -> bool:
+            tried.append(path)
+            found.stopped.set()
+            return True
+
+        monkeypatch.setattr(patterns, "takes", takes)
+        with pytest.raises(Stopped):
+            found.scan(b"")
+    assert len(tried) == 1

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pathspec import GitIgnoreSpec
 from serversync.failure import Failure
 from serversync.filters import Filter
 
@@ -58,9 +59,9 @@ def kept_by_git(root: Path, patterns: list[str]) -> set[str]:
 
 # Not among them: a**, which git, unlike its manual, takes for ** where a fixed text stands before it.
 PLAIN = ["a", "b", "ab", "a]", "c#", "!", "^", " b", "b\\ ", "\\a", "\\[a]", "\\!"]
-WILD = ["a*", "*b", "?", "*", "**", "*.x", "[ab]", "[!a]", "[^a]", "a[!b]b", "a[.-0]b", "[[:alpha:]]"]
+WILD = ["a*", "*b", "?", "*", "**", "*.x", "a*b*", "*?*", "[ab]", "[!a]", "[^a]", "a[!b]b", "a[.-0]b", "[[:alpha:]]"]
 PART = st.sampled_from(
-    [*PLAIN, *WILD, "[]a]", "[[]a]", "[a-]", "[!]a]", "[^^]", "[ab\\]]", "[\\^]", "[\\^a]", "[#-c]", "[[]"]
+    [*PLAIN, *WILD, "[]a]", "[[]a]", "[a-]", "[!]a]", "[^^]", "[ab\\]]", "[\\^]", "[\\^a]", "[#-c]", "[[]", "[b-a]"]
 )
 PATTERN = st.builds(
     lambda negated, start, parts, end: negated + start + "/".join(parts) + end,
@@ -166,6 +167,50 @@ def test_what_the_runner_keeps_is_invisible(path: bytes) -> None:
 )
 def test_names_that_are_not_plain(pattern: str, path: bytes, excluded: bool) -> None:
     assert Filter([], [pattern]).excluded(path, False) is excluded
+
+
+PIECES = st.lists(st.sampled_from(["a", "b", "?", "*"]), min_size=1, max_size=8).map("".join)
+NAME = st.text("ab", min_size=1, max_size=8)
+
+
+@settings(max_examples=2000, deadline=None)
+@given(
+    parts=st.lists(st.just("**") | PIECES.filter(lambda part: "**" not in part), min_size=1, max_size=6),
+    names=st.lists(NAME, min_size=1, max_size=6),
+)
+@example(parts=["a*b*b"], names=["aabab"])
+@example(parts=["**", "a", "**", "a", "b"], names=["a", "a", "b", "a", "b"])
+@example(parts=["*a", "**", "*b", "**", "*"], names=["a", "b"])
+def test_what_pathspec_matches_is_matched(parts: list[str], names: list[str]) -> None:
+    pattern = "/" + "/".join(parts)
+    ways = ["/".join(names[:depth]) for depth in range(1, len(names) + 1)]
+    oracle = GitIgnoreSpec.from_lines([pattern])
+    assert Filter([], [pattern]).excluded(ways[-1].encode(), False) is any(map(oracle.match_file, ways))
+
+
+# One that tried a place anew for each way to it would be at work for longer than there is time.
+@pytest.mark.parametrize(
+    ("pattern", "missed", "matched"),
+    [
+        ("*a" * 2000 + "b", "a" * 2001, "a" * 2000 + "b"),
+        ("?*" * 127 + "b", "a" * 255, "a" * 254 + "b"),
+        ("*[!b]" * 100 + "b", "a" * 255, "a" * 254 + "b"),
+        ("**/a/" * 800 + "b", "a/" * 2000 + "a", "a/" * 2000 + "b"),
+        ("**/*a*/" * 100 + "b", "aaa/" * 1000 + "a", "aaa/" * 1000 + "b"),
+        ("**/" + "a*a*/" * 800 + "b", "aaa/" * 1000 + "a", "aaa/" * 1000 + "b"),
+        ("/**/*a*a*/**/*a*a*/**/*a*b", "aaaa/" * 800 + "a", "aaaa/" * 800 + "ab"),
+    ],
+)
+def test_patterns_never_try_a_place_twice(pattern: str, missed: str, matched: str) -> None:
+    patterns = Filter([], [pattern])
+    assert patterns.takes(missed.encode(), False, True)
+    assert not patterns.takes(matched.encode(), False, True)
+
+
+def test_a_pattern_is_bounded() -> None:
+    Filter(["a" * 4096], [])
+    with pytest.raises(Failure, match="a pattern has 4097 characters; at most 4096 are taken"):
+        Filter(["a" * 4097], [])
 
 
 @pytest.mark.parametrize(

@@ -657,6 +657,8 @@ class Detection:
                 directory = item.is_dir(follow_symlinks=False)
                 inside = frame.inside
                 if patterns is not None:
+                    # A partner's patterns may take their time.
+                    self._go_on()
                     inside = patterns.takes(join(path, own), directory, inside)
                     if not inside and not (directory and patterns.enters(join(path, own))):
                         continue

@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Which paths of an element take part: gitignore patterns (``settings.include``, ``settings.exclude``). Pure.
 
-pathspec makes a regular expression of each pattern. Which pattern decides, the last one that matches the path itself,
-is found here, level by level from the root, as git does it: pathspec's own answer is for a path alone, takes what
-matched a directory for a match of all below it, and lets a file back in whose directory is excluded. Patterns match
-characters, not bytes; names that are not UTF-8 are matched by what is valid of them.
+Each pattern becomes a regular expression that never tries a place twice, for a partner may send any: what stands
+between two asterisks is taken where it first fits, since what follows fits behind that if it fits anywhere. Which
+pattern decides, the last one that matches the path itself, is found level by level from the root, as git does it.
+Patterns match characters, not bytes; names that are not UTF-8 are matched by what is valid of them.
 
 Source: gitignore(5), "PATTERN FORMAT".
 """
@@ -13,50 +13,49 @@ Source: gitignore(5), "PATTERN FORMAT".
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import count
 from typing import NamedTuple
-
-from pathspec import GitIgnoreSpec
-from pathspec.pattern import RegexPattern
 
 from serversync.failure import Failure
 
 RESERVED = ".serversync"
+# Characters of a pattern, as a job document has it.
+LONGEST = 4096
 # A conflict copy: STEM.conflict-SERVER-MTIME[-N]EXT.
 CONFLICT_COPY = re.compile(r"\.conflict-[^/]+-\d{8}T\d{6}Z(-\d+)?(\.[^/]*)?\Z")
-# Bracket expressions of a regular expression, and whatever is escaped.
-SET = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
-# A surrogate that stands for no byte (PEP 383).
-NOWHERE = "\udc00"
-# The bracket expressions of POSIX; a line feed is a NUL here, see ``text``.
+# The bracket expressions of POSIX, as a regular expression has them.
 CLASSES = {
     "alnum": "0-9A-Za-z",
     "alpha": "A-Za-z",
-    "blank": " \t",
-    "cntrl": "\0-\x1f\x7f",
+    "blank": r" \t",
+    "cntrl": r"\x00-\x1f\x7f",
     "digit": "0-9",
     "graph": "!-~",
     "lower": "a-z",
     "print": " -~",
-    "punct": "!-*+-.:-@[-`{-~",
-    "space": " \t\0\v\f\r",
+    "punct": r"!-/:-@\[-`{-~",
+    "space": r" \t-\r",
     "upper": "A-Z",
     "xdigit": "0-9A-Fa-f",
 }
-
-
-# What has a meaning in a pattern: an escaped character, a bracket expression, a run of asterisks, white space.
+# What has a meaning in a part of a pattern, and in a bracket expression: a class, or a character or two with a dash.
 SPECIAL = re.compile(
-    r"\\(?P<escaped>.)|\[(?P<not>[!^]?)(?P<set>\]?(?:\\.|\[:[a-z]+:\]|[^\]])*)\]|\*+|\s|[\[\\]", re.DOTALL
+    r"\\(?P<escaped>.)|\[(?P<not>[!^]?)(?P<set>\]?(?:\\.|\[:[a-z]+:\]|[^\]])*)\]|\*+|\?|[\[\\]", re.DOTALL
 )
+MEMBER = re.compile(r"\[:(?P<named>[a-z]+):\]|\\?(?P<low>.)(?:-\\?(?P<high>.))?", re.DOTALL)
+
+# Of a part of a pattern what stands between its asterisks; none where the part is ``**``.
+Pieces = list[str]
+# The part ``*``.
+ANY = ["", ""]
 
 
 class Rule(NamedTuple):
     """One pattern.
 
-    regex: finds the path itself, or as ``ps_d`` the slash of a directory above it that the pattern matches; takes: not
-    negated; heads: what the directories above a match are matched by, from the top; deep: matches may be at any depth
-    below these.
+    regex: what the paths are like that it matches; takes: not negated; heads: what the directories above a match are
+    like, from the top; deep: matches may be at any depth below these.
     """
 
     regex: re.Pattern[str]
@@ -66,16 +65,11 @@ class Rule(NamedTuple):
     deep: bool
 
     def matches(self, path: str, directory: bool) -> bool:
-        return (directory or not self.only_directories) and itself(self.regex, path)
+        return (directory or not self.only_directories) and self.regex.fullmatch(path) is not None
 
     def below(self, path: str) -> bool:
         depth = path.count("/")
-        return self.takes and (itself(self.heads[depth], path) if depth < len(self.heads) else self.deep)
-
-
-def itself(regex: re.Pattern[str], path: str) -> bool:
-    match = regex.search(path)
-    return match is not None and not match.groupdict().get("ps_d")
+        return self.takes and (self.heads[depth].fullmatch(path) is not None if depth < len(self.heads) else self.deep)
 
 
 class Filter:
@@ -133,8 +127,7 @@ def decides(rules: list[Rule], path: str, directory: bool) -> bool:
 
 
 def text(path: bytes) -> str:
-    # A dot of pathspec's expressions matches no line feed; no path has a NUL.
-    return path.decode("utf-8", "surrogateescape").replace("\n", "\0")
+    return path.decode("utf-8", "surrogateescape")
 
 
 def parsed(patterns: Iterable[str], field: str) -> list[Rule]:
@@ -147,73 +140,91 @@ def parsed(patterns: Iterable[str], field: str) -> list[Rule]:
 
 def parse(pattern: str) -> Rule | None:
     """None for what is no pattern: a comment, an empty line; raises ValueError where it cannot be understood."""
-    stripped = strip_trailing_spaces(pattern).replace("\n", "\0")
+    if len(pattern) > LONGEST:
+        raise ValueError(f"a pattern has {len(pattern)} characters; at most {LONGEST} are taken")
+    stripped = strip_trailing_spaces(pattern)
     if stripped.startswith("#"):
         return None
     takes = not stripped.startswith("!")
     stripped = stripped if takes else stripped[1:]
-    parts = [part if part == "**" else plain(part, pattern) for part in stripped.split("/") if part]
+    parts = [[] if part == "**" else list(pieces(part, pattern)) for part in stripped.split("/") if part]
     if not parts:
         return None
     if "/" not in stripped.rstrip("/"):
-        parts = ["**", "*" if parts == ["**"] else parts[0]]
-    elif parts[-1] == "**":
+        parts = [[], parts[0] or ANY]
+    elif not parts[-1]:
         # What is below is matched itself, not taken along by a directory.
-        parts.append("*")
-    fixed = parts.index("**") if "**" in parts else len(parts)
+        parts.append(ANY)
+    fixed = parts.index([]) if [] in parts else len(parts)
     heads = [expression(parts[:end]) for end in range(1, min(fixed, len(parts) - 1) + 1)]
     return Rule(expression(parts), takes, stripped.endswith("/"), heads, fixed < len(parts))
 
 
-def expression(parts: list[str]) -> re.Pattern[str]:
-    pattern = GitIgnoreSpec.from_lines(["/" + "/".join(parts)]).patterns[0]
-    assert isinstance(pattern, RegexPattern) and pattern.regex is not None
-    # A bracket expression of git's matches no slash; those that pathspec makes of asterisks do not anyway.
-    return re.compile(SET.sub(lambda found: no_slash(found[0]), pattern.regex.pattern))
+def expression(parts: list[Pieces]) -> re.Pattern[str]:
+    names = map("at{}".format, count())
+
+    def first(what: str) -> str:
+        """Where this first fits, and no other place (an atomic group, which Python has since 3.11)."""
+        name = next(names)
+        return f"(?=(?P<{name}>{what}))(?P={name})"
+
+    def one(part: Pieces) -> str:
+        if part == ANY:
+            return "[^/]+"
+        start, *middle = part
+        end = f"[^/]*{middle.pop()}" if middle else ""
+        return start + "".join(first(f"[^/]*?{piece}") for piece in middle) + end
+
+    runs: list[list[Pieces]] = [[]]
+    for part in parts:
+        if part:
+            runs[-1].append(part)
+        elif runs[-1] or len(runs) == 1:
+            runs.append([])
+    top, *deeper = ["/".join(map(one, run)) for run in runs]
+    if not deeper:
+        return re.compile(top, re.DOTALL)
+    *between, end = deeper
+    found = "".join(first(f"(?:|.*?/){run}/") for run in between)
+    return re.compile(f"{top}{'/' if top else ''}{found}(?:.*/|){end}", re.DOTALL)
 
 
-def no_slash(expression: str) -> str:
-    return f"(?!/){expression}" if expression.startswith("[") and expression != "[^/]" else expression
-
-
-def plain(part: str, pattern: str) -> str:
-    """A part of a pattern, so that every version of pathspec takes it as git does."""
-
-    def rewritten(found: re.Match[str]) -> str:
+def pieces(part: str, pattern: str) -> Iterator[str]:
+    """What stands between the asterisks of a part, as regular expressions of so many characters."""
+    piece, done = "", 0
+    for found in SPECIAL.finditer(part):
+        piece += re.escape(part[done : found.start()])
+        done = found.end()
         if found["escaped"] is not None:
-            return literal(found["escaped"])
-        if found["set"] is not None:
-            return bracketed(found["not"], found["set"], pattern)
-        if found[0].startswith("*"):
-            return "*"
-        if found[0].isspace():
-            return literal(found[0])
-        problem = "has a [ that is not closed" if found[0] == "[" else "ends with a backslash"
-        raise ValueError(f"the pattern {pattern!r} {problem}; a backslash before a character takes away its meaning")
-
-    return SPECIAL.sub(rewritten, part)
-
-
-def literal(character: str) -> str:
-    # White space at an end is cut off, escaped or not.
-    return f"[{character}]" if character.isspace() else "\\" + character
+            piece += re.escape(found["escaped"])
+        elif found["set"] is not None:
+            piece += members(found["not"], found["set"], pattern)
+        elif found[0] == "?":
+            piece += "[^/]"
+        elif found[0].startswith("*"):
+            yield piece
+            piece = ""
+        else:
+            problem = "has a [ that is not closed" if found[0] == "[" else "ends with a backslash"
+            raise ValueError(
+                f"the pattern {pattern!r} {problem}; a backslash before a character takes away its meaning"
+            )
+    yield piece + re.escape(part[done:])
 
 
-def bracketed(negated: str, members: str, pattern: str) -> str:
-    def named(found: re.Match[str]) -> str:
-        if found[1] not in CLASSES:
-            raise ValueError(f"the pattern {pattern!r} has an unknown class {found[0]}")
-        return CLASSES[found[1]]
-
-    members = re.sub(r"\[:([a-z]+):\]", named, members)
-    # Within brackets pathspec knows no escapes; a bracket or a dash that is escaped goes to where it is a member.
-    first, last = "]" if "\\]" in members else "", "-" if "\\-" in members else ""
-    members = first + re.sub(r"\\([\]-])", "", members) + last
-    members = re.sub(r"\\(.)", r"\1", members)
-    if members[0] in "!^[":
-        # What would have a meaning there is put after what no name has.
-        members = NOWHERE + members
-    return f"[{'!' if negated else ''}{members}]"
+def members(negated: str, listed: str, pattern: str) -> str:
+    """A bracket expression; no slash is in any."""
+    kept = ""
+    for found in MEMBER.finditer(listed):
+        named, low, high = found.groups()
+        if named is not None and named not in CLASSES:
+            raise ValueError(f"the pattern {pattern!r} has an unknown class [:{named}:]")
+        if named is not None:
+            kept += CLASSES[named]
+        else:
+            # Of a range that runs backwards git takes the first character.
+            kept += re.escape(low) + (f"-{re.escape(high)}" if high and low <= high else "")
+    return f"(?!/)[{'^' if negated else ''}{kept}]"
 
 
 def strip_trailing_spaces(pattern: str) -> str:

@@ -16,21 +16,19 @@ import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from serversync import linux, parcel, place, versions
 from serversync.commit import Commit, Op, Result
 from serversync.detect import Detection, Summary, now, probe
 from serversync.entry import Entry
 from serversync.failure import Failure, Stopped
+from serversync.filters import Filter
 from serversync.held import RESERVED, Directories, make, parts, reach
 from serversync.locks import lock
 from serversync.machine import machine
 from serversync.marker import marker, set_marker
 from serversync.parcel import Made, Parcel
-
-if TYPE_CHECKING:
-    from serversync.filters import Filter
 
 CAP_CHOWN = 0
 Item = tuple[bytes, bytes, bytes]
@@ -154,9 +152,6 @@ class Tree:
         """What of ``scan`` is done before the first look."""
         rules = None
         if (include or exclude) and self.only is None:
-            # pathspec takes as long to be imported as all the rest that a partner needs.
-            from serversync.filters import Filter
-
             rules = Filter(include, exclude)
         self.xattrs, self.expected = xattrs, expected
         self.detection = self.detecting(self.root, self.only, rules)
