@@ -24,6 +24,8 @@ HOST_KEY = "/var/lib/systemd/credential.secret"
 ZONES = "/usr/share/zoneinfo"
 MACHINE_ID = "/etc/machine-id"
 GROUP = "serversync"
+#: Bytes of a file of the runner's.
+LARGEST = 256 << 20
 
 #: Runs a program: argv -> exit code, standard output, standard error.
 Run = Callable[[Sequence[str]], "tuple[int, str, str]"]
@@ -197,10 +199,19 @@ def read_file(path: str) -> FileState:
     data = b""
     if stat.S_ISREG(info.st_mode):
         try:
-            with open(path, "rb") as stream:
-                data = stream.read()
+            # The runner's account may have put anything in its place since.
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                info = os.fstat(handle)
+                if stat.S_ISREG(info.st_mode):
+                    with os.fdopen(handle, "rb", closefd=False) as stream:
+                        data = stream.read(LARGEST + 1)
+            finally:
+                os.close(handle)
         except OSError as error:
             raise _unreadable(path, error) from error
+        if len(data) > LARGEST:
+            raise StoreError("unreadable", path, "is larger than 256 MiB, which none of these files is; remove it")
     return FileState(data, stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid, stat.S_ISREG(info.st_mode))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from serversync.failure import Failure, InvalidDocument
 from serversync.job import Job, check_name
-from serversync.layout import Layout
+from serversync.layout import Layout, read_plain
 
 # What a run, or an element, came to; a job is as its worst element. One that was skipped is not known to agree, which
 # passes by itself; one that is different waits for a person.
@@ -166,15 +166,18 @@ def published(layout: Layout, name: str) -> dict[str, Any] | None:
     """What the runner has published of a job; None before its first run."""
     path = layout.public / f"{check_name(name)}.json"
     try:
-        text = path.read_text(encoding="utf-8")
+        document = json.loads(read_plain(path))
+        if isinstance(document, dict):
+            return document
+        reason: object = "not a mapping"
     except FileNotFoundError:
         return None
-    try:
-        document: dict[str, Any] = json.loads(text)
-    except ValueError as error:
-        message = f"{path} is damaged ({error}); the next run of the job writes it anew"
-        raise InvalidDocument("damaged_record", message) from error
-    return document
+    except PermissionError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or error
+    message = f"{path} is damaged ({reason}); the next run of the job writes it anew"
+    raise InvalidDocument("damaged_record", message)
 
 
 def published_names(layout: Layout) -> list[str]:

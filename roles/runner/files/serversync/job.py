@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from serversync.failure import Failure, InvalidDocument
-from serversync.layout import Layout
+from serversync.layout import Layout, read_plain
 from serversync.machine import machine_id
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
@@ -258,7 +258,7 @@ def load_files(path: Path) -> list[Job]:
 
 def was_valid(known: Path, seal: str) -> bool:
     try:
-        return known.read_text(encoding="ascii") == seal
+        return read_plain(known) == seal.encode("ascii")
     except OSError:
         return False
 

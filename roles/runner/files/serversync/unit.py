@@ -14,7 +14,6 @@ import json
 import os
 import pwd
 import secrets
-import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -25,11 +24,10 @@ from typing import Any, NoReturn
 from serversync.counts import INTERVAL, Count, Publisher, Watch, published
 from serversync.failure import Failure
 from serversync.history import replace
-from serversync.layout import Layout
+from serversync.layout import Layout, read_plain
 
 REQUESTS = Path("/run/serversync-requests")
 GROUP = "serversync"
-ANSWER_LIMIT = 256 << 20
 # Seconds between a request and the start of the unit that it asks for, at the most.
 STALE = 60
 
@@ -147,7 +145,7 @@ def followed(argv: list[str], look: Callable[[], None]) -> subprocess.CompletedP
 
 def counts_of(layout: Layout, name: str, identity: str) -> dict[str, Count]:
     """How far the unit's run is that somebody asked for with this request."""
-    return published(read_plain(counts_path(layout, name)) or {}, identity)
+    return published(left(counts_path(layout, name)) or {}, identity)
 
 
 def publisher(layout: Layout, name: str, request: dict[str, Any]) -> Watch | None:
@@ -180,23 +178,15 @@ def answers(layout: Layout) -> Path:
 
 
 def read_answer(layout: Layout, name: str) -> dict[str, Any] | None:
-    return read_plain(answers(layout) / f"{name}.json")
+    return left(answers(layout) / f"{name}.json")
 
 
-def read_plain(path: Path) -> dict[str, Any] | None:
-    """What a unit has left in a directory of the account's: root takes a plain file of sane size or nothing."""
+def left(path: Path) -> dict[str, Any] | None:
+    """What a unit has left in a directory of the account's; None where it is not what a unit leaves."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
+        answer = json.loads(read_plain(path))
+    except (OSError, ValueError, RecursionError):
         return None
-    with os.fdopen(descriptor, "rb") as stream:
-        info = os.fstat(descriptor)
-        if not stat.S_ISREG(info.st_mode) or info.st_size > ANSWER_LIMIT:
-            return None
-        try:
-            answer = json.loads(stream.read(ANSWER_LIMIT))
-        except (ValueError, RecursionError):
-            return None
     return answer if isinstance(answer, dict) else None
 
 

@@ -292,6 +292,29 @@ def test_reading_files(tmp_path):
         _store.read_file(str(tmp_path))
 
 
+@pytest.mark.parametrize("odd", [os.mkfifo, lambda path: os.symlink(__file__, path)])
+def test_what_is_exchanged_before_it_is_opened_holds_nobody_up(tmp_path, monkeypatch, odd):
+    path = str(tmp_path / "file")
+    (tmp_path / "file").write_bytes(b"x")
+    before = os.lstat(path)
+    os.unlink(path)
+    odd(path)
+    monkeypatch.setattr(_store.os, "lstat", lambda _path: before)
+    try:
+        assert not _store.read_file(path).regular
+    except _store.StoreError as error:
+        assert "cannot be read" in str(error)
+
+
+def test_a_file_of_any_size_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(_store, "LARGEST", 10)
+    (tmp_path / "file").write_bytes(b"x" * 10)
+    assert _store.read_file(str(tmp_path / "file")).data == b"x" * 10
+    (tmp_path / "file").write_bytes(b"x" * 11)
+    with pytest.raises(_store.StoreError, match="is larger than"):
+        _store.read_file(str(tmp_path / "file"))
+
+
 def test_what_is_the_runners_own():
     assert list(SYSTEM.own) == ["/etc/serversync", "/var/lib/serversync", "/usr/lib/serversync"]
     user = _store.layout("user", "demo", {"HOME": "/home/a", "XDG_STATE_HOME": "/s/./state/"})
