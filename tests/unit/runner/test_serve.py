@@ -88,6 +88,22 @@ def test_what_was_opened_for_writing_only_is_not_given(tmp_path: Path, held: Exi
     assert unwrap(data).contents == [b"x"]
 
 
+def test_what_is_opened_after_another_was_closed_takes_the_place_of_none(tmp_path: Path, held: ExitStack) -> None:
+    ask = Asking(tmp_path, "read", held)
+    request = {"kind": "directory", "element": "job.1", "run": "run", **READING}
+    for name in "ab":
+        (ask.root / name).mkdir()
+    trees = [ask("open", path=f"{ask.root}/{name}", **request)[0][0]["tree"] for name in "ab"]
+    ask("close", tree=trees[0])
+    again = ask("open", path=f"{ask.root}/a", **request)[0][0]["tree"]
+    assert again not in trees
+    (ask.root / "b" / "plc").write_text("x")
+    [(scan, _nothing)] = ask("scan", tree=trees[1], **SCAN)
+    assert scan["entries"] == 1
+    with pytest.raises(KeyError):
+        ask("scan", tree=trees[0], **SCAN)
+
+
 @pytest.mark.parametrize("path", [b"..", b"../plc", b"/etc/passwd", b"a/../../plc", b".serversync/x", b"", b"a//b"])
 def test_parcels_stay_below_the_element_and_the_stage(tmp_path: Path, held: ExitStack, path: bytes) -> None:
     ask = Asking(tmp_path, "both", held)

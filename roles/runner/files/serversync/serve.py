@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -215,6 +216,8 @@ class Desk:
     def __init__(self, door: Door, held: ExitStack) -> None:
         self.door = door
         self.held = held
+        # What is closed leaves its handle to nobody: another replica would take the place of one that is open.
+        self.handles = count()
         self.trees: dict[int, Tree] = {}
         # Those whose contents the pairing may have.
         self.readable: set[Tree] = set()
@@ -285,7 +288,7 @@ class Desk:
         except OSError as error:
             raise place.unprepared(path, error) from error
         self.held.callback(tree.close)
-        handle = len(self.trees)
+        handle = next(self.handles)
         self.trees[handle] = tree
         if ACCESS[self.door.find(request["path"])[0]["access"]][0]:
             self.readable.add(tree)
