@@ -18,6 +18,18 @@ HEADER = "# Written by serversync.core.sync_job; changes made here are lost.\n"
 _GRACE = 600
 _LAUNCHERS = {"system": "+/usr/bin/serversync", "user": "%h/.local/bin/serversync"}
 _PATHS = ("path", "partner_path")
+#: What no run needs and whoever passes over permissions could read; the role has the same list for the doors.
+SECRETS = (
+    "/etc/gshadow",
+    "/etc/gshadow-",
+    "/etc/security/opasswd",
+    "/etc/shadow",
+    "/etc/shadow-",
+    "/etc/ssh/ssh_host_ecdsa_key",
+    "/etc/ssh/ssh_host_ed25519_key",
+    "/etc/ssh/ssh_host_rsa_key",
+    "/var/lib/systemd/credential.secret",
+)
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9/._@:,+=~-]+")
 
 
@@ -122,6 +134,13 @@ def drop_in_text(
                 writable.append(directory)
         service += ["ReadOnlyPaths=" + path_value(path) for path in sources]
         service += ["ReadWritePaths=" + path_value(path) for path in writable]
+        key = (job["account"] or {}).get("private_key_file")
+        needed = [*sources, *targets, *logs, *([key] if key else [])]
+        service += [
+            "InaccessiblePaths=" + path_value(secret)
+            for secret in SECRETS
+            if not any((secret + "/").startswith(path.rstrip("/") + "/") for path in needed)
+        ]
         for name, (path, encrypted) in (credentials or {}).items():
             option = "LoadCredentialEncrypted" if encrypted else "LoadCredential"
             service.append("%s=%s:%s" % (option, name, path))

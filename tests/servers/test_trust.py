@@ -46,6 +46,15 @@ def test_the_unit_runs_as_the_runner(site: Server, in_unit: object) -> None:
     site.run("rm", "/srv/line1/recipes/who")
 
 
+@pytest.mark.parametrize("path", ["/etc/shadow", "/etc/ssh/ssh_host_ed25519_key", "/var/lib/systemd/credential.secret"])
+def test_no_unit_reads_the_servers_secrets(site: Server, in_unit: object, path: str) -> None:
+    assert callable(in_unit)
+    assert site.run("cat", path)
+    assert in_unit(f"test -s {path}") != 0
+    assert in_unit("test -s /etc/passwd && test -s /etc/serversync/keys/id_ed25519") == 0
+    assert in_unit("ls -A /etc/serversync/credentials | grep -q .") != 0
+
+
 @pytest.mark.parametrize("unit", ["serversync@line1-recipes.service"])
 def test_the_unit_is_hardened(site: Server, unit: str) -> None:
     assert site.try_run("systemd-analyze", "security", "--threshold=23", unit).returncode == 0

@@ -53,11 +53,37 @@ def test_the_drop_in():
         "[Service]\n"
         "ReadOnlyPaths=-/srv/a\n"
         'ReadOnlyPaths="-/srv/b c"\n'
+        "InaccessiblePaths=-/etc/gshadow\n"
+        "InaccessiblePaths=-/etc/gshadow-\n"
+        "InaccessiblePaths=-/etc/security/opasswd\n"
+        "InaccessiblePaths=-/etc/shadow\n"
+        "InaccessiblePaths=-/etc/shadow-\n"
+        "InaccessiblePaths=-/etc/ssh/ssh_host_ecdsa_key\n"
+        "InaccessiblePaths=-/etc/ssh/ssh_host_ed25519_key\n"
+        "InaccessiblePaths=-/etc/ssh/ssh_host_rsa_key\n"
+        "InaccessiblePaths=-/var/lib/systemd/credential.secret\n"
     )
 
 
 def services(made, files=()):
-    return _units.drop_in_text(made, files).split("[Service]\n")[1].splitlines()
+    """All but what is hidden from every job."""
+    lines = _units.drop_in_text(made, files).split("[Service]\n")[1].splitlines()
+    return [line for line in lines if not line.startswith("InaccessiblePaths=")]
+
+
+@pytest.mark.parametrize(
+    ("more", "seen"),
+    [
+        ({"elements": [{"path": "/etc/shadow"}]}, {"/etc/shadow"}),
+        ({"elements": [{"path": "/etc/ssh"}]}, {path for path in _units.SECRETS if "/ssh/" in path}),
+        ({"elements": [{"path": "/etc/ssh/ssh_host_rsa_key", "kind": "log"}]}, {"/etc/ssh/ssh_host_rsa_key"}),
+        ({"elements": [{"path": "/etc/ss"}, {"path": "/etc/motd"}]}, set()),
+        ({"account": {"private_key_file": "/etc/ssh/ssh_host_rsa_key"}}, {"/etc/ssh/ssh_host_rsa_key"}),
+    ],
+)
+def test_what_no_run_needs_is_hidden_but_for_what_this_one_does(more, seen):
+    hidden = {path for path in _units.SECRETS if f"InaccessiblePaths=-{path}\n" in _units.drop_in_text(job(**more))}
+    assert set(_units.SECRETS) - hidden == seen
 
 
 def test_who_may_write_where():
