@@ -49,10 +49,18 @@ def test_the_unit_runs_as_the_runner(site: Server, in_unit: object) -> None:
 @pytest.mark.parametrize("path", ["/etc/shadow", "/etc/ssh/ssh_host_ed25519_key", "/var/lib/systemd/credential.secret"])
 def test_no_unit_reads_the_servers_secrets(site: Server, in_unit: object, path: str) -> None:
     assert callable(in_unit)
-    assert site.run("cat", path)
+    site.run("test", "-s", path)
     assert in_unit(f"test -s {path}") != 0
     assert in_unit("test -s /etc/passwd && test -s /etc/serversync/keys/id_ed25519") == 0
-    assert in_unit("ls -A /etc/serversync/credentials | grep -q .") != 0
+
+
+def test_no_unit_reads_the_secrets_of_other_jobs(site: Server, in_unit: object) -> None:
+    assert callable(in_unit)
+    site.write("/etc/serversync/credentials/planted", "secret")
+    try:
+        assert in_unit("ls -A /etc/serversync/credentials | grep -q .") != 0
+    finally:
+        site.run("rm", "/etc/serversync/credentials/planted")
 
 
 @pytest.mark.parametrize("unit", ["serversync@line1-recipes.service"])
