@@ -70,6 +70,14 @@ def test_the_unit_is_hardened(site: Server, unit: str) -> None:
     assert int(site.run("systemctl", "show", "--property=MemoryMax", "--value", unit)) > 0
 
 
+def test_connections_are_bounded_together(hq: Server) -> None:
+    (unit,) = hq.run("sh", "-c", "cd /etc/systemd/system && ls serversync-serve-*@.service").split()
+    slice_of = hq.run("systemctl", "show", "--property=Slice", "--value", unit.replace("@.", "@test.")).strip()
+    assert slice_of == "serversync-serve.slice"
+    for name in ("MemoryMax", "TasksMax"):
+        assert int(hq.run("systemctl", "show", f"--property={name}", "--value", slice_of)) > 0
+
+
 def ssh_as_runner(site: Server, *command: str) -> tuple[int, str]:
     """The paired key in the hands of somebody who wants more than a run."""
     done = site.try_run(

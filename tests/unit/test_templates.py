@@ -61,6 +61,13 @@ def test_the_servers_secrets_are_out_of_reach(unit: str) -> None:
     assert {f"-{path}" for path in _units.SECRETS} <= hidden(rendered(unit))
 
 
+def test_connections_have_a_bound_together() -> None:
+    assert rendered("serve@.service")["Slice"] == ["serversync-serve.slice"]
+    assert rendered("serversync-serve.slice", runner_memory_max="4G")["MemoryMax"] == ["4G"]
+    assert "MemoryMax" not in rendered("serversync-serve.slice", runner_memory_max="")
+    assert rendered("serversync-serve.slice")["TasksMax"] == ["25%"]
+
+
 def test_a_door_sees_of_the_runner_what_it_needs() -> None:
     own = {f"-/etc/serversync/{name}" for name in ("credentials", "jobs", "keys", "pairings")}
     assert own | {"-/var/lib/serversync"} <= hidden(rendered("serve@.service"))
