@@ -78,6 +78,40 @@ def test_connections_are_bounded_together(hq: Server) -> None:
         assert int(hq.run("systemctl", "show", f"--property={name}", "--value", slice_of)) > 0
 
 
+# Requests that break, through the door as the forced command of a key comes to it; then how many lines the journal got.
+FLOOD = """
+import json, os, pathlib, pwd, socket, subprocess
+def journal(*more):
+    argv = ["journalctl", "--quiet", "--output=cat", *more]
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+cursor = journal("--lines=0", "--show-cursor").split("cursor: ")[1].strip()
+(path,) = pathlib.Path("/run/serversync-serve").iterdir()
+child = os.fork()
+if not child:
+    account = pwd.getpwnam("serversync")
+    os.setgid(account.pw_gid)
+    os.setuid(account.pw_uid)
+    answered = 0
+    for _connection in range(20):
+        with socket.socket(socket.AF_UNIX) as door:
+            door.connect(str(path))
+            requests = [{"command": "serversync"}] + [{"id": number, "verb": "look"} for number in range(300)]
+            door.sendall(b"".join(json.dumps(one).encode() + b"\\n" for one in requests))
+            door.shutdown(socket.SHUT_WR)
+            with door.makefile("rb") as answers:
+                answered += sum(b"partner_error" in line for line in answers)
+    os._exit(answered != 20 * 300)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+subprocess.run(["journalctl", "--sync"], check=True)
+print(len(journal("--after-cursor=" + cursor, "--unit=serversync-serve-*").splitlines()))
+"""
+
+
+def test_what_a_key_sends_fills_no_journal(hq: Server) -> None:
+    assert int(hq.python(FLOOD)) <= 20 * 110
+    assert hq.run("systemctl", "is-active", "serversync-serve-siteA.socket") == "active\n"
+
+
 def ssh_as_runner(site: Server, *command: str) -> tuple[int, str]:
     """The paired key in the hands of somebody who wants more than a run."""
     done = site.try_run(

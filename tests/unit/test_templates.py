@@ -68,6 +68,14 @@ def test_connections_have_a_bound_together() -> None:
     assert rendered("serversync-serve.slice")["TasksMax"] == ["25%"]
 
 
+def test_no_key_floods_the_journal_or_shuts_its_door() -> None:
+    unit = rendered("serve@.service")
+    assert unit["SyslogLevel"] == unit["LogLevelMax"] == ["notice"]
+    assert int(unit["LogRateLimitBurst"][0]) <= 20
+    assert unit["LogRateLimitIntervalSec"] == ["1h"]
+    assert rendered("serve.socket")["TriggerLimitIntervalSec"] == ["0"]
+
+
 def test_a_door_sees_of_the_runner_what_it_needs() -> None:
     own = {f"-/etc/serversync/{name}" for name in ("credentials", "jobs", "keys", "pairings")}
     assert own | {"-/var/lib/serversync"} <= hidden(rendered("serve@.service"))
