@@ -23,6 +23,7 @@ from serversync import archive as module
 from serversync.archive import Archive, DamagedArchive, Intent, Update
 from serversync.entry import HERE, THERE, Row, pack
 from serversync.failure import Failure
+from serversync.machine import known_as
 
 IDENTITY = {"this_server": {"machine": "a", "path": "/srv/\udcff", "inode": 2}, "partner": {"path": "/srv"}}
 STATUSES = ("kept", "left", "unresolved")
@@ -302,6 +303,19 @@ def test_other_replicas_void_it(path: Path) -> None:
         ]
     with Archive(Path(f"{path}.aside.1")) as old:
         assert old.row(b"a")
+
+
+def test_an_archive_with_machine_ids_goes_on_without_them(path: Path) -> None:
+    there = {"machine": "0" * 32, "path": "/srv"}
+    identity = {"this_server": {"machine": "f" * 32, "path": "/srv"}, "partner": there}
+    now = {side: {**one, "machine": known_as(one["machine"])} for side, one in identity.items()}
+    with Archive.open(path, identity) as archive:
+        archive.commit(Update(rows=[agreed(b"a")], finished=True))
+    for _time in range(2):
+        with Archive.open(path, now) as archive:
+            assert (archive.condition, archive.warnings, archive.rows_count) == ("current", [], 1)
+    with Archive.open(path, {**now, "partner": there}) as archive:
+        assert archive.condition == "void", "the machine id is still in it"
 
 
 def test_the_newest_three_are_kept_aside(path: Path) -> None:

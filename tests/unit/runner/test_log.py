@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from serversync import log, logfile
+from serversync import log, logfile, machine
 from serversync.entry import HERE, THERE
 from serversync.failure import Failure
 from serversync.job import Element, Job
@@ -744,6 +744,25 @@ def test_a_log_keeps_its_state_when_its_path_changes(world: World) -> None:
     with one:
         one.synchronize()
     assert one.report.lines == 1
+    world.judge()
+
+
+def test_a_log_whose_state_has_machine_ids_goes_on_without_them(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(machine, "MACHINE_ID", tmp_path / "machine-id")
+    machine.MACHINE_ID.write_text("f" * 32)
+    world.write(1)
+    world.run()
+    [path] = (world.layout.state / "archives" / "nightly").iterdir()
+    assert "f" * 32 not in path.read_text()
+    state = State.parse(path.read_text())
+    state.identity = {side: ["f" * 32, place] for side, (_server, place) in state.identity.items()}
+    path.write_text(state.dump())
+    world.write(2)
+    report = world.run()
+    assert (report.warnings, report.lines) == ([], 1)
+    assert "f" * 32 not in path.read_text()
     world.judge()
 
 

@@ -22,6 +22,7 @@ from serversync.entry import Entry
 from serversync.failure import Failure
 from serversync.job import Job, credential
 from serversync.layout import Layout
+from serversync.machine import known_as
 from serversync.sftpcommit import dressing, same, waves
 from serversync.sftppaths import children, entry_of, look_at
 from serversync.sftptree import Abilities, Frame, Lock, folded, left_behind, process, remembered
@@ -417,6 +418,12 @@ def test_whose_lock_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Lock, "held", {"a token"})
     mine = {**process(), "token": "a token"}
     assert not left_behind(mine, 10**6)
+    # A lock of an earlier version, whose process is gone.
+    raw = "0" * 32
+    monkeypatch.setattr(sftptree, "machine", lambda: known_as(raw))
+    assert left_behind({**process(), "machine": raw, "pid": 2**31 - 1}, 0)
+    monkeypatch.undo()
+    monkeypatch.setattr(Lock, "held", {"a token"})
     # This process has lost the connection by which it held it.
     assert left_behind({**mine, "token": "another"}, 0)
     assert left_behind({**mine, "started": 1}, 0)

@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 
 from serversync.entry import HERE, THERE, Row
 from serversync.failure import Failure
+from serversync.machine import known_as
 
 FORMAT = 1
 # How many archives that were damaged or void stay beside the one in use.
@@ -210,10 +211,13 @@ class Archive:
         if known is None:
             with archive._transaction() as state:
                 state["identity"] = dict(identity)
-        elif known != json.loads(json.dumps(identity)):
+        elif archive.identity != json.loads(json.dumps(identity)):
             archive.close()
             reason = "it is of other replicas, because a path, a server or a file system was changed"
             return cls._begin(path, identity, "void", reason)
+        elif known != archive.identity:
+            with archive._transaction() as state:
+                state["identity"] = dict(identity)
         if archive.condition in ("damaged", "void"):
             message = f"the archive {path} was begun anew ({archive.condition}), and no run has been finished since"
             archive.warnings.append(f"{message}; nothing is deleted")
@@ -299,7 +303,12 @@ class Archive:
     @property
     def identity(self) -> dict[str, Any]:
         # Of one that was adopted the next ``open`` decides.
-        return dict(self._state["identity"] or {})
+        known = dict(self._state["identity"] or {})
+        # Earlier versions had the machine ids themselves.
+        for side, one in known.items():
+            if isinstance(one, dict) and "machine" in one:
+                known[side] = {**one, "machine": known_as(one["machine"])}
+        return known
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -67,6 +67,7 @@ from serversync.logfile import (
     explained,
     rotated_names,
 )
+from serversync.machine import known_as
 from serversync.partnerlog import AnySource, AnyTarget, PartnerSource, PartnerTarget
 from serversync.reconcile import OTHER, Plan
 from serversync.replica import Partner, Server, ThisServer, translations
@@ -173,7 +174,8 @@ class State:
             raise ValueError(f"its format is {document['format']}, not {FORMAT}")
         intent = document["intent"]
         return cls(
-            document["identity"],
+            # Earlier versions had the machine ids themselves.
+            {name: [known_as(server), path] for name, (server, path) in document["identity"].items()},
             tuple(document["directories"]),
             [
                 Known(number, Stamp(*stamp), mark and Mark(*mark), present)
@@ -477,8 +479,8 @@ class LogSynchronization:
     def identity(self) -> dict[str, list[str]]:
         source = OTHER[self.to]
         return {
-            "source": [self.source.facts["machine"], self.paths[source]],
-            "target": [self.target.facts["machine"], self.paths[self.to]],
+            "source": [known_as(self.source.facts["machine"]), self.paths[source]],
+            "target": [known_as(self.target.facts["machine"]), self.paths[self.to]],
         }
 
     def load(self) -> State | None:

@@ -28,7 +28,7 @@ from serversync.entry import Entry
 from serversync.failure import Failure
 from serversync.filters import Filter
 from serversync.held import NAME, RESERVED
-from serversync.machine import machine
+from serversync.machine import known_as, machine
 from serversync.metadata import Problem
 from serversync.sftpcommit import SftpCommit, dressing
 from serversync.sftppaths import SECOND, Seen, discard, join, look_at, make, names, reason, target_of, tolerant, walk
@@ -943,7 +943,7 @@ def left_behind(holder: dict[str, Any], silent: float) -> bool:
     mine = process()
     if holder.items() >= mine.items():
         return holder.get("token") not in Lock.held
-    if (holder.get("machine"), holder.get("boot")) == (mine["machine"], mine["boot"]):
+    if (known_as(str(holder.get("machine"))), holder.get("boot")) == (mine["machine"], mine["boot"]):
         return birth(int(holder.get("pid", 0))) != holder.get("started")
     # A living run says whose it is as soon as it has made it.
     return silent > (STALE if holder else BEAT)

@@ -46,6 +46,7 @@ from serversync.held import good
 from serversync.job import Element, Job, amount, load, seconds, size
 from serversync.layout import Layout
 from serversync.locks import owner, told_of
+from serversync.machine import known_as
 from serversync.pieces import moved_bytes, pieces
 from serversync.propagate import (
     Done,
@@ -342,7 +343,8 @@ class Synchronization:
     def identify(self, side: str) -> dict[str, Any]:
         # The roots of two volumes have one inode number, and what is made anew may get that of what is gone.
         facts = self.sides[side].tree.facts
-        return {name: facts[name] for name in ("machine", "path", "fstype", "inode", "born")}
+        known = {name: facts[name] for name in ("machine", "path", "fstype", "inode", "born")}
+        return {**known, "machine": known_as(known["machine"])}
 
     def open_archive(self) -> Archive:
         """The archive of these two replicas; a new one where there is none that fits them."""
@@ -441,7 +443,8 @@ class Synchronization:
 
     def abandoned(self, other: dict[str, Any]) -> bool:
         """Whether a marker is of an element of this server's that is no longer declared, or of this one as it was."""
-        if (other.get("machine"), other.get("state")) != (self.identity[HERE]["machine"], str(self.layout.state)):
+        whose = (known_as(str(other.get("machine"))), other.get("state"))
+        if whose != (self.identity[HERE]["machine"], str(self.layout.state)):
             return False
         if other.get("element") == self.previous:
             return True
