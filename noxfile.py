@@ -61,7 +61,7 @@ def links_to_pythons() -> str:
     for version, path in PYTHONS.items():
         link = directory / f"python{version}"
         # another nox may be at work here: there is always a link
-        if not link.is_symlink() or os.readlink(link) != path:
+        if not link.is_symlink() or link.readlink() != Path(path):
             new = directory / f".{version}.{os.getpid()}"
             new.symlink_to(path)
             new.replace(link)
