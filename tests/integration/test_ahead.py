@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serversync import job
+from serversync import job, rsync
 from serversync.layout import Layout
 from serversync.run import Run
 from serversync.ssh import Conversation
@@ -125,3 +125,22 @@ def test_a_partner_that_cannot_be_reached_leaves_nothing_locked(pair: Pair, run:
     assert run()[0]["error"]["code"] == "unreachable"
     pair.there.start()
     assert run()[0]["state"] == "equal"
+
+
+@pytest.mark.parametrize("direction", ["to_partner", "from_partner"])
+@pytest.mark.parametrize("compress", ["always", "never"])
+def test_small_files_need_no_rsync(
+    pair: Pair, run: Callable[[], Asked], monkeypatch: pytest.MonkeyPatch, direction: str, compress: str
+) -> None:
+    def start(*_arguments: object, **_options: object) -> None:
+        raise AssertionError("rsync was started")
+
+    monkeypatch.setattr(rsync, "Running", start)
+    source, target = (pair.path, pair.partner_path) if direction == "to_partner" else (pair.partner_path, pair.path)
+    source.mkdir(exist_ok=True)
+    fill(source)
+    (source / "dense").write_bytes(os.urandom(100_000))
+    (source / "thin").write_bytes(b"x" * 100_000)
+    pair.declare(settings={"direction": direction, "exclude": [], "delete": "never", "compress": compress})
+    assert run()[0]["state"] == "equal"
+    assert tree(source) == tree(target)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from serversync import parcel
 from serversync.entry import Entry
 from serversync.held import Directories
-from serversync.parcel import REFUSED, Made, Parcel
+from serversync.parcel import REFUSED, Made, Parcel, Wrapper
 
 NAMES = st.binary(min_size=1, max_size=20).filter(lambda name: b"\0" not in name)
 FILES = st.dictionaries(NAMES, st.one_of(st.none(), st.binary(max_size=3000)), min_size=1, max_size=20)
@@ -50,21 +51,50 @@ def test_what_is_wrapped_is_unwrapped(files: dict[bytes, bytes | None]) -> None:
         (path, REFUSED if data is None else FILE._replace(size=len(data)).record, b"") for path, data in files.items()
     ]
     one = Parcel(items, [data or b"" for data in files.values()])
-    assert parcel.unwrap(parcel.wrap(one)) == one
+    for deflate in (False, True):
+        assert parcel.unwrap(Wrapper(deflate=deflate).wrap(one)) == one
 
 
 @given(st.binary(max_size=300))
 def test_what_is_none_is_refused(data: bytes) -> None:
-    try:
-        one = parcel.unwrap(data)
-    except ValueError:
-        return
-    assert sum(map(len, one.contents)) <= len(data)
+    for kind in (parcel.PLAIN, parcel.DEFLATED, b""):
+        try:
+            one = parcel.unwrap(kind + data)
+        except ValueError:
+            continue
+        assert kind != parcel.DEFLATED and sum(map(len, one.contents)) <= len(data)
+
+
+def of(content: bytes) -> Parcel:
+    return Parcel([(b"plc", FILE._replace(size=len(content)).record, b"")], [content])
+
+
+def test_what_gets_smaller_by_it_is_deflated_and_else_it_is_seldom_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+    real = zlib.compress
+    monkeypatch.setattr(zlib, "compress", lambda data, level: tried.append(len(data)) or real(data, level))
+    wrapper = Wrapper(deflate=True)
+    assert len(wrapper.wrap(of(b"x" * 10_000))) < 500
+    dense = [wrapper.wrap(of(os.urandom(10_000))) for _one in range(parcel.PAUSE + 1)]
+    assert [data[:1] for data in dense] == [parcel.PLAIN] * len(dense) and len(tried) == 2
+    assert len(wrapper.wrap(of(b"x" * 10_000))) < 500
+
+
+@pytest.mark.parametrize("lie", ["endless", "cut", "more", "none"])
+def test_what_cannot_be_inflated_is_none(lie: str) -> None:
+    data = {
+        "endless": zlib.compress(bytes(parcel.PAYLOAD_LIMIT + 1)),
+        "cut": Wrapper(deflate=True).wrap(of(b"x" * 1000))[1:-1],
+        "more": Wrapper(deflate=True).wrap(of(b"x" * 1000))[1:] + b"x",
+        "none": b"x" * 1000,
+    }[lie]
+    with pytest.raises(ValueError, match="a parcel"):
+        parcel.unwrap(parcel.DEFLATED + data)
 
 
 @pytest.mark.parametrize("size", [-1, parcel.NEW + 1])
 def test_no_file_of_a_parcel_is_as_large(size: int) -> None:
-    one = parcel.wrap(Parcel([(b"plc", FILE._replace(size=size).record, b"")], [b""]))
+    one = Wrapper(deflate=False).wrap(Parcel([(b"plc", FILE._replace(size=size).record, b"")], [b""]))
     with pytest.raises(ValueError, match="is none for a parcel"):
         parcel.unwrap(one)
 

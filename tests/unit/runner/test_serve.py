@@ -19,13 +19,15 @@ from serversync.entry import Entry, pack
 from serversync.failure import Failure
 from serversync.frames import Frames
 from serversync.layout import Layout
-from serversync.parcel import Parcel, unwrap, wrap
+from serversync.parcel import Parcel, Wrapper, unwrap
 from serversync.serve import Answer, Desk, Door, converse
 from serversync.tree import Tree
 from serversync.wire import encode_ops, pack_paths
 
 READING = {"writable": False, "look": False, "owner": "x", "name": "", "previous": ""}
 SCAN = {"include": [], "exclude": [], "xattrs": [], "expected": 0}
+
+wrap = Wrapper(deflate=False).wrap
 
 
 class Asking:
@@ -80,12 +82,17 @@ def test_what_was_opened_for_writing_only_is_not_given(tmp_path: Path, held: Exi
     ask.open(writable=True)
     asked = pack([(b"plc", Entry.of((ask.root / "plc").stat()).record, b"")])
     with pytest.raises(Failure, match="for writing only"):
-        ask("give", asked, tree=0)
+        ask("give", asked, tree=0, deflate=False)
     other = Asking(tmp_path / "other", "both", held)
-    (other.root / "plc").write_text("x")
     other.open(writable=True)
-    [(_more, data), _end] = other("give", pack([(b"plc", Entry.of((other.root / "plc").stat()).record, b"")]), tree=0)
-    assert unwrap(data).contents == [b"x"]
+    (other.root / "plc").write_text("x" * 1000)
+    asked = pack([(b"plc", Entry.of((other.root / "plc").stat()).record, b"")])
+    sizes = []
+    for deflate in (False, True):
+        [(_more, data), _end] = other("give", asked, tree=0, deflate=deflate)
+        assert unwrap(data).contents == [b"x" * 1000]
+        sizes.append(len(data))
+    assert sizes[1] < 200 < sizes[0]
 
 
 def test_what_is_opened_after_another_was_closed_takes_the_place_of_none(tmp_path: Path, held: ExitStack) -> None:
@@ -112,7 +119,7 @@ def test_parcels_stay_below_the_element_and_the_stage(tmp_path: Path, held: Exit
     ask("prepare", tree=0, preserve=["permissions"])
     record = Entry.of((tmp_path / "plc").stat()).record
     with pytest.raises(Failure, match="is not a path below the element"):
-        ask("give", pack([(path, record, b"")]), tree=0)
+        ask("give", pack([(path, record, b"")]), tree=0, deflate=False)
     with pytest.raises(Failure, match="is not a path below the element"):
         ask("take", wrap(Parcel([(path, record, b"")], [b"y"])), tree=0)
     assert (tmp_path / "plc").read_text() == "x"

@@ -13,6 +13,7 @@ import errno
 import os
 import stat
 import struct
+import zlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Union
 
@@ -20,6 +21,7 @@ from serversync import metadata
 from serversync.commit import CODES, Refused
 from serversync.detect import record_of
 from serversync.entry import Entry, pack, unpack
+from serversync.frames import PAYLOAD_LIMIT
 from serversync.held import Directories, parts
 from serversync.metadata import Problem
 from serversync.wire import bounded, plausible
@@ -36,6 +38,10 @@ CHANGED_MEANWHILE = "was changed on the source during the run"
 # What takes no room on a disk that knows holes.
 HOLE = bytes(4096)
 HEAD = struct.Struct(">I")
+# What a parcel begins with: it follows as it is, or deflated.
+PLAIN, DEFLATED = b"\0", b"\1"
+# After one that was no tenth smaller deflated, which takes longer than all the rest, as many go as they are.
+PAUSE = 7
 READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 MAKING = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -54,13 +60,43 @@ class Parcel(NamedTuple):
     contents: list[bytes]
 
 
-def wrap(parcel: Parcel) -> bytes:
-    head = pack(parcel.items)
-    return b"".join((HEAD.pack(len(head)), head, *parcel.contents))
+class Wrapper:
+    """Parcels as they travel, one after another; ``deflate``: deflated, as long as that makes them smaller."""
+
+    def __init__(self, *, deflate: bool) -> None:
+        self.deflate = deflate
+        self.pause = 0
+
+    def wrap(self, parcel: Parcel) -> bytes:
+        head = pack(parcel.items)
+        data = b"".join((PLAIN, HEAD.pack(len(head)), head, *parcel.contents))
+        if not self.deflate:
+            return data
+        if self.pause:
+            self.pause -= 1
+            return data
+        deflated = DEFLATED + zlib.compress(data[len(PLAIN) :], 1)
+        if len(deflated) > len(data) * 0.9:
+            self.pause = PAUSE
+        return min(deflated, data, key=len)
+
+
+def inflated(data: bytes) -> bytes:
+    stream = zlib.decompressobj()
+    try:
+        found = stream.decompress(data, PAYLOAD_LIMIT)
+    except zlib.error as error:
+        raise ValueError(f"a parcel cannot be inflated ({error})") from None
+    if not stream.eof or stream.unused_data:
+        raise ValueError("a parcel is cut short, or is longer than any")
+    return found
 
 
 def unwrap(data: bytes) -> Parcel:
-    """The inverse of ``wrap``; raises ValueError on what is none."""
+    """The parcel that a ``Wrapper`` made this of; raises ValueError on what is none."""
+    if data[:1] not in (PLAIN, DEFLATED):
+        raise ValueError("what came is no parcel")
+    data = inflated(data[1:]) if data[:1] == DEFLATED else data[1:]
     if len(data) < HEAD.size:
         raise ValueError("a parcel is cut short")
     at = HEAD.size + HEAD.unpack_from(data)[0]

@@ -372,7 +372,7 @@ class Propagation:
         planned, before = self.planned(decision), self.expected(decision)
         return (
             planned.size <= (NEW if before is None else CHANGED)
-            and not (self.carry or self.source.own or settings.bandwidth_limit or settings.compress)
+            and not (self.carry or self.source.own or settings.bandwidth_limit)
             and "permissions" in settings.preserve
         )
 
@@ -385,8 +385,11 @@ class Propagation:
         by_path = {one.path: one for one in files}
         sent: list[list[Item]] = []
         count = 0
-        with closing(self.source.tree.give((one.path, self.planned(one).record) for one in files)) as parcels:
-            for made in self.target.tree.take(self.addressed(one, by_path, sent) for one in parcels):
+        deflate = self.settings.compress
+        asked = ((one.path, self.planned(one).record) for one in files)
+        with closing(self.source.tree.give(asked, deflate=deflate)) as parcels:
+            addressed = (self.addressed(one, by_path, sent) for one in parcels)
+            for made in self.target.tree.take(addressed, deflate=deflate):
                 for (path, given, _more), (entry, problem) in zip(sent.pop(0), made):
                     path = path[len(self.place) :]
                     if problem is not None:

@@ -28,7 +28,7 @@ from serversync.failure import Failure
 from serversync.frames import PAYLOAD_LIMIT
 from serversync.held import good
 from serversync.layout import Layout
-from serversync.parcel import REFUSED, Made, Parcel, requests, unpack_made, unwrap, wrap
+from serversync.parcel import REFUSED, Made, Parcel, Wrapper, requests, unpack_made, unwrap
 from serversync.ssh import Conversation
 from serversync.tree import Item, Tree
 from serversync.wire import (
@@ -353,8 +353,8 @@ class PartnerTree:
     def ask(self, verb: str, payload: bytes = b"", **request: Any) -> dict[str, Any]:
         return self.connection.ask(verb, payload, tree=self.handle, **request)
 
-    def ask_long(self, verb: str, payload: bytes = b"") -> Iterator[bytes]:
-        return self.connection.ask_long(verb, payload, tree=self.handle)
+    def ask_long(self, verb: str, payload: bytes = b"", **request: Any) -> Iterator[bytes]:
+        return self.connection.ask_long(verb, payload, tree=self.handle, **request)
 
     def close(self) -> None:
         # Without a connection it is released anyway; and this must not hide why it is closed.
@@ -464,10 +464,10 @@ class PartnerTree:
     def staged(self, paths: Iterable[bytes]) -> Iterator[tuple[bytes, Entry | str | None]]:
         return self.seen("staged", paths)
 
-    def give(self, files: Iterable[tuple[bytes, bytes]]) -> Answer[Parcel]:
+    def give(self, files: Iterable[tuple[bytes, bytes]], *, deflate: bool) -> Answer[Parcel]:
         for some in requests(files):
             expected = iter(some)
-            with understood(self.connection), closing(self.parcels(some)) as parcels:
+            with understood(self.connection), closing(self.parcels(some, deflate)) as parcels:
                 for parcel in parcels:
                     for path, record, _more in parcel.items:
                         asked, known = next(expected, (None, b""))
@@ -477,15 +477,16 @@ class PartnerTree:
                 if next(expected, None) is not None:
                     raise ValueError("fewer files came than were asked for")
 
-    def parcels(self, files: list[tuple[bytes, bytes]]) -> Answer[Parcel]:
-        for data in self.ask_long("give", pack((path, record, b"") for path, record in files)):
+    def parcels(self, files: list[tuple[bytes, bytes]], deflate: bool) -> Answer[Parcel]:
+        for data in self.ask_long("give", pack((path, record, b"") for path, record in files), deflate=deflate):
             yield unwrap(data)
 
-    def take(self, parcels: Iterable[Parcel]) -> Iterator[list[Made]]:
+    def take(self, parcels: Iterable[Parcel], *, deflate: bool) -> Iterator[list[Made]]:
+        wrapper = Wrapper(deflate=deflate)
         # The next ones are on their way while one is unpacked; what is said of those that wait fits into any buffer.
         waiting: deque[tuple[int, int]] = deque()
         for parcel in parcels:
-            number = self.connection.ask_early("take", wrap(parcel), tree=self.handle)
+            number = self.connection.ask_early("take", wrapper.wrap(parcel), tree=self.handle)
             waiting.append((number, len(parcel.items)))
             if len(waiting) > UNDER_WAY:
                 yield self.taken(*waiting.popleft())

@@ -29,7 +29,7 @@ from serversync.failure import Failure, Stopped, of_system
 from serversync.frames import CONTROL, LIMIT, Frames
 from serversync.held import good
 from serversync.layout import Layout
-from serversync.parcel import pack_made, unwrap, wrap
+from serversync.parcel import Wrapper, pack_made, unwrap
 from serversync.tree import CAP_CHOWN, Tree, capable, names, numbers
 from serversync.wire import chunks, decode_ops, encode_attributes, encode_entry, encode_result, pack_seen, unpack_paths
 
@@ -400,8 +400,9 @@ class Desk:
             raise Failure("write_only", "what was opened for writing only is not given")
         files = [(path, record) for path, record, _more in unpack(payload)]
         check_paths(path for path, _record in files)
+        wrapper = Wrapper(deflate=bool(request["deflate"]))
         for one in tree.give(files):
-            yield {"more": True}, wrap(one)
+            yield {"more": True}, wrapper.wrap(one)
         yield {}, b""
 
     def verb_take(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:

@@ -218,12 +218,12 @@ class Tree:
         finally:
             os.close(directory)
 
-    def give(self, files: Iterable[tuple[bytes, bytes]]) -> Generator[Parcel, None, None]:
-        """See parcel.read."""
+    def give(self, files: Iterable[tuple[bytes, bytes]], *, deflate: bool = False) -> Generator[Parcel, None, None]:
+        """See parcel.read; deflate: parcels that travel do so smaller."""
         yield from self.unstopped(parcel.read(self.root, files))
 
-    def take(self, parcels: Iterable[Parcel]) -> Iterator[list[Made]]:
-        """What each made in the stage; see parcel.write."""
+    def take(self, parcels: Iterable[Parcel], *, deflate: bool = False) -> Iterator[list[Made]]:
+        """What each made in the stage; see parcel.write, and ``give``."""
         directories = Directories(self.committing.stage, making=True)
         try:
             for one in self.unstopped(parcels):
