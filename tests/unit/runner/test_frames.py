@@ -97,6 +97,40 @@ def test_bytes_arrive_with_their_frames(payloads: list[bytes]) -> None:
         os.close(target)
 
 
+@pytest.mark.parametrize("busy", [False, True])
+def test_who_sends_much_takes_in_what_the_other_side_says_first(busy: bool) -> None:
+    """Each has more to say than fits into the pipes, and reads only then."""
+    (here, far_out), (far_in, there) = os.pipe(), os.pipe()
+    os.set_blocking(there, False)
+    near, far = frames.Frames(here, there), frames.Frames(far_in, far_out)
+    much = bytes(1 << 20)
+    heard = []
+
+    def talk() -> None:
+        far.send({"number": 1}, much)
+        far.send({"number": 2}, much)
+        heard.append(far.receive())
+
+    other = threading.Thread(target=talk)
+    other.start()
+    try:
+        if busy:
+            # Another thread reads, until it has what it waits for.
+            reader = threading.Thread(target=lambda: heard.append(near.receive()))
+            reader.start()
+        near.send({"number": 3}, much)
+        other.join()
+        if busy:
+            reader.join()
+        heard += [near.receive() for _one in range(2 - busy)]
+        assert sorted((frame["number"], len(payload)) for frame, payload in heard) == [
+            (number, len(much)) for number in (1, 2, 3)
+        ]
+    finally:
+        for descriptor in (here, there, far_in, far_out):
+            os.close(descriptor)
+
+
 def test_more_bytes_than_are_allowed_are_refused(pipe: tuple[frames.Frames, int]) -> None:
     ends, target = pipe
     os.write(target, b'{"bytes": 1000000000000}\n')

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,14 +22,8 @@ class Talk(ssh.Connection):
     def __init__(self, *answers: dict[str, Any]) -> None:
         source, target = os.pipe()
         os.write(target, b"".join(json.dumps(answer).encode() + b"\n" for answer in answers))
-        self.frames = Frames(source, os.open(os.devnull, os.O_WRONLY))
+        self.converse(Frames(source, os.open(os.devnull, os.O_WRONLY)))
         self.partner = "hq:22"
-        self.questions = 0
-        self.asking = threading.Lock()
-        self.early = {}
-        self.told = set()
-        self.lost = None
-        self.talking = threading.RLock()
         self.descriptors = (source, target, self.frames.target)
 
     def __exit__(self, *_exception: object) -> None:
@@ -164,7 +157,37 @@ def test_answers_that_nobody_waits_for_are_not_kept() -> None:
     with Talk({"id": 1, "ok": True, "a": "x" * 1000}, {"id": 2, "ok": True}) as talk:
         talk.tell("close", tree=0)
         talk.ask("look", path="/one")
-        assert talk.early == {}
+        assert talk.come == {} and talk.unheard == 0
+
+
+def test_answers_of_any_length_are_kept_for_whoever_waits_for_them() -> None:
+    pieces: list[dict[str, Any]] = [{"id": 1, "ok": True, "more": True, "bytes": 1}]
+    with Talk() as talk:
+        numbers = [talk.ask_early("entries"), talk.ask_early("entries"), talk.ask_early("entries")]
+        for number in numbers:
+            line = json.dumps({**pieces[0], "id": number}).encode() + b"\n" + b"%d" % number
+            os.write(talk.descriptors[1], line * 2 + json.dumps({"id": number, "ok": True}).encode() + b"\n")
+        os.write(talk.descriptors[1], b'{"id": 4, "ok": true}\n')
+        talk.drop(numbers[0])
+        assert talk.ask("look") == {"id": 4, "ok": True}
+        talk.drop(numbers[1])
+        assert talk.unheard == 2
+        assert list(talk.pieces(numbers[2])) == [b"3", b"3"]
+        assert talk.come == {} and talk.unheard == 0
+
+
+def test_what_comes_before_it_is_waited_for_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssh, "UNHEARD", 10)
+    with Talk({"id": 1, "ok": True, "more": True, "bytes": 11}) as talk:
+        os.write(talk.descriptors[1], b"x" * 11)
+        talk.ask_early("entries")
+        with pytest.raises(Failure, match="at greater length"):
+            talk.ask("look")
+
+
+def test_an_answer_of_one_frame_has_no_more() -> None:
+    with Talk({"id": 1, "ok": True, "more": True}) as talk, pytest.raises(Failure, match="at greater length"):
+        talk.ask("look")
 
 
 def test_a_refusal_names_the_partner_and_speaks_of_it_alone() -> None:

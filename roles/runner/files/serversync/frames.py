@@ -28,18 +28,24 @@ OURS = frozenset({"alive", "bytes"})
 CHUNK = 1024 * 1024
 # The connection itself is watched by ssh (ServerAliveInterval); this bounds a partner that lives but does not answer.
 PATIENCE = 120.0
+# Bytes that are taken in, unread, by whoever waits for the other side to read.
+UNREAD = 64 * 1024 * 1024
 # A side that is busy or idle says so this often, in seconds.
 HEARTBEAT = 10.0
 
 
 class Frames:
-    """Frames over two descriptors; sending is safe from several threads."""
+    """Frames over two descriptors; sending is safe from several threads.
+
+    Where the target is one that does not block, what comes is taken in while the other side does not read.
+    """
 
     def __init__(self, source: int, target: int) -> None:
         self.source = source
         self.target = target
         self.buffer = bytearray()
         self.sending = threading.Lock()
+        self.reading = threading.Lock()
 
     def send(self, frame: dict[str, Any], payload: bytes = b"") -> None:
         if not OURS.isdisjoint(frame):
@@ -53,7 +59,28 @@ class Frames:
         data = memoryview(json.dumps(frame).encode("ascii") + b"\n" + payload)
         with self.sending:
             while data:
-                data = data[os.write(self.target, data) :]
+                try:
+                    data = data[os.write(self.target, data) :]
+                except BlockingIOError:
+                    self.give_way()
+
+    def give_way(self) -> None:
+        """Waits until the other side takes something, or has sent something that is taken in."""
+        if not self.reading.acquire(blocking=False):
+            # Who reads takes in what comes; but may have read what it waits for.
+            select.select([], [self.target], [], 0.1)
+            return
+        try:
+            sources = [self.source] if len(self.buffer) < UNREAD else []
+            ready, _writable, _failed = select.select(sources, [self.target], [])
+            if ready:
+                data = os.read(self.source, 1 << 18)
+                self.buffer += data
+                if not data:
+                    # It is for the writing to fail.
+                    select.select([], [self.target], [])
+        finally:
+            self.reading.release()
 
     def receive(self, patience: float | None = PATIENCE) -> tuple[dict[str, Any], bytes]:
         """The next frame that says more than ``alive``, and its bytes.
@@ -61,7 +88,8 @@ class Frames:
         EOFError at the end; Failure on silence (unless patience, in seconds, is None) and on what is no frame.
         """
         while True:
-            frame, payload = self.read(patience)
+            with self.reading:
+                frame, payload = self.read(patience)
             if "alive" not in frame:
                 return frame, payload
 

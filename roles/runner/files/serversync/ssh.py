@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Generator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -36,6 +37,8 @@ STDERR_LIMIT = 16384
 OURS = ("internal", "killed", "records", "stopped")
 # Characters of a version.
 LONGEST_VERSION = 64
+# Bytes of answers that have come before anybody waits for them; what is asked ahead is answered with less.
+UNHEARD = 256 << 20
 # Waiting for the greeting covers connecting, logging in, and starting the partner's unit.
 GREETING = 90.0
 
@@ -122,21 +125,27 @@ class Conversation:
         """Starts ssh."""
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert self.process.stdin and self.process.stdout and self.process.stderr
-        self.frames = Frames(self.process.stdout.fileno(), self.process.stdin.fileno())
+        # Whoever sends takes in meanwhile what comes, or each side could wait for the other to read.
+        os.set_blocking(self.process.stdin.fileno(), False)
+        self.converse(Frames(self.process.stdout.fileno(), self.process.stdin.fileno()))
         self.stderr = b""
-        self.questions = 0
-        self.asking = threading.Lock()
-        # Answers to questions of before that nobody has waited for yet; None: it has not come.
-        self.early: dict[int, Reply | Failure | None] = {}
-        # Questions whose answer nobody wants.
-        self.told: set[int] = set()
-        self.lost: Failure | None = None
-        self.talking = threading.RLock()
         # The partner must be able to tell a runner that waits for rsync from one that is gone.
         self.held.enter_context(self.frames.alive())
         self.drain = threading.Thread(target=self.keep_stderr, daemon=True)
         self.drain.start()
         self.hello = self.ask_early("hello")
+
+    def converse(self, frames: Frames) -> None:
+        self.frames = frames
+        self.questions = 0
+        self.asking = threading.Lock()
+        # Questions that have not been answered to their end, in the order in which they are.
+        self.waiting: deque[int] = deque()
+        # Question -> what of its answer has come and nobody has taken yet.
+        self.come: dict[int, deque[Reply]] = {}
+        self.unheard = 0
+        self.lost: Failure | None = None
+        self.talking = threading.RLock()
 
     def greet(self) -> None:
         """Waits for the answer of the partner's runner; Failure where it does not fit."""
@@ -183,31 +192,36 @@ class Conversation:
 
     def ask(self, verb: str, payload: bytes = b"", *, patience: float = PATIENCE, **request: Any) -> dict[str, Any]:
         """The partner's answer in one frame; its refusals and a lost connection are raised as Failure."""
-        with self.talking:
-            return self.reply(self.question(verb, payload, request), patience)[0]
+        return self.answer(self.ask_early(verb, payload, **request), patience)[0]
 
     def ask_early(self, verb: str, payload: bytes = b"", **request: Any) -> int:
-        """Asks without waiting for the answer, which is for ``answer`` to be told by this number."""
-        return self.question(verb, payload, request, early=True)
+        """Asks without waiting for the answer, which ``answer`` or ``pieces`` tells by this number."""
+        return self.question(verb, payload, request)
 
     def tell(self, verb: str, **request: Any) -> None:
         """Asks for what needs no answer."""
-        self.told.add(self.question(verb, b"", request, early=True))
+        self.drop(self.question(verb, b"", request))
+
+    def drop(self, number: int) -> None:
+        """Nobody wants the answer to this question any more."""
+        with self.talking:
+            self.unheard -= sum(len(data) for _reply, data in self.come.pop(number, ()))
 
     def answer(self, number: int, patience: float = PATIENCE) -> Reply:
-        """The answer to a question that was asked early, in one frame, and its bytes."""
+        """The answer to a question, in one frame, and its bytes."""
         with self.talking:
-            known = self.early.pop(number)
-            if isinstance(known, Failure):
-                raise known
-            if known is None and self.lost:
-                raise self.lost
-            return self.reply(number, patience) if known is None else known
+            reply, data = self.reply(number, patience)
+            if reply.get("more"):
+                raise self.broken("answered at greater length than it was asked for")
+            return reply, data
 
     def ask_long(self, verb: str, payload: bytes = b"", **request: Any) -> Generator[bytes, None, None]:
-        """The bytes of an answer of any length, piece by piece; nothing else is asked until it has been read."""
+        """The bytes of an answer of any length, piece by piece."""
+        yield from self.pieces(self.ask_early(verb, payload, **request))
+
+    def pieces(self, number: int) -> Generator[bytes, None, None]:
+        """The same of a question that was asked early; nobody else takes up an answer until it has been read."""
         with self.talking:
-            number = self.question(verb, payload, request)
             more = True
             try:
                 while more:
@@ -217,54 +231,65 @@ class Conversation:
                         yield data
                     elif more:
                         # So an answer could go on for ever.
-                        self.lost = Failure("protocol", f"{self.partner} sent a piece of an answer with nothing in it")
-                        raise self.lost
+                        raise self.broken("sent a piece of an answer with nothing in it")
             except GeneratorExit:
                 self.lost = self.lost or Failure("protocol", "an answer was not read to its end", transient=True)
                 raise
 
-    def question(self, verb: str, payload: bytes, request: dict[str, Any], *, early: bool = False) -> int:
+    def broken(self, what: str) -> Failure:
+        """The connection is given up, as nobody knows what comes next."""
+        self.lost = Failure("protocol", f"{self.partner} {what}", transient=True)
+        return self.lost
+
+    def question(self, verb: str, payload: bytes, request: dict[str, Any]) -> int:
         """Sends it; its number."""
         if self.lost:
             raise self.lost
         with self.asking:
             number = self.questions = self.questions + 1
-            if early:
-                self.early[number] = None
-            try:
+            self.come[number] = deque()
+            self.waiting.append(number)
+            # Whoever waits for the answer is told why there is none.
+            with suppress(BrokenPipeError):
                 self.frames.send({"id": number, "verb": verb, **request}, payload)
-            except BrokenPipeError:
-                if not early:
-                    raise self.explained() from None
-                # Whoever waits for the answer is told why there is none.
         return number
 
     def reply(self, number: int, patience: float) -> Reply:
-        """The next frame of the answer to this question.
+        """The next frame of the answer to this question; those of earlier ones that come before it are kept for whoever
+        waits for them.
 
-        After anything but that, or what was asked early, the connection is given up: the next answer to come could be
-        that to an older question.
+        After anything else the connection is given up: the next answer to come could be that to an older question.
         """
-        try:
-            while True:
-                reply, data = self.frames.receive(patience)
-                known = reply.get("id")
-                if known == number:
-                    break
-                if not isinstance(known, int) or self.early.get(known, reply) is not None:
-                    raise Failure("protocol", f"{self.partner} answered another question", transient=True)
-                self.early[known] = (reply, data) if reply.get("ok") else self.refusal(reply)
-                if known in self.told:
-                    self.told.remove(known)
-                    del self.early[known]
-        except EOFError:
-            raise self.explained() from None
-        except Failure as failure:
-            self.lost = failure
-            raise
+        come = self.come[number]
+        while not come:
+            if self.lost:
+                raise self.lost
+            try:
+                self.hear(*self.frames.receive(patience))
+            except EOFError:
+                raise self.explained() from None
+            except Failure as failure:
+                self.lost = failure
+                raise
+        reply, data = come.popleft()
+        self.unheard -= len(data)
+        if not (reply.get("ok") and reply.get("more")):
+            del self.come[number]
         if not reply.get("ok"):
             raise self.refusal(reply)
         return reply, data
+
+    def hear(self, reply: dict[str, Any], data: bytes) -> None:
+        """Keeps a frame for whoever waits for it, if anybody does."""
+        if not self.waiting or reply.get("id") != self.waiting[0]:
+            raise self.broken("answered another question")
+        if not (reply.get("ok") and reply.get("more")):
+            self.waiting.popleft()
+        if reply["id"] in self.come:
+            self.come[reply["id"]].append((reply, data))
+            self.unheard += len(data)
+            if self.unheard > UNHEARD:
+                raise self.broken("answered at greater length than it was asked for")
 
     def refusal(self, reply: dict[str, Any]) -> Failure:
         """What the partner says of itself; of this server's job and records it has nothing to tell."""
