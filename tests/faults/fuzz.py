@@ -44,7 +44,7 @@ from serversync.entry import Entry, pack
 from serversync.failure import Failure
 from serversync.frames import Frames
 from serversync.layout import Layout
-from serversync.parcel import Parcel, wrap
+from serversync.parcel import Parcel, Wrapper
 from serversync.serve import Desk, Door, converse
 from serversync.wire import encode_ops, pack_paths
 
@@ -252,7 +252,8 @@ def payloads(draw: st.DrawFn, verb: str, world: World) -> bytes:
             items.append((path.replace(b"\0", b""), entry._replace(link=b"").record, b""))
         if verb == "give":
             return pack(items)
-        return wrap(Parcel(items, [b"y" * int(record.split(b" ")[4]) for _path, record, _more in items]))
+        contents = [b"y" * int(record.split(b" ")[4]) for _path, record, _more in items]
+        return Wrapper(deflate=draw(st.booleans())).wrap(Parcel(items, contents))
     if verb == "log":
         mark = [draw(NUMBERS), "x", "y"]
         return json.dumps({"marks": [mark], "stamps": [[1, draw(NUMBERS), 3, 4]]}).encode() + draw(st.just(b"") | PATHS)
@@ -288,7 +289,7 @@ def requests(draw: st.DrawFn, world: World, verb: str | None = None) -> tuple[di
         "do": draw(st.sampled_from(LOG_DOINGS)),
         **{"number": draw(NUMBERS), "offset": draw(NUMBERS), "start": draw(NUMBERS), "end": draw(NUMBERS)},
         **{"others": [draw(NUMBERS)], "mark": [draw(NUMBERS), "x", "y"], "mode": draw(NUMBERS), "uid": 0, "gid": 0},
-        **{"inode": draw(NUMBERS), "last": True},
+        **{"inode": draw(NUMBERS), "last": True, "deflate": draw(st.booleans())},
     }
     if draw(st.integers(0, 7)) == 0:
         request["path"] = root + draw(st.sampled_from(TAILS))
@@ -327,7 +328,7 @@ def outward(world: World) -> list[tuple[dict[str, Any], bytes]]:
     want = entry._replace(kind="d", mode=0o755)
     ops = [Op("mkdir", path, None, want) for path in OUT if path.endswith(b"new")]
     ops += [Op("delete", path, entry) for path in names]
-    return [({"verb": "give", "tree": 0}, give), ({"verb": "commit", "tree": 0}, encode_ops(ops))]
+    return [({"verb": "give", "tree": 0, "deflate": False}, give), ({"verb": "commit", "tree": 0}, encode_ops(ops))]
 
 
 # How it is asked.

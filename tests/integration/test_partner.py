@@ -30,7 +30,8 @@ def endless():
 HUGE = b"f 1 1.0000000000 1.0000000000 " + b"9" * 400 + b" 644 0 0 1 "
 def other_files(payload):
     from serversync.parcel import Parcel, Wrapper
-    yield {{"more": True}}, Wrapper(deflate=False).wrap(Parcel([(b"../outside", b"f 1 1.0 1.0 1 644 0 0 1 ", b"")], [b"x"]))
+    parcel = Parcel([(b"../outside", b"f 1 1.0 1.0 1 644 0 0 1 ", b"")], [b"x"])
+    yield {{"more": True}}, Wrapper(deflate=False).wrap(parcel)
     yield {{}}, b""
 def steer():
     raise serve.Failure("\\x1b[2J", "\\x1b[2Jgone", field="\\x1b[31m")

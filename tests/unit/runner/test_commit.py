@@ -20,6 +20,7 @@ from serversync import linux, metadata
 from serversync.commit import LARGE, Commit, Op, Result
 from serversync.entry import Entry
 from serversync.failure import Failure
+from serversync.held import stage_of
 
 RUN = "20261122T023000Z-ab12"
 NEXT = "20261122T033000Z-ab12"
@@ -43,7 +44,8 @@ class Replica:
         self.held.close()
         self.commit = Commit(self.root, "job.1", run, preserve)
         self.held.callback(self.commit.close)
-        self.stage = self.path / self.commit.prepare()
+        self.commit.prepare()
+        self.stage = self.path / os.fsdecode(stage_of("job.1", run))
 
     @property
     def versions(self) -> Path:
@@ -642,7 +644,8 @@ def test_the_stage_inherits_no_acl(tmp_path: Path) -> None:
     (tmp_path / "root").rename(tmp_path / "made")
     root = os.open(tmp_path / "made", os.O_PATH)
     commit = Commit(root, "job.1", RUN, PRESERVE)
-    stage = tmp_path / "made" / commit.prepare()
+    commit.prepare()
+    stage = tmp_path / "made" / os.fsdecode(stage_of("job.1", RUN))
     (stage / "x").write_text("")
     assert os.listxattr(stage / "x") == []
     commit.close()
@@ -1060,7 +1063,8 @@ def test_a_sync_that_fails_puts_nothing(replica: Replica, monkeypatch: pytest.Mo
 def test_what_is_dropped_from_the_stage_never_becomes_visible(tmp_path: Path) -> None:
     root = os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
     commit = Commit(root, "job.1", "20261122T023000Z-ab12", frozenset())
-    stage = tmp_path / commit.prepare()
+    commit.prepare()
+    stage = tmp_path / os.fsdecode(stage_of("job.1", "20261122T023000Z-ab12"))
     (stage / "new").mkdir()
     (stage / "new" / "torn").write_text("torn")
     [dropped] = commit.carry_out([Op("drop", b"new/torn", stage=True)])

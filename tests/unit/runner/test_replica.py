@@ -43,7 +43,13 @@ class Saying:
     def ask(self, *_question: object, **_request: object) -> dict[str, Any]:
         return self.reply
 
-    def ask_long(self, *_question: object, **_request: object) -> Iterator[bytes]:
+    def ask_early(self, *_question: object, **_request: object) -> int:
+        return 1
+
+    def answer(self, _number: int, _patience: float) -> tuple[dict[str, Any], bytes]:
+        return self.reply, b"".join(self.data)
+
+    def pieces(self, _number: int, _patience: float) -> Iterator[bytes]:
         yield from self.data
 
 
@@ -67,14 +73,7 @@ GIVEN = Parcel([(b"plc", FILE.record, b"")], [b"data"])
 
 
 def taken(data: bytes, parcel: Parcel = GIVEN) -> list[list[Made]]:
-    class Answering(Saying):
-        def ask_early(self, *_question: object, **_request: object) -> int:
-            return 1
-
-        def answer(self, _number: int, _patience: float) -> tuple[dict[str, Any], bytes]:
-            return {}, data
-
-    return list(PartnerTree(Answering({}), 0, FACTS).take([parcel], deflate=False))  # type: ignore[arg-type]
+    return [told() for told in tree(data).take([parcel], deflate=False)]
 
 
 def fat(name: int) -> bytes:
@@ -97,7 +96,7 @@ def version(**changed: Any) -> bytes:
 
 def test_what_is_an_answer_is_understood() -> None:
     assert scan().entries == 1
-    assert list(tree(result()).commit([])) == []
+    assert list(tree(result()).order([])) == []
     assert list(tree(b"plc\0" + FILE.record + b"\0\0").entries([b"plc"])) == [(b"plc", FILE)]
     assert partner(tree=0, facts=FACTS).open("/srv", "directory", name=b"").facts["path"] == "x"
     assert partner(address="root/", facts=LOOK).look("/srv")["kind"] == "directory"
@@ -151,10 +150,9 @@ NONSENSE: list[Callable[[], object]] = [
     lambda: list(tree(b"a\0f " + b"9" * 9000 + b"\0\0").entries([b"a"])),
     lambda: list(tree(b'["b", {}]\n').attributes([b"a"])),
     lambda: list(tree(*map(fat, b"abcdefgh")).attributes(bytes([name]) for name in b"abcdefgh")),
-    lambda: list(tree(result()).commit([Op("delete", b"other", None, None, None, b"", b"", False)])),
-    lambda: list(tree().commit([Op("delete", b"plc", None, None, None, b"", b"", False)])),
-    lambda: list(tree(result(), result()).commit([Op("delete", b"plc", None, None, None, b"", b"", False)])),
-    lambda: tree(stage=None).prepare(frozenset()),
+    lambda: list(tree(result()).order([Op("delete", b"other", None, None, None, b"", b"", False)])),
+    lambda: list(tree().order([Op("delete", b"plc", None, None, None, b"", b"", False)])),
+    lambda: list(tree(result(), result()).order([Op("delete", b"plc", None, None, None, b"", b"", False)])),
     lambda: list(tree().give(ASKED, deflate=False)),
     lambda: list(tree(b"").give(ASKED, deflate=False)),
     lambda: list(tree(wrap(Parcel([], []))).give(ASKED, deflate=False)),

@@ -155,11 +155,22 @@ class Archiving:
         removed, with the file as it is now by the one that was put.
         """
         self.touched |= {path for paths in refresh.values() for path in paths}
+        # The directories' own entries have moved with their children, those of files with their other names.
+        again = {
+            side: {path for path in refresh[side] if path} | self.names_beside(side, files[side], rows)
+            for side in SIDES
+        }
+        # A side that became a target has no marker yet, and that of a job that was renamed names the job of before.
+        told = {side: self.sides[side].tree.facts["marker"] or {} for side in self.markers}
+        bare = not self.begun and any(told[side].get("job") != one["job"] for side, one in self.markers.items())
+        if not (rows or dropped or bare or any(again.values())):
+            return
+        generation = secrets.token_hex(16)
+        self.archive.begin(generation, self.markers)
+        self.mark(current=self.archive.generation[0], next=generation)
         for side in SIDES:
             by_path = {row.path: index for index, row in enumerate(rows)}
-            # The directories' own entries have moved with their children, those of files with their other names.
-            again = {path for path in refresh[side] if path} | self.names_beside(side, files[side], rows)
-            for path, entry in dict(self.sides[side].tree.entries(sorted(again))).items():
+            for path, entry in dict(self.sides[side].tree.entries(sorted(again[side]))).items():
                 index = by_path.get(path)
                 old = rows[index] if index is not None else self.archive.row(path)
                 known = half_of(old, side) if old is not None else None
@@ -177,15 +188,11 @@ class Archiving:
                     by_path[path] = len(rows)
                     rows.append(fresh)
                 self.touched.add(parent(path))
-        # A side that became a target has no marker yet, and that of a job that was renamed names the job of before.
-        told = {side: self.sides[side].tree.facts["marker"] or {} for side in self.markers}
-        bare = not self.begun and any(told[side].get("job") != one["job"] for side, one in self.markers.items())
-        if rows or dropped or bare:
-            generation = secrets.token_hex(16)
-            self.archive.begin(generation, self.markers)
-            self.mark(current=self.archive.generation[0], next=generation)
-            self.archive.commit(Update(rows=rows, dropped=dropped, generation=generation))
-            self.begun = True
+        # Only what is known to be on the disks is archived, with markers that know of it.
+        for side in SIDES:
+            self.sides[side].tree.answered()
+        self.archive.commit(Update(rows=rows, dropped=dropped, generation=generation))
+        self.begun = True
 
     def names_beside(self, side: str, moved: Collection[int], rows: Iterable[Row]) -> set[bytes]:
         """All names, as archived or about to be, of these files with several, of which one was put or removed."""

@@ -25,7 +25,7 @@ from typing import NamedTuple
 from serversync import linux, metadata, place, renames
 from serversync.entry import KINDS, Entry
 from serversync.failure import Failure
-from serversync.held import DIRECTORY, RESERVED, THING, Directories, good, make, names_in, own, parts
+from serversync.held import DIRECTORY, RESERVED, THING, Directories, good, make, names_in, own, parts, reach
 from serversync.metadata import Problem
 from serversync.renames import handle, lstat
 
@@ -145,8 +145,8 @@ class Commit:
         self._touched: dict[int, int] = {}
         self._found: dict[int, os.stat_result] = {}
 
-    def prepare(self) -> str:
-        """Makes the element's own directories; the stage's path below the root. What dead runs left there is removed.
+    def prepare(self) -> None:
+        """Makes the element's own directories and the stage. What dead runs left there is removed.
 
         Raises Failure (``not_writable``, ``no_space``) where they cannot be made or belong to somebody else.
         """
@@ -159,7 +159,6 @@ class Commit:
             if code == "no_space":
                 raise Failure(code, f"{message}; make room there", transient=True) from error
             raise Failure("not_writable", f"{message}; check it and the account's rights") from error
-        return os.fsdecode(self.home + b"/stage/" + os.fsencode(self.run))
 
     def _prepare(self) -> None:
         run = os.fsencode(self.run)
@@ -232,6 +231,19 @@ class Commit:
         """All that was done is on the disk; raises OSError where it is not."""
         with handle(self.stage, b".", os.O_RDONLY | os.O_DIRECTORY) as held:
             linux.syncfs(held)
+
+    def set_times(self, times: Iterable[tuple[bytes, int]]) -> None:
+        """The directories at these paths get these times (ns); empty: the root.
+
+        They decide nothing: one that is gone, or whose time may not be set, stays as it is.
+        """
+        for path, mtime in times:
+            with suppress(OSError):
+                held = reach(self.root, path)
+                try:
+                    metadata.set_time(held, mtime)
+                finally:
+                    os.close(held)
 
     def finish(self) -> None:
         """Removes the stage and closes; everything has come, so that parts of files are of no use any more."""

@@ -114,6 +114,12 @@ class Directories:
             os.close(self._open.popitem()[1])
 
 
+def stage_of(element: str, run: str) -> bytes:
+    """The stage's path below the root."""
+    above, _slash, name = own(element, run).rpartition(b"/")
+    return b"/".join([above, b"stage", name])
+
+
 def own(element: str, *rest: str) -> bytes:
     """The path below the root of what the runner keeps for the element; Failure where a name cannot be one."""
     for word in (element, *rest):

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain
@@ -22,13 +23,15 @@ from serversync.commit import FLAWS, TRANSIENT, Op, Result
 from serversync.counts import Tell
 from serversync.entry import Entry
 from serversync.failure import Failure
-from serversync.parcel import CHANGED, NEW, REFUSED, Item, Parcel
+from serversync.parcel import CHANGED, NEW, REFUSED, Item, Made, Parcel
 from serversync.reconcile import OTHER, SIDES, Decision, Owners, Seen, of, parent
 from serversync.replica import Carry, Coming, PartnerTree, Replica, Server
 from serversync.tree import Tree
 
-# Operations that are on record as intents at a time.
-BATCH = 2000
+# Operations that are on record as intents at a time, and batches of them that are sent before the first is answered.
+BATCH, BATCHES = 2000, 2
+# Parcels that are sent before the first of them has been answered: more than an SSH channel carries at a time.
+UNDER_WAY = 12
 # Path -> all names of its file, of files with several names.
 Groups = Mapping[bytes, frozenset[bytes]]
 
@@ -44,8 +47,9 @@ class Side:
     # The directory that holds the element's paths, and the name of the file that is the element, if it is one.
     directory: str
     own: str
-    # The stage's path below that directory, once there is one.
-    stage: str = ""
+    # The stage's path below that directory, and whether it is there.
+    stage: str
+    prepared: bool = False
 
     @property
     def partial(self) -> str:
@@ -130,8 +134,14 @@ class Propagation:
         self.carry = source.server.carry or target.server.carry
         # What brings contents by itself knows one stage.
         self.place = b"" if self.carry else b"%d/" % number
-        # What came in parcels, as it is in the stage.
+        # What comes in parcels, and what came, as it is in the stage.
+        self.handed: dict[bytes, Decision] = {}
         self.brought: dict[bytes, Entry] = {}
+        # What parcels that are under way were sent with, and what tells what became of them.
+        self.parcels: deque[tuple[list[Item], Callable[[], list[Made]]]] = deque()
+        self.unpacked_files = 0
+        # What is told of operations on the stage that nobody has asked for yet.
+        self.orders: deque[Iterator[Result]] = deque()
         self.running: rsync.Running | None = None
         self.names: IO[bytes] | None = None
 
@@ -187,8 +197,9 @@ class Propagation:
         # Of these the target may have no name, or another file by it.
         self.doubtful = {one.path for one in decisions if one.status != "agreed" or one.content == self.target.name}
         self.decided = {one.path for one in decisions}
-        if not self.target.stage:
-            self.target.stage = self.target.tree.prepare(self.settings.preserve)
+        if not self.target.prepared:
+            self.target.tree.prepare(self.settings.preserve)
+            self.target.prepared = True
         self.leaders, self.followers = self.split_groups(contents, groups)
         new_trees = {one.path for one in self.leaders if self.kind(one) == "d"}
         self.tops = {path for path in new_trees if parent(path) not in new_trees}
@@ -256,16 +267,22 @@ class Propagation:
             for one in reversed(self.made)
             if self.kind(one) == "d"
         )
-        # What was handed over is known, unless it has been given attributes since.
-        for path in attributes:
-            self.brought.pop(path, None)
-        asked = (self.place + one.path for one in self.leaders if one.path not in self.brought)
-        staged = dict(self.target.tree.staged(asked))
-        self.staged = {path[len(self.place) :]: entry for path, entry in staged.items() if isinstance(entry, Entry)}
-        self.staged.update(self.brought)
+        # What is handed over is told of, unless it has been given attributes since.
+        told = self.handed.keys() - attributes.keys()
+        self.staged = self.in_stage(one.path for one in self.leaders if one.path not in told)
+        self.unpack(0)
+        self.heard()
+        self.staged |= self.in_stage(sorted(told - self.brought.keys()))
+        self.staged |= {path: self.brought[path] for path in told & self.brought.keys()}
         good = self.verify(self.leaders)
         self.clear([one for one in self.leaders if one.path in self.inside and one.path not in good])
+        self.heard()
         self.good = [one for one in self.leaders if one.path in good]
+
+    def in_stage(self, paths: Iterable[bytes]) -> dict[bytes, Entry]:
+        """What is there of the piece at these paths."""
+        found = self.target.tree.staged(self.place + path for path in paths)
+        return {path[len(self.place) :]: entry for path, entry in found if isinstance(entry, Entry)}
 
     def commit(self, *, one_way: bool) -> None:
         """Puts everything that was gathered in its place."""
@@ -326,11 +343,16 @@ class Propagation:
         return sorted(found)
 
     def run(self, ops: Iterable[Op]) -> None:
-        """Operations on what is staged of the piece."""
+        """Operations on what is staged of the piece; what came of them is for ``heard``."""
         placed = (op._replace(path=(self.place + op.path).rstrip(b"/"), stage=True) for op in ops)
-        for result in self.target.tree.commit(placed):
-            if result.problem:
-                self.done.problems[result.path[len(self.place) :]] = result.problem
+        self.orders.append(self.target.tree.order(placed))
+
+    def heard(self) -> None:
+        """What could not be done of the operations on the stage is among the problems."""
+        while self.orders:
+            for result in self.orders.popleft():
+                if result.problem:
+                    self.done.problems[result.path[len(self.place) :]] = result.problem
 
     def same_look(self, decision: Decision) -> bool:
         """Whether rsync would take the target's file for the source's, by size and time."""
@@ -377,30 +399,36 @@ class Propagation:
         )
 
     def hand_over(self, files: list[Decision]) -> None:
-        """Lets small files come, whose entries in the stage are known then."""
+        """Lets small files come, whose entries in the stage are told with that."""
         if not files:
             return
         assert isinstance(self.source.tree, (Tree, PartnerTree)) and isinstance(self.target.tree, (Tree, PartnerTree))
         self.progress("copying", 0, 0)
-        by_path = {one.path: one for one in files}
+        self.handed = {one.path: one for one in files}
         sent: list[list[Item]] = []
-        count = 0
         deflate = self.settings.compress
         asked = ((one.path, self.planned(one).record) for one in files)
         with closing(self.source.tree.give(asked, deflate=deflate)) as parcels:
-            addressed = (self.addressed(one, by_path, sent) for one in parcels)
-            for made in self.target.tree.take(addressed, deflate=deflate):
-                for (path, given, _more), (entry, problem) in zip(sent.pop(0), made):
-                    path = path[len(self.place) :]
-                    if problem is not None:
-                        self.done.problems[path] = problem
-                    size = self.planned(by_path[path]).size
-                    if given != REFUSED and entry is not None and (entry.kind, entry.size) == ("f", size):
-                        self.brought[path] = entry
-                count += len(made)
-                self.progress("copying", count, self.done.sent)
+            addressed = (self.addressed(one, sent) for one in parcels)
+            for told in self.target.tree.take(addressed, deflate=deflate):
+                self.parcels.append((sent.pop(), told))
+                self.unpack(UNDER_WAY)
 
-    def addressed(self, parcel: Parcel, files: Mapping[bytes, Decision], sent: list[list[Item]]) -> Parcel:
+    def unpack(self, most: int) -> None:
+        """Takes up what became of parcels, until no more than so many are under way."""
+        while len(self.parcels) > most:
+            items, told = self.parcels.popleft()
+            for (path, given, _more), (entry, problem) in zip(items, told()):
+                path = path[len(self.place) :]
+                if problem is not None:
+                    self.done.problems[path] = problem
+                size = self.planned(self.handed[path]).size
+                if given != REFUSED and entry is not None and (entry.kind, entry.size) == ("f", size):
+                    self.brought[path] = entry
+            self.unpacked_files += len(items)
+            self.progress("copying", self.unpacked_files, self.done.sent)
+
+    def addressed(self, parcel: Parcel, sent: list[list[Item]]) -> Parcel:
         """The parcel as the target is to have it, in its own numbers of owners and its place in the stage.
 
         What it says is added to ``sent``.
@@ -408,7 +436,7 @@ class Propagation:
         owners = self.settings.owners[self.target.name]
         items = []
         for path, record, more in parcel.items:
-            decision = files[path]
+            decision = self.handed[path]
             # Of what is new nothing is kept but its owners, by the target's numbers.
             planned = self.planned(decision)
             same_owners = (planned.uid, planned.gid) == (
@@ -431,6 +459,8 @@ class Propagation:
         """Lets rsync bring the contents of the source into the stage."""
         if not files:
             return
+        # The stage has to be there.
+        self.heard()
         owners = self.settings.owners[self.target.name]
         self.names = names = tempfile.NamedTemporaryFile(prefix="serversync-")  # noqa: SIM115
         names.write(rsync.list_of(one.path for one in files))
@@ -557,7 +587,8 @@ class Propagation:
 
     def carry_out(self, steps: list[tuple[Decision, Op]], within: dict[bytes, list[Decision]]) -> list[Decision]:
         """Commits, each batch once its intents are on record; the new directories for which there is one already."""
-        in_the_way = []
+        in_the_way: list[Decision] = []
+        waiting: deque[tuple[list[tuple[Decision, Op]], Iterator[Result]]] = deque()
         for batch in cut(steps, BATCH):
             self.intend(
                 self.target.name,
@@ -568,20 +599,30 @@ class Propagation:
                     for one in [decision, *(within.get(decision.path, []) if op.do == "tree" else [])]
                 ),
             )
-            for (decision, op), result in zip(batch, list(self.target.tree.commit(op for _decision, op in batch))):
-                inner = within.get(decision.path, []) if op.do == "tree" else []
-                placed = result.problem is None or result.problem[0] in FLAWS
-                if op.do == "tree" and result.problem and not placed and op.expect is None:
-                    in_the_way.append(decision)
-                    self.blocked[decision.path] = result.problem
-                    continue
-                self.keep(decision, op, result)
-                if placed:
-                    self.done.entries.update((one.path, self.staged[one.path]) for one in inner)
-                else:
-                    self.done.problems.update((one.path, WITHOUT) for one in inner)
-            self.progress("committing", len(self.done.entries), 0)
+            waiting.append((batch, self.target.tree.order(op for _decision, op in batch)))
+            if len(waiting) > BATCHES:
+                in_the_way += self.kept(*waiting.popleft(), within)
+        for ordered in waiting:
+            in_the_way += self.kept(*ordered, within)
         return in_the_way
+
+    def kept(
+        self, batch: list[tuple[Decision, Op]], results: Iterator[Result], within: dict[bytes, list[Decision]]
+    ) -> Iterator[Decision]:
+        """Keeps what came of a batch; the new directories for which there is one already."""
+        for (decision, op), result in zip(batch, list(results)):
+            inner = within.get(decision.path, []) if op.do == "tree" else []
+            placed = result.problem is None or result.problem[0] in FLAWS
+            if op.do == "tree" and result.problem and not placed and op.expect is None:
+                yield decision
+                self.blocked[decision.path] = result.problem
+                continue
+            self.keep(decision, op, result)
+            if placed:
+                self.done.entries.update((one.path, self.staged[one.path]) for one in inner)
+            else:
+                self.done.problems.update((one.path, WITHOUT) for one in inner)
+        self.progress("committing", len(self.done.entries), 0)
 
     def unpacked(self, top: Decision, within: dict[bytes, list[Decision]]) -> list[tuple[Decision, Op]]:
         """The steps by which the contents of a staged directory get into the one that is there."""
@@ -648,7 +689,7 @@ class Propagation:
             steps.append((one, Op("link", one.path, self.replaced(one), self.wanted(one), to=leader)))
         for batch in cut(steps, BATCH):
             self.intend(self.target.name, ((one, op.want) for one, op in batch))
-            for (one, op), result in zip(batch, list(self.target.tree.commit(op for _one, op in batch))):
+            for (one, op), result in zip(batch, list(self.target.tree.order(op for _one, op in batch))):
                 self.keep(one, op, result)
             self.progress("committing", len(self.done.entries), 0)
 
@@ -661,15 +702,11 @@ class Propagation:
         good = {one.path for one in self.good}
         whole -= {parent(one.path) for one in (*self.followers, *self.leaders) if one.path not in good}
         touched = sorted({parent(path) for path in self.done.entries} - whole, reverse=True)
-        theirs = dict(self.source.tree.entries(touched))
-        ops = []
-        for path, entry in dict(self.target.tree.entries(touched)).items():
-            source = theirs.get(path)
-            if isinstance(entry, Entry) and isinstance(source, Entry) and entry.kind == source.kind == "d":
-                ops.append(Op("meta", path, entry, entry._replace(mtime=source.mtime)))
-        for _result in self.target.tree.commit(ops):
-            # They decide nothing: one that cannot be set, of a root that is somebody else's, fails no run.
-            continue
+        seen = self.source.tree.entries(touched)
+        theirs = [(path, entry.mtime) for path, entry in seen if isinstance(entry, Entry) and entry.kind == "d"]
+        # They decide nothing: one that cannot be set, of a root that is somebody else's, fails no run.
+        if theirs:
+            self.target.tree.set_times(theirs)
 
     def leave_out(self) -> None:
         """A directory that still holds nothing but what does not take part is not there for this run, nor the next."""
@@ -697,7 +734,7 @@ class Propagation:
         ]
         for batch in cut(steps, BATCH):
             self.intend(self.target.name, ((one, op.want) for one, op in batch))
-            for (one, op), result in zip(batch, list(self.target.tree.commit(op for _one, op in batch))):
+            for (one, op), result in zip(batch, list(self.target.tree.order(op for _one, op in batch))):
                 self.keep(one, op, result)
                 several = op.expect is not None and op.expect.kind != "d" and op.expect.nlink > 1
                 if several and ("hardlinks" not in self.settings.preserve or one.path in self.parted):

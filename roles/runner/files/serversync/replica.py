@@ -9,6 +9,7 @@ the partner's ``serve`` holds, or of a partner without a runner an ``SftpTree`` 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import threading
@@ -16,8 +17,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from functools import cached_property
-from itertools import islice
+from functools import cached_property, partial
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, Union
 
 from serversync import place, tree
@@ -25,11 +26,11 @@ from serversync.commit import Op, Result
 from serversync.detect import SIZE, Summary
 from serversync.entry import Entry, pack, unpack
 from serversync.failure import Failure
-from serversync.frames import PAYLOAD_LIMIT
+from serversync.frames import PATIENCE, PAYLOAD_LIMIT
 from serversync.held import good
 from serversync.layout import Layout
 from serversync.parcel import REFUSED, Made, Parcel, Wrapper, requests, unpack_made, unwrap
-from serversync.ssh import Conversation
+from serversync.ssh import Conversation, Reply
 from serversync.tree import Item, Tree
 from serversync.wire import (
     LATEST,
@@ -51,9 +52,9 @@ if TYPE_CHECKING:
 
 # Paths or operations in one request: of paths of the greatest length still one frame.
 REQUEST = 2000
-# Parcels that are sent before the first of them has been answered.
-UNDER_WAY = 4
-# Seconds that one may take to the partner: over a thin line nothing else comes from there meanwhile.
+# Requests for paths that are sent before the first of them has been answered; bytes of operations.
+BATCHES_AHEAD, OPERATIONS_AHEAD = 2, 8 << 20
+# Seconds that parcels may take to the partner: over a thin line nothing else comes from there meanwhile.
 ON_ITS_WAY = 600.0
 # What a partner may say of what it has: paths of an element, children that have come since the scan, bytes of the
 # attributes of a path, of a list of versions, problems of which nothing more is told.
@@ -349,14 +350,55 @@ class PartnerTree:
         self.most = MEANWHILE
         # Of children.
         self.room = Allowance(MEANWHILE)
+        # Questions without a whole answer yet, and in their order those that nothing waits for.
+        self.asked: set[int] = set()
+        self.said: deque[int] = deque()
+        self.patience = PATIENCE
+
+    def send(self, verb: str, payload: bytes = b"", **request: Any) -> int:
+        """Asks; the question's number."""
+        number = self.connection.ask_early(verb, payload, tree=self.handle, **request)
+        self.asked.add(number)
+        return number
+
+    def say(self, verb: str, payload: bytes = b"", **request: Any) -> None:
+        """Asks for what nothing waits for. If it fails, that is raised before any later answer is taken up."""
+        self.said.append(self.send(verb, payload, **request))
+
+    def answered(self, before: float = math.inf) -> None:
+        """Waits for the answers to what was said; before: of questions with lower numbers than this one alone."""
+        while self.said and self.said[0] < before:
+            for _piece in self.pieces(self.said.popleft()):
+                continue
+
+    def answer(self, number: int) -> Reply:
+        self.answered(number)
+        self.asked.discard(number)
+        return self.connection.answer(number, self.patience)
+
+    def pieces(self, number: int) -> Iterator[bytes]:
+        self.answered(number)
+        yield from self.connection.pieces(number, self.patience)
+        self.asked.discard(number)
 
     def ask(self, verb: str, payload: bytes = b"", **request: Any) -> dict[str, Any]:
-        return self.connection.ask(verb, payload, tree=self.handle, **request)
+        return self.answer(self.send(verb, payload, **request))[0]
 
     def ask_long(self, verb: str, payload: bytes = b"", **request: Any) -> Iterator[bytes]:
-        return self.connection.ask_long(verb, payload, tree=self.handle, **request)
+        yield from self.pieces(self.send(verb, payload, **request))
+
+    def ask_ahead(self, verb: str, paths: Iterable[bytes]) -> Iterator[tuple[list[bytes], int]]:
+        """Some of the paths after others, with the question about them; the next ones are asked before it is read."""
+        waiting: deque[tuple[list[bytes], int]] = deque()
+        for some in batches(paths):
+            waiting.append((some, self.send(verb, pack_paths(some))))
+            if len(waiting) > BATCHES_AHEAD:
+                yield waiting.popleft()
+        yield from waiting
 
     def close(self) -> None:
+        for number in self.asked:
+            self.connection.drop(number)
         # Without a connection it is released anyway; and this must not hide why it is closed.
         with suppress(Failure):
             self.connection.tell("close", tree=self.handle)
@@ -395,7 +437,7 @@ class PartnerTree:
         before: bytes | None = None
         room = Allowance(self.most)
         with understood(self.connection):
-            for item in self.items("digests", b""):
+            for item in self.items(self.send("digests")):
                 room.spend(item)
                 path, digest = item[0], bytes.fromhex(item[1].decode("ascii"))
                 if before is not None and path <= before:
@@ -406,9 +448,8 @@ class PartnerTree:
                 yield path, digest
 
     def listing(self, directories: Iterable[bytes]) -> Iterator[Item]:
-        for some in batches(directories):
-            asked = set(some)
-            yield from self.in_order(self.items("listing", pack_paths(some)), asked)
+        for some, number in self.ask_ahead("listing", directories):
+            yield from self.in_order(self.items(number), set(some))
 
     def in_order(self, items: Answer[Item], directories: set[bytes]) -> Iterator[Item]:
         """Children of directories, each once, those of one after those of another; as many as there can be."""
@@ -433,8 +474,8 @@ class PartnerTree:
             yield path, "is gone" if found is None else found
 
     def zeros(self, paths: Iterable[bytes]) -> Iterator[bytes]:
-        for some in batches(paths):
-            items = self.items("zeros", pack_paths(some))
+        for some, number in self.ask_ahead("zeros", paths):
+            items = self.items(number)
             for path, _more in self.asked_for(some, ((path, more) for path, _record, more in items)):
                 yield path
 
@@ -451,15 +492,13 @@ class PartnerTree:
             path, found = json.loads(line)
             return os.fsencode(path), decode_attributes(found) or {}
 
-        for some in batches(paths):
+        for some, number in self.ask_ahead("attributes", paths):
             # One path's may be a frame of them.
             most = PAYLOAD_LIMIT + len(some) * MOST_ATTRIBUTES
-            yield from self.asked_for(some, self.lines("attributes", pack_paths(some), attributes, most))
+            yield from self.asked_for(some, self.lines(number, attributes, most))
 
-    def prepare(self, preserve: frozenset[str]) -> str:
-        reply = self.ask("prepare", preserve=sorted(preserve))
-        with understood(self.connection):
-            return plain(reply["stage"])
+    def prepare(self, preserve: frozenset[str]) -> None:
+        self.say("prepare", preserve=sorted(preserve))
 
     def staged(self, paths: Iterable[bytes]) -> Iterator[tuple[bytes, Entry | str | None]]:
         return self.seen("staged", paths)
@@ -481,47 +520,61 @@ class PartnerTree:
         for data in self.ask_long("give", pack((path, record, b"") for path, record in files), deflate=deflate):
             yield unwrap(data)
 
-    def take(self, parcels: Iterable[Parcel], *, deflate: bool) -> Iterator[list[Made]]:
+    def take(self, parcels: Iterable[Parcel], *, deflate: bool) -> Iterator[Callable[[], list[Made]]]:
         wrapper = Wrapper(deflate=deflate)
-        # The next ones are on their way while one is unpacked; what is said of those that wait fits into any buffer.
-        waiting: deque[tuple[int, int]] = deque()
+        self.patience = ON_ITS_WAY
         for parcel in parcels:
-            number = self.connection.ask_early("take", wrapper.wrap(parcel), tree=self.handle)
-            waiting.append((number, len(parcel.items)))
-            if len(waiting) > UNDER_WAY:
-                yield self.taken(*waiting.popleft())
-        while waiting:
-            yield self.taken(*waiting.popleft())
+            yield partial(self.taken, self.send("take", wrapper.wrap(parcel)), len(parcel.items))
 
     def taken(self, number: int, count: int) -> list[Made]:
-        _reply, data = self.connection.answer(number, ON_ITS_WAY)
+        _reply, data = self.answer(number)
         with understood(self.connection):
             made = unpack_made(data)
             if len(made) != count:
                 raise ValueError(f"{len(made)} files were made of {count}")
             return made
 
-    def commit(self, ops: Iterable[Op]) -> Iterator[Result]:
-        for some in batches(ops):
-            results = self.results(some)
-            with understood(self.connection), closing(results):
-                for op in some:
-                    found = next(results, None)
-                    if found is None or found.path != op.path:
-                        raise ValueError(f"nothing was said of {op.path[:80]!r}")
-                    yield found
-                if next(results, None) is not None:
-                    raise ValueError("more was done than was asked for")
+    def order(self, ops: Iterable[Op]) -> Iterator[Result]:
+        """Has the operations done, or under way once it returns; what came of each, for whoever asks."""
+        asked: list[Op] = []
+        results: list[Iterator[Result]] = []
+        waiting: deque[tuple[int, int]] = deque()
+        ahead = 0
 
-    def results(self, ops: list[Op]) -> Answer[Result]:
-        for data in fitting(ops):
-            yield from self.lines("commit", data, result)
+        def heard() -> int:
+            at, size = waiting.popleft()
+            results[at] = iter(list(results[at]))
+            return size
+
+        for some in batches(ops):
+            asked += some
+            for data in fitting(some):
+                while waiting and ahead + len(data) > OPERATIONS_AHEAD:
+                    ahead -= heard()
+                waiting.append((len(results), len(data)))
+                results.append(self.lines(self.send("commit", data), result))
+                ahead += len(data)
+        return self.of_each(asked, chain.from_iterable(results))
+
+    def of_each(self, ops: list[Op], results: Iterator[Result]) -> Iterator[Result]:
+        with understood(self.connection):
+            for op in ops:
+                found = next(results, None)
+                if found is None or found.path != op.path:
+                    raise ValueError(f"nothing was said of {op.path[:80]!r}")
+                yield found
+            if next(results, None) is not None:
+                raise ValueError("more was done than was asked for")
+
+    def set_times(self, times: Iterable[tuple[bytes, int]]) -> None:
+        for some in batches(times):
+            self.say("times", pack((path, b"%d" % mtime, b"") for path, mtime in some))
 
     def finish(self) -> None:
-        self.ask("finish")
+        self.say("finish")
 
     def sync(self) -> None:
-        self.ask("sync")
+        self.say("sync")
 
     def settle(self) -> int:
         reply = self.ask("settle")
@@ -532,7 +585,7 @@ class PartnerTree:
             return moment
 
     def mark(self, content: dict[str, Any]) -> None:
-        self.ask("mark", content=content)
+        self.say("mark", content=content)
 
     def prune(self, keep: int, most: int, now: float) -> list[str]:
         reply = self.ask("prune", keep=keep, most=most, now=now)
@@ -543,26 +596,26 @@ class PartnerTree:
         def version(line: bytes) -> dict[str, Any]:
             return checked(json.loads(line), VERSION)
 
-        return self.lines("versions", b"" if path is None else pack_paths([path]), version)
+        return self.lines(self.send("versions", b"" if path is None else pack_paths([path])), version)
 
     def restore(self, path: bytes, run: str) -> Iterator[Result]:
-        return self.lines("restore", pack_paths([os.fsencode(run), path]), result)
+        return self.lines(self.send("restore", pack_paths([os.fsencode(run), path])), result)
 
     # How answers of any length are read: in pieces that are whole.
 
     # Whoever gives one up before its end closes it: else nothing could be asked any more.
 
-    def items(self, verb: str, payload: bytes) -> Answer[Item]:
+    def items(self, number: int) -> Answer[Item]:
         with understood(self.connection):
-            for data in self.ask_long(verb, payload):
+            for data in self.pieces(number):
                 yield from map(bounded, unpack(data))
 
     def seen(self, verb: str, paths: Iterable[bytes]) -> Iterator[tuple[bytes, Entry | str | None]]:
-        for some in batches(paths):
-            yield from self.asked_for(some, self.seen_of(verb, some))
+        for some, number in self.ask_ahead(verb, paths):
+            yield from self.asked_for(some, self.seen_of(number))
 
-    def seen_of(self, verb: str, paths: list[bytes]) -> Answer[tuple[bytes, Entry | str | None]]:
-        for data in self.ask_long(verb, pack_paths(paths)):
+    def seen_of(self, number: int) -> Answer[tuple[bytes, Entry | str | None]]:
+        for data in self.pieces(number):
             yield from unpack_seen(data)
 
     def asked_for(self, paths: Iterable[bytes], answers: Answer[tuple[bytes, Found]]) -> Iterator[tuple[bytes, Found]]:
@@ -575,11 +628,9 @@ class PartnerTree:
                 waiting.remove(path)
                 yield path, found
 
-    def lines(
-        self, verb: str, payload: bytes, read: Callable[[bytes], Found], most: int = MOST_VERSIONS
-    ) -> Answer[Found]:
+    def lines(self, number: int, read: Callable[[bytes], Found], most: int = MOST_VERSIONS) -> Answer[Found]:
         with understood(self.connection):
-            for data in self.ask_long(verb, payload):
+            for data in self.pieces(number):
                 most -= len(data)
                 if most < 0:
                     raise ValueError("an answer is longer than it can be")

@@ -389,7 +389,8 @@ class Desk:
         yield {"users": users, "groups": groups}, b""
 
     def verb_prepare(self, request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
-        yield {"stage": self.tree(request).prepare(frozenset(request["preserve"]))}, b""
+        self.tree(request).prepare(frozenset(request["preserve"]))
+        yield {}, b""
 
     def verb_staged(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
         return stream(pack([item]) for item in pack_seen(self.tree(request).staged(below(payload))))
@@ -408,12 +409,18 @@ class Desk:
     def verb_take(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
         parcel = unwrap(payload)
         check_paths(path for path, _record, _more in parcel.items)
-        [made] = self.tree(request).take([parcel])
-        yield {}, pack_made(made)
+        [told] = self.tree(request).take([parcel])
+        yield {}, pack_made(told())
 
     def verb_commit(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
         results = self.tree(request).commit(decode_ops(payload))
         return stream(json.dumps(encode_result(result)).encode("ascii") + b"\n" for result in results)
+
+    def verb_times(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
+        times = [(path, int(mtime)) for path, mtime, _nothing in unpack(payload)]
+        check_paths(path for path, _mtime in times if path)
+        self.tree(request).set_times(times)
+        yield {}, b""
 
     def verb_finish(self, request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
         self.tree(request).finish()

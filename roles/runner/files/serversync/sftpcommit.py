@@ -85,7 +85,7 @@ class SftpCommit:
         self.sure: set[bytes] = set()
         self.changed: set[bytes] = set()
 
-    def prepare(self) -> str:
+    def prepare(self) -> None:
         """As ``commit.Commit.prepare``."""
         try:
             for path in (self.stages, self.store):
@@ -100,7 +100,6 @@ class SftpCommit:
                 f"{os.fsdecode(self.home)} cannot be made ready ({reason(error)}); check it and the account's rights"
             )
             raise Failure("not_writable", message) from error
-        return os.fsdecode(self.home + b"/stage/" + self.run_name)
 
     def recover(self) -> None:
         """What a killed run had moved to versions, but not yet replaced, is put back; then its stage goes.

@@ -437,13 +437,13 @@ class SftpTree:
 
     # Propagation.
 
-    def prepare(self, preserve: frozenset[str]) -> str:
-        """Makes the stage; its path below the root."""
+    def prepare(self, preserve: frozenset[str]) -> None:
+        """Makes the stage."""
         able = self.abilities
         self.commits = SftpCommit(
             self.session, self.root, self.element, self.run, preserve, linking=able.linking, chown=able.owner
         )
-        return self.commits.prepare()
+        self.commits.prepare()
 
     @property
     def committing(self) -> SftpCommit:
@@ -463,6 +463,19 @@ class SftpTree:
         named = (op._replace(path=self.own(op.path), staged=self.own(op.staged), to=self.own(op.to)) for op in ops)
         for result in self.committing.carry_out(named):
             yield result._replace(path=self.common(result.path))
+
+    def order(self, ops: Iterable[Op]) -> Iterator[Result]:
+        """As ``commit``; all is done when it returns."""
+        return iter(list(self.commit(ops)))
+
+    def set_times(self, times: Iterable[tuple[bytes, int]]) -> None:
+        """As ``commit.Commit.set_times``."""
+        wanted = dict(times)
+        seen = ((path, entry) for path, entry in self.entries(wanted) if isinstance(entry, Entry) and entry.kind == "d")
+        self.order(Op("meta", path, entry, entry._replace(mtime=wanted[path])) for path, entry in seen)
+
+    def answered(self) -> None:
+        """Nothing is asked of it whose answer is not waited for."""
 
     def still_ours(self) -> None:
         if self.lock is not None and self.lock.lost:

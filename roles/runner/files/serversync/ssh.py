@@ -219,13 +219,13 @@ class Conversation:
         """The bytes of an answer of any length, piece by piece."""
         yield from self.pieces(self.ask_early(verb, payload, **request))
 
-    def pieces(self, number: int) -> Generator[bytes, None, None]:
+    def pieces(self, number: int, patience: float = PATIENCE) -> Generator[bytes, None, None]:
         """The same of a question that was asked early; nobody else takes up an answer until it has been read."""
         with self.talking:
             more = True
             try:
                 while more:
-                    reply, data = self.reply(number, PATIENCE)
+                    reply, data = self.reply(number, patience)
                     more = bool(reply.get("more"))
                     if data:
                         yield data

@@ -42,7 +42,7 @@ from serversync.guards import (
     room,
     tripped,
 )
-from serversync.held import good
+from serversync.held import good, stage_of
 from serversync.job import Element, Job, amount, load, seconds, size
 from serversync.layout import Layout
 from serversync.locks import owner, told_of
@@ -338,7 +338,7 @@ class Synchronization:
         self.held.callback(tree.close)
         self.report.warnings += tree.facts.get("warnings", [])
         directory, _slash, own = path.rpartition("/") if self.kind == "file" else (path, "", "")
-        return Side(side, server, tree, path, directory or "/", own)
+        return Side(side, server, tree, path, directory or "/", own, os.fsdecode(stage_of(self.name, self.run)))
 
     def identify(self, side: str) -> dict[str, Any]:
         # The roots of two volumes have one inode number, and what is made anew may get that of what is gone.
@@ -1045,6 +1045,8 @@ class Synchronization:
             return False
         self.carry_out(plan)
         self.prune()
+        for side in SIDES:
+            self.sides[side].tree.answered()
         if known is not None:
             report.plan = known
         return self.again or (self.direction == "both" and any(one.aside for one in plan.decisions))
@@ -1262,9 +1264,9 @@ class Synchronization:
 
     def leave_stages(self) -> None:
         for side in self.targets:
-            if self.sides[side].stage:
+            if self.sides[side].prepared:
                 self.sides[side].tree.finish()
-                self.sides[side].stage = ""
+                self.sides[side].prepared = False
 
     def conclude(self, piece: Piece, archiving: Archiving) -> Problems:
         """Everything that has come is put in its place, on the disks, and into the archive; what could not be."""
@@ -1273,6 +1275,8 @@ class Synchronization:
         for side in self.targets:
             self.sides[side].tree.sync()
         problems = archiving.remember(piece.decisions, piece.done)
+        for side in SIDES:
+            self.sides[side].tree.answered()
         self.problems |= problems
         self.report.problems |= problems
         self.tally(piece.decisions, piece.done)

@@ -13,8 +13,9 @@ import os
 import pwd
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -222,12 +223,12 @@ class Tree:
         """See parcel.read; deflate: parcels that travel do so smaller."""
         yield from self.unstopped(parcel.read(self.root, files))
 
-    def take(self, parcels: Iterable[Parcel], *, deflate: bool = False) -> Iterator[list[Made]]:
-        """What each made in the stage; see parcel.write, and ``give``."""
+    def take(self, parcels: Iterable[Parcel], *, deflate: bool = False) -> Iterator[Callable[[], list[Made]]]:
+        """For each what tells what it made in the stage; see parcel.write, and ``give``."""
         directories = Directories(self.committing.stage, making=True)
         try:
             for one in self.unstopped(parcels):
-                yield list(parcel.write(directories, one, self.committing.preserve))
+                yield partial(list, list(parcel.write(directories, one, self.committing.preserve)))
         finally:
             directories.close()
 
@@ -239,11 +240,11 @@ class Tree:
 
     # Propagation.
 
-    def prepare(self, preserve: frozenset[str]) -> str:
-        """Makes the stage; its path below the root."""
+    def prepare(self, preserve: frozenset[str]) -> None:
+        """Makes the stage."""
         self.check_changeable()
         self.commits = Commit(self.root, self.element, self.run, preserve)
-        return self.commits.prepare()
+        self.commits.prepare()
 
     def staged(self, paths: Iterable[bytes]) -> Iterator[tuple[bytes, Entry | str | None]]:
         """As ``entries``, of paths in the stage."""
@@ -261,6 +262,17 @@ class Tree:
         named = (op._replace(path=self.own(op.path), staged=self.own(op.staged), to=self.own(op.to)) for op in ops)
         for result in self.committing.carry_out(self.until_stopped(named)):
             yield result._replace(path=self.common(result.path))
+
+    def order(self, ops: Iterable[Op]) -> Iterator[Result]:
+        """As ``commit``; all is done when it returns."""
+        return iter(list(self.commit(ops)))
+
+    def set_times(self, times: Iterable[tuple[bytes, int]]) -> None:
+        """See ``Commit.set_times``."""
+        self.committing.set_times(times)
+
+    def answered(self) -> None:
+        """Nothing is asked of it whose answer is not waited for; of a ``PartnerTree`` there is."""
 
     def until_stopped(self, ops: Iterable[Op]) -> Iterator[Op]:
         for op in ops:
