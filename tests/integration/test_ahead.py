@@ -71,6 +71,7 @@ def test_what_changed_is_found_by_what_was_begun(pair: Pair, run: Callable[[], A
     (changed / "d" / "b").unlink()
     record, asked = run()
     assert asked[:2] == ["hello", "begin"] and "scan" not in asked and "open" not in asked
+    assert "digests" not in asked, "the partner's had moved since its last scan was archived"
     assert record["state"] == "equal" and tree(pair.path) == tree(pair.partner_path)
     assert sorted(tree(pair.path)) == [b"a", b"d", b"new"] and (pair.path / "a").read_text() == "changed"
 
@@ -125,6 +126,34 @@ def test_a_partner_that_cannot_be_reached_leaves_nothing_locked(pair: Pair, run:
     assert run()[0]["error"]["code"] == "unreachable"
     pair.there.start()
     assert run()[0]["state"] == "equal"
+
+
+def test_the_answers_that_a_run_waits_for_are_few(
+    pair: Pair, run: Callable[[], Asked], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is a round trip: the greeting, what was begun, owners, parcels, operations, what is archived, the end."""
+    fill(pair.path)
+    pair.declare()
+    run()
+    (pair.path / "a").write_text("changed")
+    (pair.path / "d" / "new").write_text("new")
+    order: list[str] = []
+    asked, heard = Conversation.ask_early, Conversation.hear
+
+    def ask(self: Conversation, verb: str, *arguments: Any, **options: Any) -> int:
+        if order[-1:] != ["asked"]:
+            order.append("asked")
+        return asked(self, verb, *arguments, **options)
+
+    def hear(self: Conversation, *answer: Any) -> None:
+        if order[-1:] != ["heard"]:
+            order.append("heard")
+        heard(self, *answer)
+
+    monkeypatch.setattr(Conversation, "ask_early", ask)
+    monkeypatch.setattr(Conversation, "hear", hear)
+    assert run()[0]["state"] == "equal" and tree(pair.path) == tree(pair.partner_path)
+    assert order.count("heard") <= 6, order
 
 
 @pytest.mark.parametrize("direction", ["to_partner", "from_partner"])

@@ -45,9 +45,13 @@ def test_what_is_guessed_is_what_the_last_run_had(tmp_path: Path) -> None:
     with Archive.open(path, {}) as archive:
         assert ahead.guess(path) is None, "no run has come to its end"
         archive.commit(
-            Update(rows=[Row(b"a", "agreed", RECORD, b"", RECORD, b"")], settings={"preserve": ["acls", "times"]})
+            Update(
+                rows=[Row(b"a", "agreed", RECORD, b"", RECORD, b"")],
+                settings={"preserve": ["acls", "times"]},
+                streams=(b"here", b"there"),
+            )
         )
-    assert ahead.guess(path) == ahead.Guess(frozenset({"acls"}), 1)
+    assert ahead.guess(path) == ahead.Guess(frozenset({"acls"}), 1, b"there")
     path.write_bytes(b"no archive")
     assert ahead.guess(path) is None
 

@@ -27,7 +27,15 @@ FACTS = {
     **{"folding": [], "others": [], "marker": None, "free": FREE},
 }
 ROOT = encode_entry(FILE._replace(kind="d"))
-SUMMARY = {"stream": "", "entries": 1, "moment": 1, "complete": True, "problems": [], "unchanged": False}
+SUMMARY = {
+    "stream": "",
+    "entries": 1,
+    "moment": 1,
+    "complete": True,
+    "problems": [],
+    "unchanged": False,
+    "digests": False,
+}
 LOOK = {"kind": "directory", "readable": True, "writable": True, "reason": "", **FREE}
 
 
@@ -68,6 +76,7 @@ def scan(**reply: Any) -> Any:
 ASKED = [(b"plc", FILE.record)]
 SHORT = PLAIN + HEAD.pack(len(pack([(b"plc", b"x", b"")]))) + pack([(b"plc", b"x", b"")])
 MADE: Made = (FILE, None)
+DELETE = Op("delete", b"plc", None, None, None, b"", b"", False)
 wrap = Wrapper(deflate=False).wrap
 GIVEN = Parcel([(b"plc", FILE.record, b"")], [b"data"])
 
@@ -197,6 +206,48 @@ def test_files_come_and_go_in_parcels() -> None:
     assert list(tree(wrap(GIVEN)).give(ASKED, deflate=False)) == [GIVEN]
     made = [MADE, (None, Problem("no_space", "No space left on device"))]
     assert taken(pack_made(made), GIVEN._replace(items=GIVEN.items * 2, contents=GIVEN.contents * 2)) == [made]
+
+
+def test_digests_that_came_with_the_scan_are_looked_at_as_those_that_are_asked_for() -> None:
+    def come(data: bytes) -> list[tuple[bytes, bytes]]:
+        held = tree(data, **{**SUMMARY, "root": ROOT, "digests": True})
+        held.scan(b"", [], [], frozenset(), 0)
+        return list(held.digests())
+
+    assert come(b"a\0" + b"aa" * 16 + b"\0\0") == [(b"a", b"\xaa" * 16)]
+    for data in (b"b\0" + b"aa" * 16 + b"\0\0a\0" + b"aa" * 16 + b"\0\0", b"a\0aa\0\0", b"a"):
+        with pytest.raises(Failure, match="cannot be one"):
+            come(data)
+
+
+def test_what_fails_of_what_was_said_is_raised_before_a_later_answer() -> None:
+    """And what came of a question before it is told all the same."""
+    taken = []
+
+    class Refusing(Saying):
+        number = 0
+
+        def ask_early(self, *_question: object, **_request: object) -> int:
+            self.number += 1
+            return self.number
+
+        def pieces(self, number: int, _patience: float) -> Iterator[bytes]:
+            taken.append(number)
+            if number == 2:
+                raise Failure("no_space", "no", transient=True)
+            yield from self.data
+
+    held = PartnerTree(Refusing({}, result()), 0, FACTS)  # type: ignore[arg-type]
+    first = held.order([DELETE])
+    held.sync()
+    held.finish()
+    second = held.order([DELETE])
+    assert next(first).path == b"plc"
+    with pytest.raises(Failure, match="no"):
+        next(second)
+    assert taken == [1, 2]
+    held.answered()
+    assert taken == [1, 2, 3] and held.asked == {1, 2, 4}
 
 
 def test_no_more_children_than_there_can_be(monkeypatch: pytest.MonkeyPatch) -> None:

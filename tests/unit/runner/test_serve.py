@@ -159,11 +159,26 @@ def test_a_replica_is_begun_by_one_question(tmp_path: Path, held: ExitStack) -> 
     ask = Asking(tmp_path, "both", held)
     (ask.root / "plc").write_text("x")
     request = {"path": str(ask.root), "kind": "directory", "element": "job.1", "run": "run", **READING, **SCAN}
-    [(begun, _nothing)] = ask("begin", **request)
+    [(begun, digests)] = ask("begin", **request)
     [(look, _nothing)] = ask("look", path=str(ask.root))
-    [(scan, _nothing)] = ask("scan", tree=begun["open"]["tree"], **SCAN)
+    tree = begun["open"]["tree"]
+    [(scan, _nothing)] = ask("scan", tree=tree, **SCAN)
     assert begun["look"]["facts"]["kind"] == look["facts"]["kind"] == "directory"
     assert (begun["scan"]["stream"], begun["scan"]["entries"]) == (scan["stream"], 1)
+    [(_more, asked), _end] = ask("digests", tree=tree)
+    assert begun["scan"]["digests"] and digests == asked
+    [(same, nothing)] = ask("scan", bytes.fromhex(scan["stream"]), tree=tree, **SCAN)
+    assert same["unchanged"] and not same["digests"] and nothing == b""
+
+
+def test_more_digests_than_a_frame_holds_are_asked_for(
+    tmp_path: Path, held: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = Asking(tmp_path, "both", held)
+    ask.open()
+    monkeypatch.setattr("serversync.serve.LIMIT", 10)
+    [(scan, nothing)] = ask("scan", tree=0, **SCAN)
+    assert not scan["digests"] and nothing == b""
 
 
 @pytest.mark.parametrize("kind", ["missing", "file", "locked", "closed for writing"])

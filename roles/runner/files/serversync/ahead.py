@@ -26,10 +26,12 @@ from serversync.tree import Tree
 
 
 class Guess(NamedTuple):
-    """What the archive lets expect of a run: the attributes that are preserved, and how many paths there are."""
+    """What the archive lets expect of a run: the attributes that are preserved, how many paths there are, and what the
+    partner's replica has for a digest, empty: unknown."""
 
     xattrs: frozenset[str]
     expected: int
+    there: bytes = b""
 
 
 def guess(archive: Path) -> Guess | None:
@@ -39,7 +41,8 @@ def guess(archive: Path) -> Guess | None:
     # Whatever is wrong with it is told when it is opened for the run.
     with suppress(Failure), closing(Archive(archive)) as known:
         if known.settings:
-            return Guess(frozenset(known.settings["preserve"]) & {"acls", "xattrs"}, known.rows_count)
+            xattrs = frozenset(known.settings["preserve"]) & {"acls", "xattrs"}
+            return Guess(xattrs, known.rows_count, known.streams()[1])
     return None
 
 
@@ -146,14 +149,15 @@ class There:
             "xattrs": sorted(known.xattrs),
             "expected": known.expected,
         }
-        self.number = conversation.ask_early("begin", path=path, kind=kind, **options, **scan)
+        self.number = conversation.ask_early("begin", known.there, path=path, kind=kind, **options, **scan)
         self.reply: dict[str, Any] | None = None
+        self.digests = b""
         self.tree: PartnerTree | None = None
 
     def looked(self, partner: Partner) -> dict[str, Any] | None:
         """What is at the path; None where the partner has not said so."""
         with suppress(Failure):
-            self.reply, _nothing = self.conversation.answer(self.number)
+            self.reply, self.digests = self.conversation.answer(self.number)
         return partner.looked(self.path, self.reply["look"]) if self.reply and "look" in self.reply else None
 
     def taken(self, partner: Partner) -> PartnerTree | None:
@@ -169,4 +173,4 @@ class There:
     def scanned(self, xattrs: frozenset[str]) -> Summary | None:
         if self.tree is None or xattrs != self.xattrs or not self.reply or "scan" not in self.reply:
             return None
-        return self.tree.summary(self.reply["scan"])
+        return self.tree.summary(self.reply["scan"], self.digests)

@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from functools import cached_property, partial
+from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, Union
 
@@ -194,18 +194,26 @@ class Partner:
         self.remote_shell: str | None = connection.remote_shell
         self.privileged = bool(connection.about.get("privileged"))
         self.addresses: dict[str, str] = {}
+        # Seconds that the fastest of the questions took that are answered without looking far.
+        self.fastest = math.inf
 
     def abort(self) -> None:
         self.connection.abort()
 
-    @cached_property
+    @property
     def round_trip(self) -> float:
+        if self.fastest == math.inf:
+            self.ask("hello")
+        return self.fastest
+
+    def ask(self, verb: str, **request: Any) -> dict[str, Any]:
         asked = time.monotonic()
-        self.connection.ask("hello")
-        return time.monotonic() - asked
+        reply = self.connection.ask(verb, **request)
+        self.fastest = min(self.fastest, time.monotonic() - asked)
+        return reply
 
     def look(self, path: str) -> dict[str, Any]:
-        return self.looked(path, self.connection.ask("look", path=path))
+        return self.looked(path, self.ask("look", path=path))
 
     def looked(self, path: str, reply: dict[str, Any]) -> dict[str, Any]:
         with understood(self.connection):
@@ -222,7 +230,7 @@ class Partner:
 
     def names(self, users: Iterable[int], groups: Iterable[int]) -> Names:
         asked = (set(users), set(groups))
-        reply = self.connection.ask("names", users=list(asked[0]), groups=list(asked[1]))
+        reply = self.ask("names", users=list(asked[0]), groups=list(asked[1]))
         with understood(self.connection):
             found = ({number: plain(name) for number, name in reply[kind]} for kind in ("users", "groups"))
             users_found, groups_found = (only(one, some) for one, some in zip(found, asked))
@@ -230,7 +238,7 @@ class Partner:
 
     def numbers(self, users: Iterable[str], groups: Iterable[str]) -> Numbers:
         asked = (set(users), set(groups))
-        reply = self.connection.ask("numbers", users=list(asked[0]), groups=list(asked[1]))
+        reply = self.ask("numbers", users=list(asked[0]), groups=list(asked[1]))
         with understood(self.connection):
             found = (
                 {name: owner_number(number) for name, number in reply[kind].items()} for kind in ("users", "groups")
@@ -354,6 +362,8 @@ class PartnerTree:
         self.asked: set[int] = set()
         self.said: deque[int] = deque()
         self.patience = PATIENCE
+        # Directories and their digests, where they came along with the scan.
+        self.digests_come: bytes | None = None
 
     def send(self, verb: str, payload: bytes = b"", **request: Any) -> int:
         """Asks; the question's number."""
@@ -406,11 +416,13 @@ class PartnerTree:
     def scan(
         self, known: bytes, include: list[str], exclude: list[str], xattrs: frozenset[str], expected: int
     ) -> Summary:
-        reply = self.ask("scan", known, include=include, exclude=exclude, xattrs=sorted(xattrs), expected=expected)
-        return self.summary(reply)
+        request = {"include": include, "exclude": exclude, "xattrs": sorted(xattrs), "expected": expected}
+        return self.summary(*self.answer(self.send("scan", known, **request)))
 
-    def summary(self, reply: dict[str, Any]) -> Summary:
+    def summary(self, reply: dict[str, Any], digests: bytes) -> Summary:
+        """digests: of the directories, where the reply says that they have come along."""
         with understood(self.connection):
+            self.digests_come = digests if reply["digests"] is True else None
             root = decode_entry(reply["root"])
             stream, entries, moment = bytes.fromhex(reply["stream"]), int(reply["entries"]), int(reply["moment"])
             problems = {os.fsencode(path): str(reason)[:LONGEST_PROBLEM] for path, reason in reply["problems"]}
@@ -436,8 +448,9 @@ class PartnerTree:
     def digests(self) -> Iterator[tuple[bytes, bytes]]:
         before: bytes | None = None
         room = Allowance(self.most)
+        come, self.digests_come = self.digests_come, None
         with understood(self.connection):
-            for item in self.items(self.send("digests")):
+            for item in self.items(self.pieces(self.send("digests")) if come is None else [come]):
                 room.spend(item)
                 path, digest = item[0], bytes.fromhex(item[1].decode("ascii"))
                 if before is not None and path <= before:
@@ -449,7 +462,7 @@ class PartnerTree:
 
     def listing(self, directories: Iterable[bytes]) -> Iterator[Item]:
         for some, number in self.ask_ahead("listing", directories):
-            yield from self.in_order(self.items(number), set(some))
+            yield from self.in_order(self.items(self.pieces(number)), set(some))
 
     def in_order(self, items: Answer[Item], directories: set[bytes]) -> Iterator[Item]:
         """Children of directories, each once, those of one after those of another; as many as there can be."""
@@ -475,7 +488,7 @@ class PartnerTree:
 
     def zeros(self, paths: Iterable[bytes]) -> Iterator[bytes]:
         for some, number in self.ask_ahead("zeros", paths):
-            items = self.items(number)
+            items = self.items(self.pieces(number))
             for path, _more in self.asked_for(some, ((path, more) for path, _record, more in items)):
                 yield path
 
@@ -605,9 +618,9 @@ class PartnerTree:
 
     # Whoever gives one up before its end closes it: else nothing could be asked any more.
 
-    def items(self, number: int) -> Answer[Item]:
+    def items(self, pieces: Iterable[bytes]) -> Answer[Item]:
         with understood(self.connection):
-            for data in self.pieces(number):
+            for data in pieces:
                 yield from map(bounded, unpack(data))
 
     def seen(self, verb: str, paths: Iterable[bytes]) -> Iterator[tuple[bytes, Entry | str | None]]:

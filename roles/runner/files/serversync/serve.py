@@ -299,14 +299,15 @@ class Desk:
         what the request takes it for. Whatever fails is told to who asks for it by itself."""
         [(look, _nothing)] = self.verb_look(request, payload)
         found: dict[str, Any] = {"look": look}
+        digests = b""
         facts = look["facts"]
         if facts["kind"] == request["kind"] and facts["writable" if request["writable"] else "readable"]:
             with suppress(Failure, OSError):
                 [(opened, _nothing)] = self.verb_open({**request, "look": False, "making": False}, payload)
                 found["open"] = opened
-                [(scan, _nothing)] = self.verb_scan({**request, "tree": opened["tree"]}, payload)
+                [(scan, digests)] = self.verb_scan({**request, "tree": opened["tree"]}, payload)
                 found["scan"] = scan
-        yield found, b""
+        yield found, digests
 
     def verb_log_open(self, request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
         from serversync.logfile import Source, Target, explained
@@ -352,12 +353,17 @@ class Desk:
             message = f"{len(problems)} paths cannot be read, among them {path}: {reason}; give the account access"
             raise Failure("unread", f"{message}, or exclude them")
         found = {"stream": summary.stream.hex(), "problems": problems, "root": encode_entry(summary.root)}
-        yield {**summary._asdict(), **found}, b""
+        # Where something has moved they are the next thing that is asked for.
+        digests = b"" if summary.unchanged else b"".join(self.digests(request))
+        along = not summary.unchanged and len(digests) <= LIMIT
+        yield {**summary._asdict(), **found, "digests": along}, digests if along else b""
+
+    def digests(self, request: dict[str, Any]) -> Iterator[bytes]:
+        found = sorted(self.tree(request).digests())
+        return (pack([(path, digest.hex().encode("ascii"), b"")]) for path, digest in found)
 
     def verb_digests(self, request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
-        return stream(
-            pack([(path, digest.hex().encode("ascii"), b"")]) for path, digest in sorted(self.tree(request).digests())
-        )
+        return stream(self.digests(request))
 
     def verb_listing(self, request: dict[str, Any], payload: bytes) -> Iterator[Answer]:
         return stream(pack([item]) for item in self.tree(request).listing(below(payload)))

@@ -801,13 +801,16 @@ class Synchronization:
         }
         owners = {side: Owners({}, {}) for side in SIDES}
         if self.settings["owners"] == "names" and self.preserved & {"owner", "group"}:
-            for side in SIDES:
-                users, groups, lacking = translations(
+            found = self.at_once(
+                lambda side: translations(
                     self.servers[side],
                     self.servers[OTHER[side]],
                     {entry.uid for entry in entries[side]},
                     {entry.gid for entry in entries[side]},
                 )
+            )
+            for side in SIDES:
+                users, groups, lacking = found[side]
                 owners[OTHER[side]] = Owners(users, groups)
                 if lacking and OTHER[side] in self.targets:
                     self.report.warnings.append(
