@@ -67,6 +67,7 @@ def test_what_was_opened_for_reading_is_not_written(tmp_path: Path, held: ExitSt
         ("prepare", b"", {"preserve": []}),
         ("commit", ops, {}),
         ("take", wrap(Parcel([(b"plc", Entry.of((ask.root / "plc").stat()).record, b"")], [b"y"])), {}),
+        ("times", pack([(b"", b"1", b"")]), {}),
         ("mark", b"", {"content": {}}),
         ("prune", b"", {"keep": 0, "most": 0, "now": 0}),
         ("restore", pack_paths([b"run", b"plc"]), {}),
@@ -122,7 +123,28 @@ def test_parcels_stay_below_the_element_and_the_stage(tmp_path: Path, held: Exit
         ask("give", pack([(path, record, b"")]), tree=0, deflate=False)
     with pytest.raises(Failure, match="is not a path below the element"):
         ask("take", wrap(Parcel([(path, record, b"")], [b"y"])), tree=0)
+    if path:
+        with pytest.raises(Failure, match="is not a path below the element"):
+            ask("times", pack([(path, b"1", b"")]), tree=0)
     assert (tmp_path / "plc").read_text() == "x"
+
+
+def test_directories_get_their_times_and_nothing_else_does(tmp_path: Path, held: ExitStack) -> None:
+    ask = Asking(tmp_path, "both", held)
+    for name in ("d", "d/e", "f"):
+        (ask.root / name).mkdir()
+    (ask.root / "file").write_text("x")
+    (tmp_path / "outside" / "other").mkdir(parents=True)
+    (ask.root / "out").symlink_to(tmp_path / "outside")
+    others = [tmp_path / "outside", tmp_path / "outside" / "other", ask.root / "file", ask.root / "f"]
+    before = [path.stat().st_mtime_ns for path in others]
+    ask.open(writable=True)
+    ask("prepare", tree=0, preserve=["times"])
+    paths = [b"gone", b"file", b"out", b"out/other", b"d", b"d/e", b""]
+    assert ask("times", pack([(path, b"1500000000123456789", b"") for path in paths]), tree=0) == [({}, b"")]
+    directories = [ask.root, ask.root / "d", ask.root / "d" / "e"]
+    assert [path.stat().st_mtime_ns for path in directories] == [1500000000123456789] * 3
+    assert [path.stat().st_mtime_ns for path in others] == before
 
 
 def test_a_root_is_no_file_whose_directory_would_be_opened(tmp_path: Path, held: ExitStack) -> None:

@@ -272,7 +272,8 @@ class Propagation:
         self.staged = self.in_stage(one.path for one in self.leaders if one.path not in told)
         self.unpack(0)
         self.heard()
-        self.staged |= self.in_stage(sorted(told - self.brought.keys()))
+        if lost := sorted(told - self.brought.keys()):
+            self.staged |= self.in_stage(lost)
         self.staged |= {path: self.brought[path] for path in told & self.brought.keys()}
         good = self.verify(self.leaders)
         self.clear([one for one in self.leaders if one.path in self.inside and one.path not in good])
