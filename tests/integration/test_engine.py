@@ -825,3 +825,19 @@ def test_a_new_name_of_a_file_whose_other_version_is_kept_is_no_name_of_that(
     assert second(options, pair.path)["elements"][0]["problems"] == []
     assert (pair.partner_path / "second").read_text() == "of here"
     assert (pair.partner_path / "first" / "name").read_text() == "of them"
+
+
+@pytest.mark.parametrize("size", [1, 1 << 20])
+def test_why_there_is_no_stage_is_told(pair: Pair, size: int) -> None:
+    """Much is asked of the partner before it has said that it could make one."""
+    (pair.path / "first").write_text("x" * size)
+    pair.declare()
+    pair.here.run("nightly")
+    [stage] = pair.partner_path.glob(".serversync/nightly.*/stage")
+    shutil.rmtree(stage)
+    stage.write_text("in the way")
+    (pair.path / "inner").mkdir()
+    (pair.path / "inner" / "new").write_text("y" * size)
+    record = pair.here.run("nightly", code=1)
+    assert "before its stage" not in record["error"]["message"], record["error"]
+    assert "Not a directory" in record["error"]["message"], record["error"]

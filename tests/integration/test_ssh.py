@@ -94,6 +94,7 @@ def test_what_is_overwritten_stays_in_versions(pair: Pair, direction: str) -> No
     source, target = (pair.path, pair.partner_path) if direction == "to_partner" else (pair.partner_path, pair.path)
     (source / "program").write_text("from the source")
     (target / "program").write_text("of the target alone")
+    os.utime(target / "program", (1, 1))
     pair.declare(direction=direction)
     record = pair.here.run("nightly")
     assert (target / "program").read_text() == "from the source"
