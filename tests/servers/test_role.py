@@ -298,6 +298,18 @@ def test_a_door_takes_so_many_connections_and_closes_with_its_pairing(
     assert mail.run("find", "/etc", "-path", "*serversync*", "-name", "*elsewhere*") == ""
 
 
+def test_another_match_before_the_roles_is_told_with_its_place(mail: Server, apply: Callable[..., str]) -> None:
+    other = "/etc/ssh/sshd_config.d/10-first.conf"
+    mail.write(other, "Match User serversync\n    PermitTTY yes\n    AllowTcpForwarding yes\nMatch all\n")
+    try:
+        wrong = f"permittty yes in the place of permittty no; .*{other}:2:.*PermitTTY"
+        with pytest.raises(AssertionError, match=wrong):
+            apply(**PAIRED)
+    finally:
+        mail.run("rm", other)
+    apply(**PAIRED)
+
+
 def test_there_is_a_job_with_the_rights_of_root_or_without(mail: Server, apply: Callable[..., str]) -> None:
     apply(runner_jobs=[JOB], runner_metrics_dir="/srv/metrics")
     assert mail.run("systemctl", "is-active", "serversync@kept.timer") == "active\n"
