@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from itertools import count
 
 import pytest
 from hypothesis import given
@@ -164,3 +165,19 @@ def test_who_is_no_longer_watched_may_go() -> None:
     os.close(target)
     os.close(source)
     assert not gone.is_set()
+
+
+@pytest.mark.parametrize("said", [b'{"alive": true}\n', b'{"alive": true, "bytes": 3}\nabc', b" "])
+def test_who_only_says_that_it_is_alive_is_given_up(
+    pipe: tuple[frames.Frames, int], monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    ends, target = pipe
+    os.write(target, b".")
+    hours = count(0, 3600)
+    monkeypatch.setattr(frames, "monotonic", lambda: next(hours))
+    # For ever, and as often as it is asked for.
+    monkeypatch.setattr(frames.os, "read", lambda _source, _most: said)
+    with pytest.raises(Failure, match="has said for a day that it is at work") as given_up:
+        ends.receive(stall=frames.STALL)
+    assert (given_up.value.code, given_up.value.transient) == ("silent", True)
+    assert next(hours) == 26 * 3600

@@ -14,6 +14,7 @@ import select
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import Any
 
 from serversync.failure import Failure
@@ -30,6 +31,8 @@ CHUNK = 1024 * 1024
 PATIENCE = 120.0
 # Bytes that are taken in, unread, by whoever waits for the other side to read.
 UNREAD = 64 * 1024 * 1024
+# What one answer takes at most, whatever says meanwhile that it is being worked on: check sums of the largest files.
+STALL = 86400.0
 # A side that is busy or idle says so this often, in seconds.
 HEARTBEAT = 10.0
 
@@ -82,24 +85,25 @@ class Frames:
         finally:
             self.reading.release()
 
-    def receive(self, patience: float | None = PATIENCE) -> tuple[dict[str, Any], bytes]:
+    def receive(self, patience: float | None = PATIENCE, stall: float | None = None) -> tuple[dict[str, Any], bytes]:
         """The next frame that says more than ``alive``, and its bytes.
 
         EOFError at the end; Failure on silence (unless patience, in seconds, is None) and on what is no frame.
         """
+        until = None if stall is None else monotonic() + stall
         while True:
             with self.reading:
-                frame, payload = self.read(patience)
+                frame, payload = self.read(patience, until)
             if "alive" not in frame:
                 return frame, payload
 
-    def read(self, patience: float | None) -> tuple[dict[str, Any], bytes]:
+    def read(self, patience: float | None, until: float | None) -> tuple[dict[str, Any], bytes]:
         scanned = 0
         while (end := self.buffer.find(b"\n", scanned)) < 0:
             if len(self.buffer) > LIMIT:
                 raise Failure("protocol", "the other side sent a frame that is too long")
             scanned = len(self.buffer)
-            self.fill(patience)
+            self.fill(patience, until)
         line = bytes(self.buffer[:end])
         del self.buffer[: end + 1]
         try:
@@ -112,12 +116,16 @@ class Frames:
         if not isinstance(length, int) or not 0 <= length <= PAYLOAD_LIMIT:
             raise Failure("protocol", "the other side sent a frame that is too long")
         while len(self.buffer) < length:
-            self.fill(patience)
+            self.fill(patience, until)
         payload = bytes(self.buffer[:length])
         del self.buffer[:length]
         return frame, payload
 
-    def fill(self, patience: float | None) -> None:
+    def fill(self, patience: float | None, until: float | None) -> None:
+        """Reads on; until: when, by the monotonic clock, there is no more of it to wait for."""
+        if until is not None and monotonic() > until:
+            message = "the other side has said for a day that it is at work, and nothing else"
+            raise Failure("silent", message, transient=True)
         ready, _writable, _failed = select.select([self.source], [], [], patience)
         if not ready:
             raise Failure("silent", f"the other side did not answer for {patience:.0f} s", transient=True)

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 from serversync import PROTOCOL, __version__
 from serversync.failure import Failure
-from serversync.frames import CONTROL, PATIENCE, Frames
+from serversync.frames import CONTROL, PATIENCE, STALL, Frames
 from serversync.job import Job
 from serversync.layout import Layout
 
@@ -265,7 +265,7 @@ class Conversation:
             if self.lost:
                 raise self.lost
             try:
-                self.hear(*self.frames.receive(patience))
+                self.hear(*self.frames.receive(patience, STALL))
             except EOFError:
                 raise self.explained() from None
             except Failure as failure:
