@@ -18,6 +18,7 @@ OF_LISTS = ROOT / "docs" / "jobs.schema.json"
 #: Text that Jinja fills in; until then nothing more is known of it.
 TEMPLATE = r"\{[{%]"
 NUMBER = r"^\s*[+-]?[0-9]+\s*$"
+FACTOR = r"^\s*[+-]?[0-9]+(?:\.[0-9]*)?\s*$"
 FLAG = r"^\s*(?:%s)\s*$"
 #: What YAML may make of a scalar.
 TYPES = {
@@ -28,6 +29,7 @@ TYPES = {
     "amount": ["string", "integer"],
     "flag": ["boolean", "string", "integer"],
     "number": ["integer", "string"],
+    "factor": ["number", "string"],
     "secret": ["string", "integer"],
 }
 
@@ -60,8 +62,9 @@ def as_written(grammar, field, entry=False):
         schema["type"] = TYPES[field.kind] + null
     if field.kind == "duration":
         schema.update(minimum=0, maximum=0)  # all others need a unit
-    elif field.kind == "number":
-        schema.update(pattern="%s|%s" % (NUMBER, TEMPLATE), minimum=field.limits[0], maximum=field.limits[1])
+    elif field.kind in ("number", "factor"):
+        spelling = NUMBER if field.kind == "number" else FACTOR
+        schema.update(pattern="%s|%s" % (spelling, TEMPLATE), minimum=field.limits[0], maximum=field.limits[1])
     elif field.kind == "flag":
         words = [spelling for word in grammar.FLAGS for spelling in (word, word.capitalize(), word.upper())]
         schema.update(pattern="%s|%s" % (FLAG % "|".join(words), TEMPLATE), minimum=0, maximum=1)

@@ -191,8 +191,19 @@ options:
         type: int
       delay:
         description:
-          - How long to wait before the next try, from V(0s) to V(1d).
+          - How long to wait before the second try, from V(0s) to V(1d).
           - On creation V(5m).
+        type: str
+      backoff:
+        description:
+          - How many times longer each wait is than the one before it, from V(1) to V(10). With V(1) all are
+            O(on_error.delay).
+          - On creation V(2.0).
+        type: float
+      max_delay:
+        description:
+          - The longest wait, up to V(1d); not shorter than O(on_error.delay).
+          - On creation V(null), which means V(1h), or O(on_error.delay) where that is longer.
         type: str
   notification:
     description:

@@ -113,8 +113,9 @@ def _own(value: Any) -> Any:
 class Field:
     """One field of the grammar.
 
-    kind      text, time, duration, size, amount, flag, number, secret, mapping or list;
-              an amount is a share, or a count or size; of a secret the normal form says only that it is kept
+    kind      text, time, duration, size, amount, flag, number, factor, secret, mapping or list;
+              an amount is a share, or a count or size; a number is whole, a factor need not be;
+              of a secret the normal form says only that it is kept
     default   its value in a new job; None with a mapping that is `optional`: there is none
     check     canonical value from a value of the right kind; raises Wrong
     schema    what JSON Schema can say of the normal form beyond the kind
@@ -898,7 +899,24 @@ JOB = Field(
             "What happens when a run fails.",
             parts=(
                 Field("retries", "number", "How often a failed run is tried again.", default=3, limits=(0, 100)),
-                duration("delay", "How long to wait before the next try.", "5m", 0, _schedule.DAY),
+                duration("delay", "How long to wait before the second try.", "5m", 0, _schedule.DAY),
+                Field(
+                    "backoff",
+                    "factor",
+                    "How many times longer each wait is than the one before it.",
+                    default=2.0,
+                    limits=(1, 10),
+                    later=True,
+                ),
+                duration(
+                    "max_delay",
+                    "The longest wait; null: 1h, or the delay where that is longer.",
+                    None,
+                    0,
+                    _schedule.DAY,
+                    optional=True,
+                    later=True,
+                ),
             ),
         ),
         Field(
@@ -1109,6 +1127,7 @@ _SPEC_TYPES = {
     "amount": "str",
     "flag": "bool",
     "number": "int",
+    "factor": "float",
     "secret": "str",
     "mapping": "dict",
     "list": "list",
@@ -1200,6 +1219,16 @@ def _read_number(value: Any, limits: tuple[int, int]) -> int:
     if not limits[0] <= value <= limits[1]:
         raise Wrong("%d is out of range; use %d to %d" % (value, *limits), "out_of_range")
     return value
+
+
+def _read_factor(value: Any, limits: tuple[int, int]) -> float:
+    digits = isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]{1,18}(?:\.[0-9]{0,18})?\s*", value)
+    # one that is not finite fits no limits
+    if isinstance(value, bool) or not (digits or isinstance(value, (int, float))):
+        raise Wrong("%s is not a number; use %d to %d, e.g. 1.5" % (show(value), *limits), "wrong_type")
+    if not limits[0] <= float(value) <= limits[1]:
+        raise Wrong("%s is out of range; use %d to %d" % (show(value), *limits), "out_of_range")
+    return float(value)
 
 
 _READERS: dict[str, Callable[[Any], str]] = {
@@ -1312,6 +1341,8 @@ def _read(field: Field, value: Any, path: str, problems: list[Problem]) -> Any:
             return _read_flag(value)
         if field.kind == "number":
             return _read_number(value, field.limits or (0, 0))
+        if field.kind == "factor":
+            return _read_factor(value, field.limits or (0, 0))
         if field.choices and isinstance(value, bool):
             # YAML takes yes, no, on and off for booleans too
             raise Wrong("%s is not one of %s" % (show(value), one_of(field.choices)), "not_a_choice")
@@ -1522,6 +1553,13 @@ def _resolve_schedule(
         problems.append(Problem("out_of_range", "schedule.jitter", text))
 
 
+def _resolve_on_error(job: Mapping[str, Any], problems: list[Problem]) -> None:
+    delay, longest = job["on_error"]["delay"], job["on_error"]["max_delay"]
+    if longest and _schedule.seconds_of(longest) < _schedule.seconds_of(delay):
+        text = "%s is shorter than on_error.delay %s; use that or more, or null" % (longest, delay)
+        problems.append(Problem("out_of_range", "on_error.max_delay", text))
+
+
 def settings_of(job: Mapping[str, Any], element: Mapping[str, Any]) -> Mapping[str, Any]:
     """The settings that hold for an element: its own, and of what it has none the job's."""
     common: Mapping[str, Any] = job["settings"]
@@ -1729,6 +1767,7 @@ def resolve(given: Mapping[str, Any], current: Mapping[str, Any] | None = None) 
     job = _own(job)
     _resolve_partner(job, given, problems)
     _resolve_schedule(job, given, current, problems)
+    _resolve_on_error(job, problems)
     _resolve_settings(job, given, problems)
     _resolve_elements(job, problems)
     _resolve_units(job, problems)

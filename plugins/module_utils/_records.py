@@ -14,6 +14,8 @@ from ._units import timer_name
 
 #: What a run counts that is on a replica afterwards and was not before.
 _COUNTERS = ("created", "updated", "attributes", "deleted", "lines")
+#: The states of runs that are not over: on, or between two attempts.
+UNFINISHED = ("running", "waiting")
 #: What a run, or an element, came to; a job is as its worst element.
 _SEVERITY = ("equal", "equal_with_warnings", "skipped", "different", "failed")
 
@@ -54,7 +56,7 @@ def last_of_elements(runs: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str
     return {
         entry["path"]: entry
         for run in reversed(runs)
-        if run["state"] != "running"
+        if run["state"] not in UNFINISHED
         for entry in run["elements"]
         if entry["state_after"] != "skipped"
     }
@@ -64,9 +66,10 @@ def state(runs: Sequence[Mapping[str, Any]], paths: Sequence[str]) -> str | None
     """As `serversync status` has it: of the last run, or the worst of each element's last. None: one never ran."""
     if not runs:
         return None
-    # One that is on goes on while others are skipped for it.
-    if next((run["state"] for run in runs if run["state"] != "skipped"), "") == "running":
-        return "running"
+    # One that is on, or waits for its next attempt, goes on while others are skipped for it.
+    on = next((str(run["state"]) for run in runs if run["state"] != "skipped"), "")
+    if on in UNFINISHED:
+        return on
     if runs[0]["state"] == "skipped":
         return "skipped"
     last = last_of_elements(runs)

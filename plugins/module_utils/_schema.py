@@ -30,6 +30,7 @@ _SCHEMA_TYPES = {
     "amount": "string",
     "flag": "boolean",
     "number": "integer",
+    "factor": "number",
     "secret": "string",
     "mapping": "object",
     "list": "array",

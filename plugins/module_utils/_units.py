@@ -10,7 +10,7 @@ import re
 from typing import Any, Collection, Mapping
 
 from ._job import settings_of
-from ._schedule import on_calendar, seconds_of
+from ._schedule import HOUR, on_calendar, seconds_of
 
 HEADER = "# Written by serversync.core.sync_job; changes made here are lost.\n"
 
@@ -98,13 +98,21 @@ def paths_here(job: dict[str, Any]) -> tuple[list[str], list[str]]:
     return sources, targets
 
 
-def longest(job: dict[str, Any]) -> int:
-    """The seconds after which a run is over, whatever its attempts come to; who is not, cannot end itself any more.
+def pauses(on_error: Mapping[str, Any]) -> list[int]:
+    """The seconds between the attempts of a run, as the runner waits them."""
+    delay, backoff = seconds_of(on_error["delay"]), on_error["backoff"]
+    most = seconds_of(on_error["max_delay"]) if on_error["max_delay"] else max(HOUR, delay)
+    return [int(min(delay * backoff**number, most)) for number in range(on_error["retries"])]
 
-    It is not known of one that waits for the administrator's units.
+
+def longest(job: dict[str, Any]) -> int:
+    """The seconds after which a service is over, whatever comes of it; one that is not, cannot end itself any more.
+
+    It is not known of one that waits for the administrator's units. In system scope it ends with each attempt.
     """
-    retries, timeout = job["on_error"]["retries"], seconds_of(job["limits"]["timeout"])
-    return int((retries + 1) * timeout + retries * seconds_of(job["on_error"]["delay"]) + _GRACE)
+    timeout = seconds_of(job["limits"]["timeout"])
+    waits = pauses(job["on_error"]) if job["scope"] == "user" else []
+    return (len(waits) + 1) * timeout + sum(waits) + _GRACE
 
 
 def drop_in_text(

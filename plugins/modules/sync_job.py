@@ -399,7 +399,7 @@ job:
       timezone: null
       jitter: 15m
       catch_up: true
-    on_error: {retries: 3, delay: 5m}
+    on_error: {retries: 3, delay: 5m, backoff: 2.0, max_delay: null}
     notification: {email: [ops@example.com], urls: [], events: [conflict, failure, recovery]}
     settings:
       direction: to_partner

@@ -63,7 +63,7 @@ EXAMPLES = r"""
   serversync.core.sync_job_info:
     names: line1-programs
   register: found
-  until: found.status[0].state != 'running'
+  until: found.status[0].state not in ['running', 'waiting']
   retries: 60
   delay: 10
   become: true
@@ -94,9 +94,9 @@ status:
       type: str
     state:
       description:
-        - V(equal), V(equal_with_warnings), V(different), V(failed), V(skipped) or V(running), as C(serversync status)
-          has it; V(invalid) for a damaged document or record, and for the document of a job that was declared on
-          another server, which the runner refuses.
+        - V(equal), V(equal_with_warnings), V(different), V(failed), V(skipped), V(running) or V(waiting), as
+          C(serversync status) has it; V(invalid) for a damaged document or record, and for the document of a job that
+          was declared on another server, which the runner refuses.
         - V(null) when the job, or one of its elements, has not run yet.
       type: str
     problem:

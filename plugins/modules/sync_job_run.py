@@ -133,7 +133,9 @@ run:
       description: The id of the run.
       type: str
     state:
-      description: V(equal), V(equal_with_warnings), V(different), V(failed), V(skipped) or V(running).
+      description:
+        - V(equal), V(equal_with_warnings), V(different), V(failed), V(skipped), V(running), or V(waiting) between two
+          attempts.
       type: str
     started:
       description: When it began, in UTC.
@@ -249,7 +251,12 @@ from ansible_collections.serversync.core.plugins.module_utils._job import (
 )
 from ansible_collections.serversync.core.plugins.module_utils._module import JobModule
 from ansible_collections.serversync.core.plugins.module_utils._plans import counts, plan_diff, would_change
-from ansible_collections.serversync.core.plugins.module_utils._records import has_changed, printable, published
+from ansible_collections.serversync.core.plugins.module_utils._records import (
+    UNFINISHED,
+    has_changed,
+    printable,
+    published,
+)
 from ansible_collections.serversync.core.plugins.module_utils._schedule import DAY, seconds_of
 from ansible_collections.serversync.core.plugins.module_utils._store import (
     Layout,
@@ -365,9 +372,12 @@ class Runner:
         if code not in TIMED_OUT:
             return self.answer(code, out, err)
         if self.place.scope == "system":
-            # what was ended is the command that waited
+            # what was ended is the command that waited; between two attempts there is no unit that could be stopped
             stop = ["systemctl", "stop", service_name(self.place.name)]
             code, out, err = self.module.run(stop)
+            if not code:
+                stop = [self.place.launcher, "recover", self.place.name, "--give-up"]
+                code, out, err = self.module.run(stop)
             if code:
                 remedy = "the run may still be on, see: serversync status %s" % self.place.name
                 raise command_error(stop, code, out, err, remedy)
@@ -416,7 +426,7 @@ def tell(module: JobModule, runner: Runner, record: dict[str, Any]) -> NoReturn:
         if unresolved:
             text = "%s: %d paths are unresolved; see: serversync conflicts %s"
             module.warn(text % (element["path"], unresolved, runner.place.name))
-    begun = record["state"] == "running"
+    begun = record["state"] in UNFINISHED
     module.exit_json(changed=begun or has_changed(record), run=record, plan=None, diff=[], failure=None)
 
 

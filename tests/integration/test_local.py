@@ -169,8 +169,20 @@ def test_a_run_that_is_told_to_stop_leaves_its_record(server: Server, waiting: s
     assert [(run["state"], run["error"]["code"]) for run in runs(server, "patient")] == [("failed", "stopped")]
 
 
-def test_a_killed_run_is_told_by_the_next_one(server: Server, waiting: subprocess.Popen[str], tmp_path: Path) -> None:
-    assert [run["state"] for run in runs(server, "patient")] == ["running"]
+def test_a_run_that_waits_is_told_and_gone_on_with_by_hand(server: Server, waiting: subprocess.Popen[str]) -> None:
+    [first] = runs(server, "patient")
+    assert (first["state"], first["retry"]["pause"]) == ("waiting", 86400)
+    assert "another" in server.serversync("status", "patient").stdout
+    assert "\nattempt 2 at " in server.serversync("show", "patient").stdout
+    waiting.kill()
+    waiting.wait()
+    record = server.run("patient", code=1)
+    assert (record["run"], record["state"], len(record["attempts"])) == (first["run"], "failed", 2)
+
+
+def test_a_job_that_was_changed_while_it_waited_begins_anew(
+    server: Server, waiting: subprocess.Popen[str], tmp_path: Path
+) -> None:
     waiting.kill()
     waiting.wait()
     server.declare("patient", [(tmp_path / "a", tmp_path / "b")])
@@ -178,7 +190,7 @@ def test_a_killed_run_is_told_by_the_next_one(server: Server, waiting: subproces
     states = [
         (run["state"], run["configuration"], run["error"] and run["error"]["code"]) for run in runs(server, "patient")
     ]
-    assert states == [("equal", 2, None), ("failed", 1, "died")]
+    assert states == [("equal", 2, None), ("failed", 1, "replaced")]
 
 
 class Sink:

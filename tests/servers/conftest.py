@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +55,18 @@ def play(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture
-def no_sshd(hq: Server) -> Iterator[None]:
-    """The partner's sshd is stopped, from inside, since by ssh nobody could start it again."""
+def sshd(hq: Server) -> Iterator[Callable[[str], None]]:
+    """Starts and stops the partner's sshd, from inside, since by ssh nobody could start it again."""
 
     def systemctl(verb: str) -> None:
         environment = {**os.environ, "CONTAINERS_CONF": str(HERE / "containers.conf")}
         command = ["podman", "exec", f"serversync-{hq.name.lower()}", "systemctl", verb, "ssh.service"]
         subprocess.run(command, check=True, env=environment)
 
-    systemctl("stop")
-    yield
+    yield systemctl
     systemctl("start")
+
+
+@pytest.fixture
+def no_sshd(sshd: Callable[[str], None]) -> None:
+    sshd("stop")

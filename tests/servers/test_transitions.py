@@ -41,6 +41,8 @@ TRANSITIONS: list[tuple[dict[str, Any], list[tuple[str, str, str]]]] = [
     ({"schedule": {"at": "03:15"}}, [(TIMER, "ActiveState", "active")]),
     ({"on_error": {"retries": 1, "delay": "10m"}, "limits": {"timeout": "1h", "nice": 10, "parallel": 2}}, []),
     ({"notification": {"email": ["ops@example.com"], "events": ["failure", "always"]}}, []),
+    ({"on_error": {"backoff": 1.5, "max_delay": "20m"}}, []),
+    ({"on_error": {"backoff": None, "max_delay": None}}, []),
     ({"on_error": None, "notification": None, "limits": {"nice": None}}, [(SERVICE, "Nice", "0")]),
     ({"settings": {"direction": "both", "conflict": "keep_both", "delete": "synced", "exclude": "*.tmp"}}, []),
     ({"settings": {"direction": None, "max_delete": 9, "max_change": "5%", "include": "*.st", "conflict": None}}, []),

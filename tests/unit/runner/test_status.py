@@ -26,6 +26,8 @@ def run(job: str, **elements: str) -> dict[str, Any]:
         ([run("running", a="equal"), run("failed", a="failed")], "running"),
         ([run("skipped"), run("skipped"), run("running", a="equal"), run("failed", a="failed")], "running"),
         ([run("skipped"), run("failed", a="failed"), run("running")], "skipped"),
+        ([run("skipped"), run("waiting", a="failed"), run("equal", a="equal")], "waiting"),
+        ([run("equal", a="equal", b="equal"), run("waiting", a="failed", b="equal")], "equal"),
         ([run("skipped", a="equal", b="skipped"), run("equal", a="equal", b="equal")], "skipped"),
         # What was skipped is as it was found before.
         (

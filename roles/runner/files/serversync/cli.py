@@ -97,6 +97,9 @@ def parser() -> Parser:
     add("unit", "what the service of a job starts").add_argument("job", metavar="JOB")
     add("units", "start the units that a job has before or after a run; asked at a socket that is standard input")
     add("died", "what the service of a job starts when it has ended").add_argument("job", metavar="JOB")
+    recover = add("recover", "start jobs whose last run is not over")
+    recover.add_argument("job", metavar="JOB", nargs="?")
+    recover.add_argument("--give-up", action="store_true", help="end what waits for another attempt instead")
     rename = add("rename", "give a declared job what is known of the one that had another name")
     rename.add_argument("job", metavar="JOB")
     rename.add_argument("--from", metavar="JOB", required=True, dest="previous")
@@ -192,8 +195,9 @@ def perform(
     give_way(layout, document["limits"]["nice"])
     # Units that take an hour would leave the connection idle for it.
     connecting = None if document["before"] else Connecting(layout, document)
-    from serversync import notify, run
+    from serversync import notify, run, units
 
+    again = (lambda seconds: units.start_again(document, seconds)) if layout.privileged else None
     with connecting or nullcontext():
         one = run.Run(
             layout,
@@ -204,6 +208,8 @@ def perform(
             first=connecting,
             log=say,
             wait=time.sleep,
+            later=again,
+            going_down=units.going_down if layout.privileged else lambda: False,
             watch=watch,
         )
         return one.carry_out(lambda record, past: notify.tell(layout, document, record, past, say))
@@ -236,6 +242,7 @@ def command_run(layout: Layout, arguments: argparse.Namespace) -> int:
 
             with Display() as display:
                 record = unit.ask(layout, arguments.job, "run", show_counts=display.show, **request)
+        record = unit.follow(layout, record, lambda line: print(line, file=sys.stderr))
     elif arguments.json or not sys.stdout.isatty():
         record = perform(layout, document, "manual", arguments.element, arguments.approve, say)
     else:
@@ -427,6 +434,20 @@ def command_died(layout: Layout, arguments: argparse.Namespace) -> int:
     if request is None or request["verb"] == "run":
         started = units.after_death(layout, job.load(layout, name))
         log(f"the runner was killed; started, and not waited for: {', '.join(started)}")
+    return 0
+
+
+def command_recover(layout: Layout, arguments: argparse.Namespace) -> int:
+    from serversync import job, recover
+
+    if not arguments.job:
+        recover.at_boot(layout, log)
+    elif job.check_name(arguments.job) not in job.names(layout):
+        log(f"{arguments.job} is no job any more; there is nothing to do")
+    elif arguments.give_up:
+        recover.give_up(layout, arguments.job)
+    else:
+        recover.recover(layout, arguments.job, log)
     return 0
 
 

@@ -68,6 +68,7 @@ COLOURS = {
     "skipped": "yellow",
     "invalid": "bold red",
     "running": "cyan",
+    "waiting": "yellow",
 }
 
 
@@ -128,6 +129,8 @@ def show_record(record: dict[str, Any], *, followed: bool = False) -> None:
         print(safe(line))
     if not followed:
         show_errors(record)
+    if record.get("retry"):
+        print(f"attempt {len(record['attempts']) + 1} at {local_time(record['retry']['at'])}")
     for entry in record["elements"]:
         show_element(entry, record["job"], record["plan"])
     notification = record["notification"]
@@ -247,7 +250,10 @@ def show_status(rows: list[dict[str, Any]]) -> None:
             if last
             else ("never", "-", "-", "-", "-")
         )
-        return (row["job"], row["partner"] or "-", row["state"] or "-", *outcome, "paused" if paused else when)
+        following: object = "paused" if paused else when
+        if row["retry"]:
+            following = (local_time(row["retry"], SHORT), "another attempt")
+        return (row["job"], row["partner"] or "-", row["state"] or "-", *outcome, following)
 
     if not rows:
         print("no jobs on this server; declare one with serversync.core.sync_job")

@@ -20,6 +20,8 @@ from serversync.layout import Layout, read_plain
 # What a run, or an element, came to; a job is as its worst element. One that was skipped is not known to agree, which
 # passes by itself; one that is different waits for a person.
 SEVERITY = ("equal", "equal_with_warnings", "skipped", "different", "failed")
+# A run that is not over: it is on, or waits for its next attempt.
+UNFINISHED = ("running", "waiting")
 KEEP_RUNS = 10_000
 KEEP_DAYS = 400
 PUBLISHED = 50
@@ -90,16 +92,17 @@ class History:
                 (*row, record["job"]),
             )
 
-    def close_unfinished(self, job: str, ended: str) -> None:
-        """Runs that never said how they ended; the caller holds the job's lock, so none of them lives."""
-        query = "SELECT record FROM runs WHERE job = ? AND state = 'running'"
-        for (text,) in self.database.execute(query, (job,)).fetchall():
-            record = json.loads(text)
-            message = "the runner ended without a word: it was killed, or the server went down"
-            error = {"code": "died", "field": None, "message": message, "transient": True}
-            for entry in record["elements"]:
-                entry["state_after"] = entry["state_after"] or "failed"
-            self.keep(record | {"state": "failed", "ended": ended, "error": error})
+    def unfinished(self, job: str) -> list[dict[str, Any]]:
+        """The records of runs that have not said how they ended, the newest first: they wait, or are on, or died."""
+        states = "state IN ('running', 'waiting')"
+        query = f"SELECT record FROM runs WHERE job = ? AND {states} ORDER BY number DESC, started DESC"  # noqa: S608
+        # Records of earlier versions have none that waits.
+        return [{"retry": None, **json.loads(text)} for (text,) in self.database.execute(query, (job,))]
+
+    def run(self, run: str) -> dict[str, Any] | None:
+        """One record by the run's name."""
+        found = self.database.execute("SELECT record FROM runs WHERE run = ?", (run,)).fetchone()
+        return json.loads(found[0]) if found else None
 
     def rename(self, previous: str, job: str) -> None:
         """The records of one job become those of another; a job that had this name before may have left some."""

@@ -143,6 +143,19 @@ def seconds(duration: str) -> int:
     return int(duration[:-1]) * UNITS[duration[-1]]
 
 
+def span(count: int) -> str:
+    """``900`` -> ``15m``, in the largest unit that divides it."""
+    unit = next((unit for unit in reversed(UNITS) if count and count % UNITS[unit] == 0), "s")
+    return f"{count // UNITS[unit]}{unit}"
+
+
+def pause_after(on_error: Mapping[str, Any], number: int) -> int:
+    """The seconds between the attempt of this number and the next one; numbers begin at 1."""
+    delay = seconds(on_error["delay"])
+    most = seconds(on_error["max_delay"]) if on_error["max_delay"] else max(UNITS["h"], delay)
+    return int(min(delay * on_error["backoff"] ** (number - 1), most))
+
+
 def size(text: str) -> int:
     """``20M`` -> 20971520; the document holds sizes as a whole number and one of K, M, G, T, powers of 1024."""
     return int(text[:-1]) * SIZES[text[-1]]

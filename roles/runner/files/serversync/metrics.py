@@ -21,7 +21,7 @@ from serversync.layout import Layout
 from serversync.status import row
 
 # Every state a job may have; "none": it never ran.
-STATES = (*SEVERITY, "running", "invalid", "none")
+STATES = (*SEVERITY, "running", "waiting", "invalid", "none")
 
 
 class Sample(NamedTuple):

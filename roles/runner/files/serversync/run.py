@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from itertools import islice
 from pathlib import Path
 from queue import Queue
@@ -23,8 +23,8 @@ from serversync.counts import Watch
 from serversync.display import safe
 from serversync.entry import HERE, THERE
 from serversync.failure import Failure, InvalidDocument, Overdue, Stopped, of_system
-from serversync.history import PUBLISHED, History, replace, worst
-from serversync.job import Element, Job, in_order, seconds, with_required
+from serversync.history import PUBLISHED, UNFINISHED, History, replace, worst
+from serversync.job import Element, Job, in_order, pause_after, seconds, span, with_required
 from serversync.layout import Layout
 from serversync.log import Append, engine
 from serversync.pieces import moved_bytes
@@ -37,9 +37,10 @@ from serversync.synchronize import NAMED_PATHS, Report, seen_text, silent
 from serversync.turns import turn
 
 Record = dict[str, Any]
+Tell = Callable[[Record, Callable[[], list[Record]]], "dict[str, Any] | None"]
 # Over one connection: each has a conversation and an rsync, and sshd allows ten sessions (MaxSessions).
 AT_ONCE = 4
-EXIT = {"equal": 0, "equal_with_warnings": 0, "failed": 1, "different": 3, "skipped": 4}
+EXIT = {"equal": 0, "equal_with_warnings": 0, "failed": 1, "waiting": 1, "different": 3, "skipped": 4}
 
 
 def now() -> datetime:
@@ -48,6 +49,11 @@ def now() -> datetime:
 
 def timestamp() -> str:
     return now().isoformat(timespec="milliseconds")
+
+
+def in_seconds(count: int) -> str:
+    """The time so many seconds from now, as records have it."""
+    return (now() + timedelta(seconds=count)).isoformat(timespec="milliseconds")
 
 
 def new_run() -> str:
@@ -214,15 +220,23 @@ class Run:
         first: Connecting | None = None,
         log: Callable[[str], None],
         wait: Callable[[float], None],
+        later: Callable[[int], None] | None = None,
+        going_down: Callable[[], bool] = lambda: False,
         watch: Watch | None = None,
     ) -> None:
+        """later: has the job started again after so many seconds; None: this process waits for its next attempt.
+        going_down: whether this server is being shut down."""
         self.layout = layout
         self.job = job
         self.log = log
         self.wait = wait
+        self.later = later
+        self.going_down = going_down
         self.watch = watch
+        self.partial = only is not None
         self.elements = with_required(job, only)
-        self.order = in_order(self.elements)
+        self.order = self.todo = in_order(self.elements)
+        self.approve = approve
         self.first = first
         self.begun: dict[int, Any] = {}
         self.plans: dict[str, list[dict[str, Any]]] = {}
@@ -242,45 +256,158 @@ class Run:
             "before": [],
             "after": [],
             "error": None,
+            "retry": None,
             "plan": None,
             "notification": None,
         }
 
-    def carry_out(self, tell: Callable[[Record, Callable[[], list[Record]]], dict[str, Any] | None]) -> Record:
+    def carry_out(self, tell: Tell) -> Record:
         """Runs the job under its lock, or records that it was skipped.
 
-        ``tell`` sends the notification of a record; it may ask for those before it, the newest first.
+        While it waits for the next attempt nothing is locked, and where that is somebody else's to start it comes back
+        with a record that is ``waiting``. ``tell`` sends the notification of a record; it may ask for those before it,
+        the newest first.
         """
-        record = self.record
         with closing(History(self.layout)) as history:
+            self.record["configuration"] = history.configuration(self.job)
+            try:
+                self.make_attempts(history, tell)
+            except (Stopped, KeyboardInterrupt):
+                self.stop_waiting(history, tell)
+                raise
+        return self.record
 
-            def keep() -> None:
-                history.keep(record)
-                history.publish(self.job)
-
-            record["configuration"] = history.configuration(self.job)
+    def make_attempts(self, history: History, tell: Tell) -> None:
+        with locked(self.layout, self.job.name) as free:
+            if not free:
+                self.skip()
+                self.keep(history)
+                self.measure()
+                return
+            if not self.take_up(history):
+                return
+            self.go_on(history, tell)
+        while self.record["state"] == "waiting" and self.rest():
             with locked(self.layout, self.job.name) as free:
                 if not free:
-                    self.skip()
-                    keep()
-                    self.measure()
-                    return record
-                history.close_unfinished(self.job.name, timestamp())
-                keep()
-                try:
-                    try:
-                        self.attempt_all()
-                    finally:
-                        self.after()
-                finally:
-                    try:
-                        keep()
-                    finally:
-                        record["notification"] = tell(record, lambda: history.runs(self.job.name, PUBLISHED)[1:])
-                    if record["notification"]:
-                        keep()
-                    self.measure()
-        return record
+                    # What another run makes of this one is on record when that has ended.
+                    self.wait(1.0)
+                elif self.is_mine(history):
+                    self.go_on(history, tell)
+                else:
+                    return
+
+    def keep(self, history: History) -> None:
+        history.keep(self.record)
+        history.publish(self.job)
+
+    def take_up(self, history: History) -> bool:
+        """Goes on with a run that waits for its next attempt or died in one, or else begins one.
+
+        False where there is nothing to do yet: a schedule that falls due meanwhile has no run of its own. Whoever
+        starts the job by hand makes the attempt at once, of all elements. The caller holds the job's lock.
+        """
+        taken: Record | None = None
+        unattended, moment = self.record["trigger"] == "schedule", now()
+        # What is due comes first.
+        for earlier in sorted(history.unfinished(self.job.name), key=lambda one: not is_due(one, moment)):
+            part = is_partial(earlier, self.job)
+            same = earlier["configuration"] == self.record["configuration"]
+            if earlier["state"] == "running":
+                if unattended and same and not taken and attempts_left(earlier, self.job):
+                    taken = earlier | {"attempts": [*earlier["attempts"], died(earlier)]}
+                else:
+                    history.keep(ended_by(earlier, DIED))
+            elif unattended and same and not taken and (is_due(earlier, moment) or not part):
+                taken = earlier
+            elif self.partial or (same and (unattended or part)):
+                # One of some elements and one of all have attempts of their own.
+                continue
+            elif same and not taken and not self.approve:
+                taken = earlier
+                taken["retry"] |= {"at": timestamp(), "todo": [element.path for element in self.elements]}
+            else:
+                history.keep(ended_by(earlier, REPLACED))
+        return taken is None or self.continues(taken)
+
+    def continues(self, taken: Record) -> bool:
+        """Makes the record of a run that was begun that of this one; false where its next attempt is not yet due."""
+        self.record = taken
+        retry = taken["retry"]
+        if not is_due(taken, now()):
+            self.log(f"nothing to do before the next attempt of the run {taken['run']}, at {retry['at']}")
+            return False
+        # The job may have got another name meanwhile.
+        taken["job"] = self.job.name
+        paths = [entry["path"] for entry in taken["elements"]]
+        self.elements = [element for element in self.job.elements if element.path in paths]
+        self.order = in_order(self.elements)
+        self.todo = [number for number in self.order if retry is None or self.elements[number].path in retry["todo"]]
+        self.approve = retry["approve"] if retry else None
+        self.approved = load_plan(self.layout, self.job, self.approve) if self.approve else None
+        if taken["plan"]:
+            kept = load_plan(self.layout, self.job, taken["plan"])["elements"]
+            self.plans = {entry["path"]: entry["decisions"] for entry in kept}
+        return True
+
+    def is_mine(self, history: History) -> bool:
+        """Whether nobody else has made the attempt that this process waits for. The caller holds the job's lock."""
+        found = history.run(self.record["run"])
+        if found is None or (found["state"] in UNFINISHED and len(found["attempts"]) <= len(self.record["attempts"])):
+            return True
+        self.record = found
+        return False
+
+    def rest(self) -> bool:
+        """Waits until the next attempt is due; false where somebody else has the job started again then."""
+        pause = int(self.record["retry"]["pause"])
+        if self.later:
+            try:
+                self.later(pause)
+            except Failure as failure:
+                self.log(f"{safe(failure)}; waiting here instead")
+            else:
+                return False
+        self.wait(pause)
+        return True
+
+    def stop_waiting(self, history: History, tell: Tell) -> None:
+        """A run that is stopped between two attempts has no other; one that goes down with the server has."""
+        if self.record["state"] != "waiting" or self.going_down():
+            return
+        with locked(self.layout, self.job.name) as free:
+            if free and self.is_mine(history):
+                self.end(STOPPED)
+                self.close(history, tell)
+
+    def go_on(self, history: History, tell: Tell) -> None:
+        """An attempt, between the units before and after it, and what is kept and told of it."""
+        self.record |= {"state": "running", "retry": None}
+        self.keep(history)
+        try:
+            try:
+                self.attempt_left()
+            finally:
+                self.after()
+        finally:
+            if self.record["state"] == "waiting":
+                self.keep(history)
+                self.measure()
+                last, tries = self.record["attempts"][-1], self.job["on_error"]["retries"] + 1
+                pause = span(self.record["retry"]["pause"])
+                self.log(f"attempt {last['number']} of {tries} {last['state']}; the next in {pause}")
+            else:
+                self.close(history, tell)
+
+    def close(self, history: History, tell: Tell) -> None:
+        """Keeps and tells what the run has come to."""
+        try:
+            self.keep(history)
+        finally:
+            self.record["notification"] = tell(self.record, lambda: history.runs(self.job.name, PUBLISHED)[1:])
+        if self.record["notification"]:
+            self.keep(history)
+        self.measure()
 
     def measure(self) -> None:
         """Metrics tell of a run, and fail none."""
@@ -295,53 +422,63 @@ class Run:
         self.record["error"] = Failure("running", message).as_dict()
         self.log(message)
 
-    def attempt_all(self) -> Record:
-        """Attempts until nothing is left that another attempt could cure; sets the record's state."""
-        retries, delay = self.job["on_error"]["retries"], seconds(self.job["on_error"]["delay"])
-        todo = self.order
-        turns = ExitStack()
+    def attempt_left(self) -> None:
+        """Attempts what is left; the record then waits for the next attempt, or has the run's state."""
+        number, retries = len(self.record["attempts"]) + 1, self.job["on_error"]["retries"]
+        started = timestamp()
         try:
-            turns.enter_context(turn(self.layout, self.let_others, self.log))
-            failure = self.start_units("before")
-            if failure:
-                for entry in self.record["elements"]:
-                    entry["state_after"] = "skipped"
-                self.end(failure)
-                return self.record
-            for number in range(1, retries + 2):
+            with turn(self.layout, self.let_others, self.log):
+                failure = self.start_units("before")
+                if failure:
+                    for index in self.todo:
+                        self.record["elements"][index]["state_after"] = "skipped"
+                    self.end(failure)
+                    return
                 started = timestamp()
-                failures = self.attempt(todo)
-                turns.close()
-                failures = {index: failures[index] for index in self.order if index in failures}
-                todo = [index for index, failure in failures.items() if failure.transient]
-                self.record["attempts"].append(
-                    {
-                        "number": number,
-                        "started": started,
-                        "ended": timestamp(),
-                        "state": self.worst(),
-                        "errors": list({str(failure): failure.as_dict() for failure in failures.values()}.values()),
-                    }
-                )
-                if not todo or number > retries:
-                    break
-                state = self.record["attempts"][-1]["state"]
-                self.log(f"attempt {number} of {retries + 1} {state}; the next in {self.job['on_error']['delay']}")
-                self.wait(delay)
-                turns.enter_context(turn(self.layout, self.let_others, self.log))
+                failures = self.attempt(self.todo)
         except (Stopped, KeyboardInterrupt):
-            self.end(Failure("stopped", "the run was stopped before it was done; the next one goes on from there"))
+            if self.going_down():
+                self.log("this server goes down; the run goes on when it is up again")
+                self.add_attempt(started, [GOING_DOWN])
+                self.put_off(0, self.todo)
+            else:
+                self.end(STOPPED)
             raise
         except Failure as failure:
             self.end(failure)
-            return self.record
+            return
         except Exception as error:
             self.end(Failure("internal", f"the runner failed: {type(error).__name__}: {error}"))
             raise
-        finally:
-            turns.close()
-        self.end(None)
-        return self.record
+        failures = {index: failures[index] for index in self.order if index in failures}
+        self.add_attempt(started, failures.values())
+        todo = [index for index, failure in failures.items() if failure.transient]
+        if not todo or number > retries:
+            self.end(None)
+            return
+        self.put_off(pause_after(self.job["on_error"], number), todo)
+
+    def add_attempt(self, started: str, failures: Iterable[Failure]) -> None:
+        """Puts an attempt on record that has just ended."""
+        number, state = len(self.record["attempts"]) + 1, self.worst()
+        errors = list({str(failure): failure.as_dict() for failure in failures}.values())
+        attempt = {"number": number, "started": started, "ended": timestamp(), "state": state, "errors": errors}
+        self.record["attempts"].append(attempt)
+
+    def put_off(self, pause: int, todo: Sequence[int]) -> None:
+        """Leaves the elements of these numbers to another attempt, after so many seconds."""
+        self.keep_plans()
+        self.todo = list(todo)
+        self.record |= {
+            "state": "waiting",
+            "error": first_error(self.record, self.worst()),
+            "retry": {
+                "at": in_seconds(pause),
+                "pause": pause,
+                "todo": [self.elements[index].path for index in todo],
+                "approve": self.approve,
+            },
+        }
 
     def let_others(self, pause: float) -> None:
         """Waits for a turn. A connection that says nothing meanwhile would be given up by the partner."""
@@ -361,8 +498,10 @@ class Run:
 
         self.log(f"{phase}: {', '.join(units.names(self.job, phase))}")
         try:
-            self.record[phase] = units.ask(self.layout, self.job, phase)
-            failure = next((Failure.from_dict(one["error"]) for one in self.record[phase] if one["error"]), None)
+            started = units.ask(self.layout, self.job, phase)
+            # Those of earlier attempts are on record, too.
+            self.record[phase] = [*self.record[phase], *started]
+            failure = next((Failure.from_dict(one["error"]) for one in started if one["error"]), None)
         except Failure as refused:
             failure = refused
         if failure:
@@ -370,15 +509,20 @@ class Run:
         return failure
 
     def after(self) -> None:
-        """Whatever the run came to: what ``before`` has stopped or mounted must not stay so."""
+        """Whatever the attempt came to: what ``before`` has stopped or mounted must not stay so until the next one."""
+        if self.record["state"] == "waiting" and not self.record["retry"]["pause"] and self.going_down():
+            return
         failure = self.start_units("after")
+        if failure and self.record["state"] == "waiting":
+            self.end(None)
         if failure and self.record["state"] != "failed":
             self.record |= {"state": "failed", "error": failure.as_dict()}
-        if self.job["after"]:
+        if self.job["after"] and self.record["state"] != "waiting":
             self.record["ended"] = timestamp()
 
     def worst(self) -> str:
-        return worst(entry["state_after"] for entry in self.record["elements"] if entry["state_after"])
+        """Of what was not begun nothing is known."""
+        return worst(entry["state_after"] or "failed" for entry in self.record["elements"])
 
     def attempt(self, todo: list[int]) -> dict[int, Failure]:
         """Tries the elements of these numbers; the failures by number."""
@@ -577,7 +721,13 @@ class Run:
             if entry["state_after"] is None:
                 entry["state_after"] = "failed"
         self.record["state"] = "failed" if failure else self.worst()
-        self.record["error"] = failure.as_dict() if failure else first_error(self.record)
+        self.record["error"] = failure.as_dict() if failure else first_error(self.record, self.record["state"])
+        self.record["retry"] = None
+        self.keep_plans()
+        self.record["ended"] = timestamp()
+
+    def keep_plans(self) -> None:
+        """Keeps what guards have stopped, until somebody approves it."""
         kept = [
             {"path": entry["path"], "guards": entry["guards"], "decisions": self.plans[entry["path"]]}
             for entry in self.record["elements"]
@@ -585,7 +735,64 @@ class Run:
         ]
         if kept:
             self.record["plan"] = keep_plan(self.layout, self.job, kept)
-        self.record["ended"] = timestamp()
+
+
+STOPPED = Failure("stopped", "the run was stopped before it was done; the next one goes on from there")
+GOING_DOWN = Failure("stopped", "the server went down; the next attempt goes on from there", transient=True)
+DIED = Failure("died", "the runner ended without a word: it was killed, or the server went down", transient=True)
+REPLACED = Failure("replaced", "the job was changed, or a plan approved, before the next attempt; another run followed")
+# Seconds that an attempt may come too early, as timers and clocks have it.
+SLACK = 2
+
+
+def is_due(record: Record, moment: datetime) -> bool:
+    """Whether it is time for the next attempt of a run; also where a clock that was set leaves it far ahead."""
+    retry = record["retry"]
+    if not retry:
+        return True
+    left = seconds_left(record, moment)
+    return left <= SLACK or left > retry["pause"] + SLACK
+
+
+def seconds_left(record: Record, moment: datetime) -> float:
+    """How long a run waits yet."""
+    return (datetime.fromisoformat(record["retry"]["at"]) - moment).total_seconds()
+
+
+def is_partial(record: Record, job: Job) -> bool:
+    """Whether it is of some of the job's elements."""
+    return {entry["path"] for entry in record["elements"]} != {element.path for element in job.elements}
+
+
+def attempts_left(record: Record, job: Job) -> bool:
+    """Whether there is another attempt behind the one in which the run died."""
+    return len(record["attempts"]) < int(job["on_error"]["retries"])
+
+
+def died(record: Record) -> dict[str, Any]:
+    """The attempt in which the run died, of which nobody can say more."""
+    before = record["attempts"]
+    started = before[-1]["ended"] if before else record["started"]
+    errors = [DIED.as_dict()]
+    return {"number": len(before) + 1, "started": started, "ended": timestamp(), "state": "failed", "errors": errors}
+
+
+def buried(record: Record, job: Job) -> Record:
+    """The record of a run that has died: another attempt is due after the usual wait, or it was the last one."""
+    if not attempts_left(record, job):
+        return ended_by(record, DIED)
+    attempts = [*record["attempts"], died(record)]
+    pause = pause_after(job["on_error"], len(attempts))
+    todo = [entry["path"] for entry in record["elements"]]
+    retry = {"at": in_seconds(pause), "pause": pause, "todo": todo, "approve": None}
+    return record | {"state": "waiting", "attempts": attempts, "error": DIED.as_dict(), "retry": retry}
+
+
+def ended_by(record: Record, failure: Failure) -> Record:
+    """The record of a run that somebody else has to end."""
+    elements = [entry | {"state_after": entry["state_after"] or "failed"} for entry in record["elements"]]
+    end = {"state": "failed", "ended": timestamp(), "elements": elements, "error": failure.as_dict(), "retry": None}
+    return record | end
 
 
 def share_a_lock(one: Element, other: Element) -> bool:
@@ -611,7 +818,7 @@ def blank(element: Element) -> dict[str, Any]:
     return {**describe(element), **states, **counters, **lists, "standing": {}}
 
 
-def first_error(record: Record) -> dict[str, Any] | None:
+def first_error(record: Record, state: str) -> dict[str, Any] | None:
     """The first of those that make the run what it is."""
-    errors = (entry["error"] for entry in record["elements"] if entry["state_after"] == record["state"])
+    errors = (entry["error"] for entry in record["elements"] if entry["state_after"] == state)
     return next(filter(None, errors), None)

@@ -11,7 +11,7 @@ from typing import Any
 
 from serversync import job
 from serversync.failure import InvalidDocument
-from serversync.history import PUBLISHED, published, published_names, worst
+from serversync.history import PUBLISHED, UNFINISHED, published, published_names, worst
 from serversync.layout import Layout
 
 MICROSECONDS = 1_000_000
@@ -19,7 +19,7 @@ MICROSECONDS = 1_000_000
 
 def status(layout: Layout, name: str | None) -> list[dict[str, Any]]:
     """A row a job: name, partner, enabled, state, problem, last (its record), good (when the last good run ended),
-    unresolved (paths), next (seconds since the epoch)."""
+    unresolved (paths), next (seconds since the epoch), retry (when its next attempt is due, where one waits)."""
     declared = known_jobs(layout)
     if name is not None:
         check_known(name, declared)
@@ -45,7 +45,7 @@ def check_known(name: str, declared: list[str]) -> None:
 def row(layout: Layout, name: str, elapse: int | None) -> dict[str, Any]:
     """One job; a document or record that cannot be used is a row as well, with what is wrong with it."""
     found: dict[str, Any] = {"job": name, "partner": None, "enabled": None, "state": None, "problem": None}
-    found |= {"next": elapse, "last": None, "good": None, "unresolved": 0}
+    found |= {"next": elapse, "retry": None, "last": None, "good": None, "unresolved": 0}
     try:
         known = published(layout, name) or {"runs": []}
     except InvalidDocument as damage:
@@ -61,6 +61,7 @@ def row(layout: Layout, name: str, elapse: int | None) -> dict[str, Any]:
     past = known["runs"]
     found |= {"partner": known.get("partner"), "enabled": known.get("enabled"), "last": next(iter(past), None)}
     found["good"] = known.get("good")
+    found["retry"] = next((run["retry"]["at"] for run in past if run["state"] == "waiting"), None)
     # One that was skipped has looked at nothing.
     looked: dict[str, Any] = next((run for run in past if run["elements"]), {"elements": []})
     found["unresolved"] = sum(int(entry["standing"].get("unresolved", 0)) for entry in looked["elements"])
@@ -74,14 +75,15 @@ def state(runs: list[dict[str, Any]], paths: list[str] | None) -> str | None:
     """
     if not runs:
         return None
-    # One that is on goes on while others are skipped for it.
-    if next((run["state"] for run in runs if run["state"] != "skipped"), "") == "running":
-        return "running"
+    # One that is on, or waits for its next attempt, goes on while others are skipped for it.
+    on = next((str(run["state"]) for run in runs if run["state"] != "skipped"), "")
+    if on in UNFINISHED:
+        return on
     if runs[0]["state"] == "skipped":
         return "skipped"
     last: dict[str, str] = {}
     for run in reversed(runs):
-        if run["state"] != "running":
+        if run["state"] not in UNFINISHED:
             entries = [entry for entry in run["elements"] if entry["state_after"] != "skipped"]
             last |= {entry["path"]: entry["state_after"] for entry in entries}
     states = [last[path] for path in paths if path in last] if paths is not None else [*last.values()]

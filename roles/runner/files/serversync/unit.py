@@ -23,7 +23,8 @@ from typing import Any, NoReturn
 
 from serversync.counts import INTERVAL, Count, Publisher, Watch, published
 from serversync.failure import Failure
-from serversync.history import replace
+from serversync.history import UNFINISHED, replace
+from serversync.history import published as history_of
 from serversync.layout import Layout, read_plain
 
 REQUESTS = Path("/run/serversync-requests")
@@ -125,6 +126,22 @@ def ask(
     if answer.get("failure"):
         raise Failure.from_dict(answer["failure"])
     return dict(answer["result"])
+
+
+def follow(layout: Layout, record: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
+    """The record of a run when it is over, whose next attempts systemd has made; nothing is held for so long."""
+    attempts = 0
+    while record["state"] in UNFINISHED:
+        if record["state"] == "waiting" and len(record["attempts"]) != attempts:
+            attempts = len(record["attempts"])
+            say(f"attempt {attempts} {record['attempts'][-1]['state']}; the next at {record['retry']['at']}")
+        time.sleep(1)
+        known = history_of(layout, record["job"]) or {"runs": []}
+        found = next((run for run in known["runs"] if run["run"] == record["run"]), None)
+        if found is None:
+            raise Failure("no_answer", f"the run {record['run']} is no more on record; its job was removed meanwhile")
+        record = found
+    return record
 
 
 def followed(argv: list[str], look: Callable[[], None]) -> subprocess.CompletedProcess[str]:

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: serversync.core contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The administrator's systemd units that a job has started before and after a run.
+"""What of systemd a run needs and may not have: the administrator's units, and to be started again.
 
-In system scope a run may start nothing: root does it, at a socket, and takes no more from a run than a job's name.
-Which units these are it reads in the job document, which only root writes.
+In system scope a run may start nothing: root does it, at a socket, and takes no more from a run than a job's name, and
+how long to wait for the next attempt. Which units these are it reads in the job document, which only root writes.
 """
 
 from __future__ import annotations
@@ -25,14 +25,20 @@ from serversync.run import timestamp
 LONGEST = 4096
 SOCKET = Path("/run/serversync-units.sock")
 PHASES = ("before", "after")
+AGAIN = "again"
+# As a job's delay may be.
+LONGEST_WAIT = 86400
 
 
 def systemctl(layout: Layout, *words: str) -> subprocess.CompletedProcess[str]:
-    argv = ["systemctl", *([] if layout.privileged else ["--user"]), "--no-ask-password", *words]
     try:
-        return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        return command("systemctl", *([] if layout.privileged else ["--user"]), "--no-ask-password", *words)
     except OSError as error:
         raise Failure("units", f"systemctl cannot be started ({error.strerror}); leave before and after out") from error
+
+
+def command(*argv: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
 
 
 def names(job: Job, phase: str) -> list[str]:
@@ -62,12 +68,18 @@ def start(layout: Layout, job: Job, phase: str) -> list[dict[str, Any]]:
 
 def ask(layout: Layout, job: Job, phase: str) -> list[dict[str, Any]]:
     """Has them started by who may, and waits for them."""
-    if not layout.privileged:
-        return start(layout, job, phase)
+    return (
+        list(question({"job": job.name, "phase": phase})["units"]) if layout.privileged else start(layout, job, phase)
+    )
+
+
+def question(asked: dict[str, Any]) -> dict[str, Any]:
+    """What root answers at its socket."""
+    phase = asked["phase"]
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(SOCKET))
-            connection.sendall(json.dumps({"job": job.name, "phase": phase}).encode() + b"\n")
+            connection.sendall(json.dumps(asked).encode() + b"\n")
             with connection.makefile("r", encoding="utf-8") as stream:
                 answer = json.loads(stream.read() or "null")
     except (OSError, ValueError) as error:
@@ -76,17 +88,48 @@ def ask(layout: Layout, job: Job, phase: str) -> list[dict[str, Any]]:
     if not isinstance(answer, dict) or "failure" in answer:
         said = answer["failure"]["message"] if answer else "there was no answer"
         raise Failure("units", f"{said}; see: journalctl -u 'serversync-units@*'", field=phase)
-    return list(answer["units"])
+    return answer
+
+
+def start_again(job: Job, seconds: int) -> None:
+    """Has the job started for its next attempt, by root, when this process and its unit are long gone."""
+    question({"job": job.name, "phase": AGAIN, "after": seconds})
+
+
+def arm(name: str, seconds: int) -> None:
+    """Root's part of it: a timer that lives until it elapses, or the server goes down."""
+    service = f"serversync-recover@{name}.service"
+    timer = f"serversync-recover@{name}.timer"
+    # There is none as a rule.
+    command("systemctl", "--no-ask-password", "stop", "--", timer)
+    when = [f"--on-active={seconds}s", "--timer-property=AccuracySec=1s"]
+    done = command("systemd-run", "--quiet", "--no-ask-password", *when, f"--unit={service}")
+    if done.returncode:
+        raise Failure("units", f"{timer} cannot be made: {done.stderr.strip()}")
+
+
+def going_down() -> bool:
+    """Whether this server is being shut down, which stops runs that are to go on."""
+    for _try in range(5):
+        done = command("systemctl", "is-system-running")
+        # systemd, which has just told all processes of the unit to end, may have told this one, too.
+        if done.returncode >= 0:
+            break
+    return done.stdout.strip() == "stopping"
 
 
 def serve(layout: Layout) -> int:
     """Root's end of the socket: one question on standard input, the answer on standard output."""
     try:
-        question = json.loads(sys.stdin.readline(LONGEST))
-        phase = question["phase"]
-        if phase not in PHASES:
-            raise Failure("units", f"{phase!r} is not one of {', '.join(PHASES)}")
-        answer: dict[str, Any] = {"units": start(layout, jobs.load(layout, str(question["job"])), phase)}
+        asked = json.loads(sys.stdin.readline(LONGEST))
+        phase, job = asked["phase"], jobs.load(layout, str(asked["job"]))
+        if phase not in (*PHASES, AGAIN):
+            raise Failure("units", f"{phase!r} is not one of {', '.join((*PHASES, AGAIN))}")
+        answer: dict[str, Any] = {}
+        if phase == AGAIN:
+            arm(job.name, min(max(int(asked["after"]), 0), LONGEST_WAIT))
+        else:
+            answer["units"] = start(layout, job, phase)
     except (ValueError, KeyError, TypeError) as error:
         answer = {"failure": Failure("units", f"that is no question: {error!r}").as_dict()}
     except Failure as failure:

@@ -91,7 +91,7 @@ def test_the_normal_form_of_the_least_job():
         "partner": {"host": "hq", "port": 22, "connection": "ssh", "host_key": []},
         "account": ACCOUNT,
         "schedule": None,
-        "on_error": {"retries": 3, "delay": "5m"},
+        "on_error": {"retries": 3, "delay": "5m", "backoff": 2.0, "max_delay": None},
         "notification": {"email": [], "urls": [], "events": ["conflict", "failure", "recovery"]},
         "settings": SETTINGS,
         "elements": [{"path": "/srv/a", "partner_path": "/srv/a", **ELEMENT}],
@@ -468,6 +468,16 @@ BAD = [
     ({"on_error": {"delay": "soon"}}, "on_error.delay: 'soon' " + DURATION),
     ({"on_error": {"delay": "5"}}, "on_error.delay: '5' " + DURATION),
     ({"on_error": {"delay": "1w"}}, "on_error.delay: '1w' " + DURATION),
+    ({"on_error": {"backoff": 0.5}}, "on_error.backoff: 0.5 is out of range; use 1 to 10"),
+    ({"on_error": {"backoff": "10.1"}}, "on_error.backoff: '10.1' is out of range; use 1 to 10"),
+    ({"on_error": {"backoff": float("nan")}}, "on_error.backoff: nan is out of range; use 1 to 10"),
+    ({"on_error": {"backoff": "twice"}}, "on_error.backoff: 'twice' is not a number; use 1 to 10, e.g. 1.5"),
+    ({"on_error": {"backoff": True}}, "on_error.backoff: True is not a number; use 1 to 10, e.g. 1.5"),
+    ({"on_error": {"max_delay": "2d"}}, "on_error.max_delay: '2d' is out of range; use 0s to 1d"),
+    (
+        {"on_error": {"delay": "10m", "max_delay": "5m"}},
+        "on_error.max_delay: 5m is shorter than on_error.delay 10m; use that or more, or null",
+    ),
     (
         {"notification": {"email": "ops"}},
         "notification.email[0]: 'ops' is not an e-mail address; write it as name@example.com",
@@ -1057,6 +1067,9 @@ def test_a_private_key_is_never_repeated():
         ({"on_error": {"delay": "24H"}}, {"on_error": {"delay": "1d"}}),
         ({"on_error": {"delay": 0}}, {"on_error": {"delay": "0m"}}),
         ({"on_error": {"retries": "3"}}, {"on_error": {"retries": 3.0}}),
+        ({"on_error": {"backoff": "2"}}, {"on_error": {"backoff": 2}}),
+        ({"on_error": {"backoff": " 2.50 "}}, {"on_error": {"backoff": 2.5}}),
+        ({"on_error": {"max_delay": "60m"}}, {"on_error": {"max_delay": "1h"}}),
         ({"partner": {"host": "hq", "port": "22"}}, {}),
         ({"partner": '{"host": "hq", "port": 22}'}, {}),
         ({"partner": {"host": "hq", "connection": None, "host_key": None}}, {}),
@@ -1200,7 +1213,7 @@ def full():
         partner={"host": "hq", "port": 2222, "host_key": [KEY]},
         account={"user": "u", "private_key_file": "/k"},
         schedule={"at": ["02:30", "14:00"], "days": ["mon"], "timezone": "UTC", "jitter": "7m", "catch_up": False},
-        on_error={"retries": 1, "delay": "1m"},
+        on_error={"retries": 1, "delay": "1m", "backoff": 1.5, "max_delay": "10m"},
         notification={"email": ["a@b"], "urls": ["json://s3cret"], "events": ["success"]},
         settings={
             "direction": "from_partner",
@@ -1287,7 +1300,9 @@ def test_null_sets_the_default_of_one_field_and_leaves_the_rest(path):
 
 
 def test_null_for_a_whole_mapping():
-    assert changed(full(), on_error=None) == dict(full(), on_error={"retries": 3, "delay": "5m"})
+    assert changed(full(), on_error=None) == dict(
+        full(), on_error={"retries": 3, "delay": "5m", "backoff": 2.0, "max_delay": None}
+    )
     assert changed(full(), schedule=None) == dict(full(), schedule=None)
     assert changed(full(), account=None) == dict(full(), account=ACCOUNT)
 
@@ -1632,6 +1647,8 @@ LATER = {
     "limits.nice",
     "accept_circular",
     "schedule.day_of_month",
+    "on_error.backoff",
+    "on_error.max_delay",
     "elements[].kind",
     "elements[].previous_path",
     "elements[].requires",
@@ -1773,6 +1790,9 @@ def test_what_may_be_left_out_of_a_document_has_a_default_and_nothing_else_has()
         {"elements": [dict(full()["elements"][0], partner_path="/tmp/a")]},
         {"on_error": {"retries": -1, "delay": "5m"}},
         {"on_error": {"retries": 3, "delay": "5 m"}},
+        {"on_error": {"retries": 3, "delay": "5m", "backoff": 0.5}},
+        {"on_error": {"retries": 3, "delay": "5m", "backoff": "2"}},
+        {"on_error": {"retries": 3, "delay": "5m", "max_delay": "60 m"}},
         *(
             {"settings": dict(full()["settings"], **wrong)}
             for wrong in (
@@ -2131,7 +2151,9 @@ def declarations(draw):
             schedule=SCHEDULES,
             on_error=maybe(
                 retries=st.integers(0, 100) | st.just("7"),
-                delay=DURATIONS.filter(lambda d: _schedule.seconds_of(d) <= 86400),
+                delay=DURATIONS.filter(lambda d: _schedule.seconds_of(d) <= 3600),
+                backoff=st.floats(1, 10) | st.integers(1, 10) | st.just("1.5"),
+                max_delay=st.sampled_from(["1h", "60m", "1d"]),
             ),
             notification=maybe(
                 email=st.lists(st.sampled_from(["a@b", "c@d.e"])),

@@ -7,7 +7,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from ansible_collections.serversync.core.plugins.module_utils import _job, _store
+from ansible_collections.serversync.core.plugins.module_utils import _job, _store, _units
+from hypothesis import given
+from hypothesis import strategies as st
 from serversync import job, machine
 from serversync.failure import InvalidDocument
 
@@ -50,6 +52,31 @@ def test_what_is_said_is_not_replaced_by_a_default(tmp_path):
         settings={"max_delete": "100%", "preserve": [], "keep_versions": 0, "delete": "synced"}, limits={"parallel": 8}
     )
     assert loaded(tmp_path, made).document == made
+
+
+@given(
+    st.integers(0, 100),
+    st.sampled_from(["0s", "1s", "5m", "90m", "1d"]),
+    st.floats(1, 10),
+    st.sampled_from([None, "1d"]),
+)
+def test_both_sides_know_how_long_a_run_waits_for_its_next_attempt(retries, delay, backoff, longest):
+    on_error = {"retries": retries, "delay": delay, "backoff": backoff, "max_delay": longest}
+    waits = [job.pause_after(on_error, number) for number in range(1, retries + 1)]
+    assert waits == _units.pauses(on_error)
+    assert waits == sorted(waits)
+    assert all(job.seconds(job.span(wait)) == wait <= 86400 for wait in waits)
+
+
+def test_waits_grow_up_to_the_longest():
+    def waits(**given):
+        on_error = declared(on_error=dict(retries=6, **given))["on_error"]
+        return [job.span(wait) for wait in _units.pauses(on_error)]
+
+    assert waits() == ["5m", "10m", "20m", "40m", "1h", "1h"]
+    assert waits(backoff=1) == ["5m"] * 6
+    assert waits(backoff=1.5, max_delay="10m") == ["5m", "450s", "10m", "10m", "10m", "10m"]
+    assert waits(delay="2h") == ["2h"] * 6
 
 
 def test_defaults_are_not_shared_between_jobs(tmp_path):

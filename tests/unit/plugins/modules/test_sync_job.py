@@ -97,7 +97,7 @@ def test_create(server):
             "jitter": "15m",
             "catch_up": True,
         },
-        "on_error": {"retries": 3, "delay": "5m"},
+        "on_error": {"retries": 3, "delay": "5m", "backoff": 2.0, "max_delay": None},
         "notification": {"email": [], "urls": [], "events": ["conflict", "failure", "recovery"]},
         "settings": {
             "direction": "to_partner",
@@ -447,7 +447,8 @@ def test_clear_and_pause_take_the_timer_away(server, more):
 def test_null_sets_the_default(server):
     server.apply(**job(server, comment="c", on_error={"retries": 1, "delay": "1m"}))
     run = four_steps(server, comment=None, on_error={"retries": None})
-    assert (run["job"]["comment"], run["job"]["on_error"]) == ("", {"retries": 3, "delay": "1m"})
+    on_error = {"retries": 3, "delay": "1m", "backoff": 2.0, "max_delay": None}
+    assert (run["job"]["comment"], run["job"]["on_error"]) == ("", on_error)
 
 
 def test_reset_makes_the_job_what_the_task_says(server):

@@ -245,7 +245,7 @@ PATHS = st.sampled_from(["/a", "/b", "/c"])
 ENTRIES = st.builds(lambda path, state, count: element(path, state, unresolved=count), PATHS, STATES, st.integers(0, 3))
 RUNS = st.builds(
     lambda state, elements: {"state": state, "elements": elements},
-    STATES | st.just("running"),
+    STATES | st.sampled_from(["running", "waiting"]),
     st.lists(ENTRIES, max_size=3, unique_by=lambda one: one["path"]),
 )
 
