@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from testservers import Server
+from testservers import MailServer, Server
 
 PLAY = """
 - hosts: siteA
@@ -18,7 +18,8 @@ PLAY = """
     - serversync.core.sync_job:
         name: NAME
         partner: {host: hq}
-        on_error: {retries: 2, delay: DELAY}
+        on_error: {retries: RETRIES, delay: DELAY}
+        notification: {email: [ops@example.com]}
         elements: [{path: /srv/again, partner_path: /srv/sites/siteA/again}]
         before: [{unit: test-wait.service}]
         validate_partner: false
@@ -50,8 +51,9 @@ class Again:
         self.service, self.recovery = f"serversync@{self.name}.service", f"serversync-recover@{self.name}.service"
         self.timer = f"serversync-recover@{self.name}.timer"
 
-    def declare(self, delay: str, state: str = "present") -> None:
-        self.play(PLAY.replace("NAME", self.name).replace("DELAY", delay).replace("STATE", state))
+    def declare(self, delay: str, retries: int = 2, state: str = "present") -> None:
+        text = PLAY.replace("NAME", self.name).replace("DELAY", delay)
+        self.play(text.replace("RETRIES", str(retries)).replace("STATE", state))
 
     def last(self) -> dict[str, Any]:
         run: dict[str, Any] = self.site.published(self.name)["runs"][0]
@@ -79,7 +81,7 @@ def job(site: Server, play: Any) -> Iterator[Again]:
     site.run("systemctl", "daemon-reload")
     made = Again(site, play)
     yield made
-    made.declare("1s", "absent")
+    made.declare("1s", state="absent")
     site.try_run("systemctl", "stop", made.timer)
     site.run("rm", "-r", "/srv/again", "/etc/systemd/system/test-wait.service")
     site.run("systemctl", "daemon-reload")
@@ -128,6 +130,19 @@ def test_a_run_that_was_killed_waits_as_after_any_failure(site: Server, job: Aga
     site.run("systemctl", "stop", job.timer)
     job.start("serversync-recover.service")
     assert (job.last(), job.state(job.timer)) == (run, "active")
+
+
+def test_who_died_for_good_is_spoken_for(site: Server, mail: MailServer, job: Again) -> None:
+    before = mail.mails().keys()
+    job.declare("1s", retries=0)
+    job.kill()
+    site.follow(job.recovery, f"Finished {job.recovery}")
+    run = job.last()
+    assert (run["state"], run["error"]["code"], len(run["attempts"])) == ("failed", "died", 1)
+    (message,) = [
+        message for name, message in mail.mails().items() if name not in before and job.name in message["Subject"]
+    ]
+    assert f"{job.name} FAILED: the runner ended without a word" in message["Subject"]
 
 
 def test_a_run_that_went_with_the_server_goes_on_after_boot(site: Server, job: Again) -> None:

@@ -270,15 +270,26 @@ def test_by_hand_a_run_that_died_is_told_and_another_one_begun(site: Site) -> No
     assert codes == [("equal", None), ("failed", "died")]
 
 
-def test_what_died_in_its_last_attempt_is_over(site: Site) -> None:
+def test_what_died_waits_as_after_any_failure(site: Site) -> None:
     job = Job(site.document, "")
     dead = {"state": "running", "started": "", "attempts": [], "elements": [{"path": "/a", "state_after": None}]}
     second = run.buried(dead, job)
     assert (second["state"], second["retry"]["at"]) == ("waiting", "2026-11-27T02:50:00.000+00:00")
     third = run.buried(second | {"state": "running"}, job)
     assert (third["retry"]["at"], len(third["attempts"])) == ("2026-11-27T03:10:00.000+00:00", 2)
-    last = run.buried(third | {"state": "running"}, job)
-    assert (last["state"], last["retry"], last["elements"][0]["state_after"]) == ("failed", None, "failed")
+
+
+def test_what_died_in_its_last_attempt_is_told_and_nothing_else_done(site: Site) -> None:
+    site.document["on_error"]["retries"] = 0
+    site.outcomes = [SystemExit(), None]
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(run.Run, "close", lambda *_arguments: None)
+        site.start()
+    record = site.start()
+    assert (record["state"], record["error"]["code"], len(record["attempts"])) == ("failed", "died", 1)
+    assert record["elements"][0]["state_after"] == "failed"
+    assert (len(site.names), site.told, site.states()) == (1, ["failed"], ["failed"])
+    assert site.start()["state"] == "equal"
 
 
 def test_a_run_that_is_stopped_with_the_server_goes_on_after_boot(site: Site) -> None:

@@ -18,7 +18,7 @@ from serversync.failure import InvalidDocument
 from serversync.history import UNFINISHED, History, published
 from serversync.job import Job, pause_after
 from serversync.layout import Layout
-from serversync.run import STOPPED, Record, buried, ended_by, is_due, now, seconds_left
+from serversync.run import STOPPED, Record, attempts_left, buried, ended_by, is_due, now, seconds_left
 from serversync.unit import become_account, service, show
 
 # How often a unit is started that was busy, or did not come to the attempt that is due.
@@ -57,7 +57,7 @@ def arm(name: str, waiting: list[Record]) -> None:
 
 
 def recover(layout: Layout, name: str, log: Callable[[str], None]) -> None:
-    """Starts the job for an attempt that is due; one that died has its next attempt after the usual wait."""
+    """Starts the job for an attempt that is due; a run that died has the next one after the usual wait, or is told."""
     job = jobs.load(layout, name)
     for _turn in range(TURNS):
         left = unfinished(layout, name)
@@ -74,10 +74,14 @@ def recover(layout: Layout, name: str, log: Callable[[str], None]) -> None:
         # What is left it goes on with itself.
         return
     dead = [run for run in left if run["state"] == "running"]
-    if dead:
+    if dead and not attempts_left(dead[0], job):
+        log(f"{name}: the run {dead[0]['run']} died in its last attempt")
+        # Only there are the secrets with which that is told.
+        units.systemctl(layout, "start", "--", service(name))
+    elif dead:
         log(f"{name}: the run {dead[0]['run']} died")
         units.arm(name, pause_after(job["on_error"], len(dead[0]["attempts"]) + 1))
-        change(layout, job, lambda run: buried(run, job) if run["state"] == "running" else None)
+        change(layout, job, lambda run: buried(run, job) if run["run"] == dead[0]["run"] else None)
     elif left:
         arm(name, left)
 

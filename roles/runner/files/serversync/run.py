@@ -285,6 +285,8 @@ class Run:
                 self.measure()
                 return
             if not self.take_up(history):
+                if self.record["state"] == "failed":
+                    self.close(history, tell)
                 return
             self.go_on(history, tell)
         while self.record["state"] == "waiting" and self.rest():
@@ -304,8 +306,9 @@ class Run:
     def take_up(self, history: History) -> bool:
         """Goes on with a run that waits for its next attempt or died in one, or else begins one.
 
-        False where there is nothing to do yet: a schedule that falls due meanwhile has no run of its own. Whoever
-        starts the job by hand makes the attempt at once, of all elements. The caller holds the job's lock.
+        False where there is nothing to do yet: a schedule that falls due meanwhile has no run of its own; and where
+        what died had no attempt left, of which it remains to tell. Whoever starts the job by hand makes the attempt at
+        once, of all elements. The caller holds the job's lock.
         """
         taken: Record | None = None
         unattended, moment = self.record["trigger"] == "schedule", now()
@@ -314,8 +317,11 @@ class Run:
             part = is_partial(earlier, self.job)
             same = earlier["configuration"] == self.record["configuration"]
             if earlier["state"] == "running":
-                if unattended and same and not taken and attempts_left(earlier, self.job):
-                    taken = earlier | {"attempts": [*earlier["attempts"], died(earlier)]}
+                if unattended and same and not taken:
+                    attempts = {"attempts": [*earlier["attempts"], died(earlier)]}
+                    taken = (
+                        earlier | attempts if attempts_left(earlier, self.job) else ended_by(earlier | attempts, DIED)
+                    )
                 else:
                     history.keep(ended_by(earlier, DIED))
             elif unattended and same and not taken and (is_due(earlier, moment) or not part):
@@ -331,9 +337,11 @@ class Run:
         return taken is None or self.continues(taken)
 
     def continues(self, taken: Record) -> bool:
-        """Makes the record of a run that was begun that of this one; false where its next attempt is not yet due."""
+        """Makes the record of a run that was begun that of this one; false where it has no attempt now."""
         self.record = taken
         retry = taken["retry"]
+        if taken["state"] == "failed":
+            return False
         if not is_due(taken, now()):
             self.log(f"nothing to do before the next attempt of the run {taken['run']}, at {retry['at']}")
             return False
@@ -404,10 +412,14 @@ class Run:
         try:
             self.keep(history)
         finally:
-            self.record["notification"] = tell(self.record, lambda: history.runs(self.job.name, PUBLISHED)[1:])
+            self.record["notification"] = tell(self.record, lambda: self.others(history))
         if self.record["notification"]:
             self.keep(history)
         self.measure()
+
+    def others(self, history: History) -> list[Record]:
+        """The records of the job's other runs, the newest first."""
+        return [run for run in history.runs(self.job.name, PUBLISHED) if run["run"] != self.record["run"]]
 
     def measure(self) -> None:
         """Metrics tell of a run, and fail none."""
@@ -778,9 +790,7 @@ def died(record: Record) -> dict[str, Any]:
 
 
 def buried(record: Record, job: Job) -> Record:
-    """The record of a run that has died: another attempt is due after the usual wait, or it was the last one."""
-    if not attempts_left(record, job):
-        return ended_by(record, DIED)
+    """The record of a run that has died, whose next attempt is due after the usual wait."""
     attempts = [*record["attempts"], died(record)]
     pause = pause_after(job["on_error"], len(attempts))
     todo = [entry["path"] for entry in record["elements"]]
