@@ -180,6 +180,15 @@ def test_a_run_that_waits_is_told_and_gone_on_with_by_hand(server: Server, waiti
     assert (record["run"], record["state"], len(record["attempts"])) == (first["run"], "failed", 2)
 
 
+def test_what_waits_can_be_given_up(server: Server, waiting: subprocess.Popen[str]) -> None:
+    waiting.kill()
+    waiting.wait()
+    server.serversync("recover", "patient", "--give-up")
+    assert [(run["state"], run["error"]["code"], run["retry"]) for run in runs(server, "patient")] == [
+        ("failed", "stopped", None)
+    ]
+
+
 def test_a_job_that_was_changed_while_it_waited_begins_anew(
     server: Server, waiting: subprocess.Popen[str], tmp_path: Path
 ) -> None:

@@ -130,6 +130,11 @@ def test_a_run_that_was_killed_waits_as_after_any_failure(site: Server, job: Aga
     site.run("systemctl", "stop", job.timer)
     job.start("serversync-recover.service")
     assert (job.last(), job.state(job.timer)) == (run, "active")
+    site.run("serversync", "recover", job.name, "--give-up")
+    assert (job.last()["state"], job.last()["error"]["code"]) == ("failed", "stopped")
+    assert (job.last()["run"], job.state(job.timer)) == (run["run"], "inactive")
+    # Whatever root did there, the runner's files are its own.
+    assert site.run("find", "/var/lib/serversync", "-maxdepth", "1", "-name", "records*", "-user", "root") == ""
 
 
 def test_who_died_for_good_is_spoken_for(site: Server, mail: MailServer, job: Again) -> None:

@@ -89,13 +89,15 @@ def recover(layout: Layout, name: str, log: Callable[[str], None]) -> None:
 def give_up(layout: Layout, name: str) -> None:
     """Ends what waits for another attempt."""
     job = jobs.load(layout, name)
-    units.command("systemctl", "--no-ask-password", "stop", "--", f"serversync-recover@{name}.timer")
+    if layout.privileged:
+        units.command("systemctl", "--no-ask-password", "stop", "--", f"serversync-recover@{name}.timer")
     change(layout, job, lambda run: ended_by(run, STOPPED) if run["state"] == "waiting" else None)
 
 
 def change(layout: Layout, job: Job, what: Change) -> None:
     """Changes records as the account of the runner, whose they are. A run that has begun meanwhile has its own."""
-    become_account()
+    if layout.privileged:
+        become_account()
     with closing(History(layout)) as history:
         with history.kept(), history.database:
             history.database.execute("BEGIN IMMEDIATE")
