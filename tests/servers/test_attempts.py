@@ -20,7 +20,7 @@ PLAY = """
         partner: {host: hq}
         on_error: {retries: RETRIES, delay: DELAY}
         notification: {email: [ops@example.com]}
-        elements: [{path: /srv/again, partner_path: /srv/sites/siteA/again}]
+        elements: [{path: /srv/again, partner_path: /srv/sites/siteA/NAME}]
         before: [{unit: test-wait.service}]
         validate_partner: false
         state: STATE
@@ -106,7 +106,7 @@ def test_a_run_that_waits_holds_nothing_and_goes_on(
     assert site.serversync("plan", job.name)[0] == 0
     code, done = site.serversync("run", job.name)
     assert (code, done["state"], done["run"], codes(done)) == (0, "equal", run["run"], ["unreachable"])
-    assert hq.read("/srv/sites/siteA/again/file") == "x"
+    assert hq.read(f"/srv/sites/siteA/{job.name}/file") == "x"
     # What the timer starts finds nothing to do.
     job.start(job.recovery)
     assert job.last() == done
