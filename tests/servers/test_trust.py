@@ -39,6 +39,33 @@ def test_the_unit_writes_its_elements_and_nothing_else(site: Server, in_unit: ob
         assert site.try_run("test", "-e", f"{outside}/outside").returncode == 1
 
 
+# From within the unit: is the root of a process outside in reach, before and after what the runner does first there?
+REACH = """
+import glob, os, sys
+sys.path.insert(0, max(glob.glob("/usr/lib/serversync/*/"), key=os.path.getmtime))
+from serversync import linux
+way = sys.argv[1] + "/root/etc/passwd"
+if not os.path.exists(way):
+    sys.exit(2)
+linux.confine()
+sys.exit(os.path.exists(way))
+"""
+
+
+def test_the_unit_does_not_leave_its_sandbox_by_another_process(site: Server, in_unit: object) -> None:
+    assert callable(in_unit)
+    site.write("/etc/serversync/reach.py", REACH)
+    outside = site.start("runuser", "-u", "serversync", "--", "sh", "-c", "echo $$; exec sleep infinity")
+    assert outside.stdout is not None
+    pid = outside.stdout.readline().strip()
+    try:
+        assert in_unit(f"exec python3 /etc/serversync/reach.py /proc/{pid}") == 0
+    finally:
+        site.run("kill", pid)
+        outside.communicate()
+        site.run("rm", "/etc/serversync/reach.py")
+
+
 def test_the_unit_runs_as_the_runner(site: Server, in_unit: object) -> None:
     assert callable(in_unit)
     assert in_unit("id -un > /srv/line1/recipes/who") == 0

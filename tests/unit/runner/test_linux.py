@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from serversync import linux
 from serversync.linux import born
 
 
@@ -27,3 +30,37 @@ def test_when_a_directory_was_made_stays_whatever_becomes_of_it(tmp_path: Path) 
 
 def test_what_cannot_be_asked_says_nothing() -> None:
     assert born(-1) == 0
+
+
+CONFINED = """
+import ctypes, os, sys
+from serversync import linux
+outside = os.getppid()
+os.readlink(f"/proc/{outside}/root")
+assert ctypes.CDLL(None).prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+assert linux.confine()
+for way in ("root", "cwd", "fd/0"):
+    try:
+        os.stat(f"/proc/{outside}/{way}")
+    except PermissionError:
+        continue
+    sys.exit(f"{way} of a process outside is in reach")
+child = os.fork()
+if not child:
+    os.read(0, 1)
+    os._exit(0)
+os.readlink(f"/proc/{child}/root")
+for name in ("a", "b"):
+    os.mkdir(name)
+open("a/file", "w").close()
+os.link("a/file", "b/link")
+os.rename("a/file", "b/file")
+os.rename("b", "a/b")
+"""
+
+
+def test_who_is_confined_reaches_no_process_outside(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(linux.__file__).parents[1])}
+    argv = [sys.executable, "-c", CONFINED]
+    subprocess.run(argv, check=True, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL)
+    assert sorted(path.name for path in (tmp_path / "a" / "b").iterdir()) == ["file", "link"]

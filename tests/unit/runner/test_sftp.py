@@ -418,6 +418,11 @@ def test_whose_lock_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Lock, "held", {"a token"})
     mine = {**process(), "token": "a token"}
     assert not left_behind(mine, 10**6)
+    # Of a process in another sandbox only that it lives can be told.
+    monkeypatch.setattr(sftptree, "birth", lambda pid: None if pid != os.getpid() else 1)
+    assert not left_behind({**process(), "pid": os.getppid(), "started": 5}, sftptree.STALE)
+    assert left_behind({**process(), "pid": 2**31 - 1, "started": 5}, 0)
+    monkeypatch.undo()
     # A lock of an earlier version, whose process is gone.
     raw = "0" * 32
     monkeypatch.setattr(sftptree, "machine", lambda: known_as(raw))

@@ -2,14 +2,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import argparse
 import fcntl
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from serversync import unit
+from serversync import cli, linux, unit
 from serversync.failure import Failure
 from serversync.layout import Layout
 
@@ -106,3 +109,25 @@ def test_the_answer_is_what_was_done_or_why_not(layout: Layout) -> None:
     answer = unit.read_answer(layout, "demo")
     assert answer is not None
     assert (answer["id"], answer["failure"]["code"], answer["failure"]["field"]) == ("2", "missing", "elements[0].path")
+
+
+class Confined(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        (cli.command_unit, {"job": "demo"}),
+        (cli.command_serve, {"pairing": "hq", "connection": True}),
+    ],
+)
+def test_what_is_in_a_unit_reaches_no_process_outside_before_it_does_anything(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, command: Callable[..., int], arguments: dict[str, Any]
+) -> None:
+    def confine() -> bool:
+        raise Confined
+
+    monkeypatch.setattr(linux, "confine", confine)
+    with pytest.raises(Confined):
+        command(layout, argparse.Namespace(**arguments))

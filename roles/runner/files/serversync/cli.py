@@ -388,9 +388,11 @@ def given_flags(arguments: argparse.Namespace) -> list[str]:
 
 def command_unit(layout: Layout, arguments: argparse.Namespace) -> int:
     """In the job's own unit: what a terminal asks for, or else the run that the schedule wants."""
-    from serversync import job, unit
+    from serversync import job, linux, unit
 
     name = job.check_name(arguments.job)
+    if layout.privileged:
+        linux.confine()
     request = unit.request_of(name) if layout.privileged else None
 
     def perform_it(
@@ -463,8 +465,11 @@ def command_rename(layout: Layout, arguments: argparse.Namespace) -> int:
 
 
 def command_serve(layout: Layout, arguments: argparse.Namespace) -> int:
+    from serversync import linux
     from serversync.serve import serve
 
+    if arguments.connection:
+        linux.confine()
     return serve(layout, arguments.pairing, connection=arguments.connection)
 
 

@@ -66,6 +66,17 @@ def alive(record: bytes) -> list[str]:
     owners = []
     for line in record.decode("utf-8", "replace").splitlines():
         number, _blank, owner = line.partition(" ")
-        if number.isdecimal() and Path(f"/proc/{number}").exists():
+        if number.isdecimal() and exists(int(number)):
             owners.append(owner)
     return list(dict.fromkeys(owners))
+
+
+def exists(process: int) -> bool:
+    """Also of a process that /proc does not show, because it is in another sandbox."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # of somebody else
+        pass
+    return True

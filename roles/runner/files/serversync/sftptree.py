@@ -28,6 +28,7 @@ from serversync.entry import Entry
 from serversync.failure import Failure
 from serversync.filters import Filter
 from serversync.held import NAME, RESERVED
+from serversync.locks import exists
 from serversync.machine import known_as, machine
 from serversync.metadata import Problem
 from serversync.sftpcommit import SftpCommit, dressing
@@ -957,6 +958,10 @@ def left_behind(holder: dict[str, Any], silent: float) -> bool:
     if holder.items() >= mine.items():
         return holder.get("token") not in Lock.held
     if (known_as(str(holder.get("machine"))), holder.get("boot")) == (mine["machine"], mine["boot"]):
-        return birth(int(holder.get("pid", 0))) != holder.get("started")
+        pid = int(holder.get("pid", 0))
+        started = birth(pid)
+        # Of one in another sandbox nothing can be told but that it is there.
+        if started is not None or not exists(pid):
+            return started != holder.get("started")
     # A living run says whose it is as soon as it has made it.
     return silent > (STALE if holder else BEAT)
