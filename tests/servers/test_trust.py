@@ -139,7 +139,7 @@ def test_what_a_key_sends_fills_no_journal(hq: Server) -> None:
     assert hq.run("systemctl", "is-active", "serversync-serve-siteA.socket") == "active\n"
 
 
-def ssh_as_runner(site: Server, *command: str) -> tuple[int, str]:
+def ssh_as_runner(site: Server, *command: str, options: tuple[str, ...] = ("-tt",)) -> tuple[int, str]:
     """The paired key in the hands of somebody who wants more than a run."""
     done = site.try_run(
         "runuser",
@@ -157,7 +157,7 @@ def ssh_as_runner(site: Server, *command: str) -> tuple[int, str]:
         "HostKeyAlias=serversync-hq",
         "-o",
         "BatchMode=yes",
-        "-tt",
+        *options,
         "serversync@hq",
         *command,
     )
@@ -171,6 +171,50 @@ def test_the_paired_key_gives_no_shell(site: Server, command: tuple[str, ...]) -
     assert "uid=" not in text
     assert "root:" not in text
     assert "rsync  version" not in text
+
+
+REMOTELY = ("-N", "-o", "ExitOnForwardFailure=yes", "-R")
+
+
+@pytest.mark.parametrize(
+    ("options", "command", "code", "said"),
+    [
+        (("-W", "127.0.0.1:22"), (), 255, "administratively prohibited"),
+        ((*REMOTELY, "127.0.0.1:0:127.0.0.1:22"), (), 255, "remote port forwarding failed"),
+        ((*REMOTELY, "/run/serversync-test:/run/none"), (), 255, "remote port forwarding failed"),
+        # Of what is refused to a subsystem sshd passes no word on.
+        (("-s",), ("sftp",), 1, ""),
+        (("-tt",), ("serversync",), 255, "PTY allocation request failed"),
+    ],
+)
+def test_the_paired_key_forwards_nothing_and_has_no_terminal(
+    site: Server, options: tuple[str, ...], command: tuple[str, ...], code: int, said: str
+) -> None:
+    found, text = ssh_as_runner(site, *command, options=options)
+    assert found == code, text
+    assert said in text
+
+
+def test_the_paired_key_opens_from_its_own_address_alone(site: Server, hq: Server) -> None:
+    """The same key, on the partner itself: from= names the address of siteA."""
+    line = hq.read("/etc/serversync/authorized_keys").splitlines()[-1]
+    assert 'from="' in line
+    where = "/run/serversync-test-key"
+    hq.write(where, site.read("/etc/serversync/keys/id_ed25519"))
+    try:
+        hq.run("chmod", "0600", where)
+        options = ("-F", "none", "-i", where, "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=accept-new")
+        known = ("-o", "UserKnownHostsFile=/run/serversync-test-hosts")
+        done = hq.try_run("ssh", *options, *known, "serversync@127.0.0.1", "serversync")
+        assert (done.returncode, "Permission denied" in done.stderr) == (255, True)
+    finally:
+        hq.run("rm", "-f", where, "/run/serversync-test-hosts")
+
+
+def test_the_door_is_hardened(hq: Server) -> None:
+    unit = "serversync-serve-siteA@test.service"
+    done = hq.try_run("systemd-analyze", "security", "--threshold=23", unit)
+    assert done.returncode == 0, done.stdout
 
 
 def test_keys_are_private_and_their_owners_right(site: Server, hq: Server) -> None:
