@@ -134,8 +134,10 @@ def test_a_runner_that_is_killed_does_not_leave_things_frozen(site: Server) -> N
     )
     site.python(script)
     assert thawed(site) == count + 1
-    assert site.serversync("run", "dumped")[0] == 0
-    assert site.published("dumped")["runs"][1]["error"]["code"] == "died"
+    site.follow("serversync-recover@dumped.service", "Finished serversync-recover@dumped.service")
+    code, run = site.serversync("run", "dumped")
+    assert (code, run["attempts"][0]["errors"][0]["code"]) == (0, "died")
+    assert [one["unit"] for one in run["before"]] == ["test-dump.service"]
 
 
 @pytest.mark.usefixtures("declared")

@@ -241,6 +241,13 @@ def test_a_job_that_was_changed_begins_anew(site: Site) -> None:
         assert history.runs("nightly", 2)[1]["error"]["code"] == "replaced"
 
 
+def test_a_job_that_was_removed_and_declared_again_begins_anew(site: Site) -> None:
+    site.outcomes = [LOST, None]
+    site.start()
+    (site.layout.public / "nightly.json").unlink()
+    assert (site.start()["state"], site.states()) == ("equal", ["equal", "failed"])
+
+
 def test_attempts_are_counted_over_deaths(site: Site) -> None:
     """The process is gone without a word, as after a kill, or with the server."""
     site.outcomes = [SystemExit(), SystemExit(), LOST]

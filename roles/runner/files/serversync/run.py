@@ -312,10 +312,12 @@ class Run:
         """
         taken: Record | None = None
         unattended, moment = self.record["trigger"] == "schedule", now()
+        # Of a job that was removed, and declared again, nothing is published.
+        known = (self.layout.public / f"{self.job.name}.json").exists()
         # What is due comes first.
         for earlier in sorted(history.unfinished(self.job.name), key=lambda one: not is_due(one, moment)):
             part = is_partial(earlier, self.job)
-            same = earlier["configuration"] == self.record["configuration"]
+            same = known and earlier["configuration"] == self.record["configuration"]
             if earlier["state"] == "running":
                 if unattended and same and not taken:
                     attempts = {"attempts": [*earlier["attempts"], died(earlier)]}
@@ -752,7 +754,7 @@ class Run:
 STOPPED = Failure("stopped", "the run was stopped before it was done; the next one goes on from there")
 GOING_DOWN = Failure("stopped", "the server went down; the next attempt goes on from there", transient=True)
 DIED = Failure("died", "the runner ended without a word: it was killed, or the server went down", transient=True)
-REPLACED = Failure("replaced", "the job was changed, or a plan approved, before the next attempt; another run followed")
+REPLACED = Failure("replaced", "the job was changed or removed, or a plan approved, before the next attempt")
 # Seconds that an attempt may come too early, as timers and clocks have it.
 SLACK = 2
 
