@@ -14,11 +14,16 @@ import sys
 import tempfile
 from pathlib import Path
 
+from hypothesis import settings
+
 ROOT = Path(__file__).resolve().parent.parent
 _collections = Path(tempfile.mkdtemp(prefix="serversync-collections-"))
 
 
 def pytest_configure() -> None:
+    # How long an example takes is up to what else the machine does.
+    settings.register_profile("untimed", deadline=None)
+    settings.load_profile("untimed")
     namespace = _collections / "ansible_collections" / "serversync"
     namespace.mkdir(parents=True)
     (namespace / "core").symlink_to(ROOT, target_is_directory=True)

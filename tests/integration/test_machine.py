@@ -128,7 +128,6 @@ def test_whatever_happens_the_laws_hold(pair: Pair) -> None:
         stateful_step_count=25 if EXAMPLES else 12,
         derandomize=not EXAMPLES,
         database=None,
-        deadline=None,
         suppress_health_check=list(HealthCheck),
         print_blob=True,
     )

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from serversync import archive as module
 from serversync.archive import Archive, DamagedArchive, Intent, Update
@@ -231,7 +231,6 @@ UPDATES = st.lists(st.tuples(st.lists(rows(), max_size=40), st.lists(PATHS, max_
 
 
 @given(updates=UPDATES, reopen=st.booleans())
-@settings(deadline=None)
 def test_any_updates_leave_what_a_dictionary_would_hold(
     updates: list[tuple[list[Row], list[bytes]]], reopen: bool
 ) -> None:
@@ -494,7 +493,6 @@ def test_an_undamaged_copy_is_whole(tmp_path: Path, built: Any, unfinished: Any)
 
 
 @given(data=st.data())
-@settings(deadline=None)
 def test_flipped_bytes_are_found(built: tuple[bytes, list[tuple[Any, ...]]], data: st.DataObject) -> None:
     whole, states = built
     damaged = bytearray(whole)
@@ -529,7 +527,6 @@ def test_a_changed_state_is_found(tmp_path: Path, built: tuple[bytes, list[tuple
 
 
 @given(first=st.integers(0, 200), second=st.integers(0, 200))
-@settings(deadline=None)
 def test_exchanged_pages_are_found(built: tuple[bytes, list[tuple[Any, ...]]], first: int, second: int) -> None:
     whole, states = built
     pages = [whole[start : start + 4096] for start in range(0, len(whole), 4096)]
@@ -600,7 +597,6 @@ def test_a_page_from_another_day_is_found(tmp_path: Path) -> None:
 
 
 @given(data=st.data())
-@settings(deadline=None)
 def test_a_damaged_log_gives_an_earlier_commit_or_is_found(
     unfinished: tuple[bytes, bytes, list[tuple[Any, ...]]], data: st.DataObject
 ) -> None:

@@ -173,7 +173,7 @@ MAKE: dict[str, Callable[[Path], object]] = {
 TREES = st.dictionaries(st.lists(NAMES, min_size=1, max_size=4).map(tuple), st.sampled_from(sorted(MAKE)), max_size=12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(tree=TREES)
 def test_any_tree_gives_the_same_digests_either_way(tree: dict[tuple[str, ...], str]) -> None:
     with tempfile.TemporaryDirectory() as name:

@@ -72,7 +72,7 @@ PATTERN = st.builds(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(patterns=st.lists(PATTERN, min_size=1, max_size=4))
 @example(patterns=["a", "b", "!a"])
 @example(patterns=["!a/b", "a/**"])
@@ -84,7 +84,7 @@ def test_what_git_ignores_is_excluded(tree: Path, patterns: list[str]) -> None:
     assert kept(exclude=patterns) == kept_by_git(tree, patterns)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(patterns=st.lists(PATTERN, min_size=1, max_size=3))
 def test_included_is_what_would_be_excluded_and_the_way_to_it(patterns: list[str]) -> None:
     patterns = [pattern for pattern in patterns if not pattern.startswith("!")] or ["*"]
@@ -173,7 +173,7 @@ PIECES = st.lists(st.sampled_from(["a", "b", "?", "*"]), min_size=1, max_size=8)
 NAME = st.text("ab", min_size=1, max_size=8)
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=2000)
 @given(
     parts=st.lists(st.just("**") | PIECES.filter(lambda part: "**" not in part), min_size=1, max_size=6),
     names=st.lists(NAME, min_size=1, max_size=6),

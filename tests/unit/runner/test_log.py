@@ -451,7 +451,7 @@ HISTORIES = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(HISTORIES)
 # What failed once.
 @example([("rename", (False, False)), ("write", (0,)), ("killed", (3, 0.5)), ("late", ())])

@@ -146,7 +146,7 @@ def plans(draw: st.DrawFn) -> list[Decision]:
     return sorted(found.values())
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(plans(), st.integers(1, 8), st.data())
 def test_whatever_the_plan(plan: list[Decision], entries: int, data: st.DataObject) -> None:
     files = [one.path for one in plan if "f" in (getattr(one.here, "kind", "f"), getattr(one.there, "kind", "f"))]

@@ -33,7 +33,7 @@ def to_stage(source: str, stage: str, names: list[bytes], files: Path, **options
     return rsync.command(source, stage, files_from=str(files), **{**given, **options})
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(names=st.lists(NAME, min_size=1, max_size=8, unique=True))
 def test_every_name_arrives_and_comes_back_as_it_is_on_disk(names: list[bytes]) -> None:
     with tempfile.TemporaryDirectory() as directory:

@@ -1928,7 +1928,6 @@ def test_the_schema_takes_the_addresses_that_the_grammar_takes(address):
         assert (not errors(notification={"email": [address]})) is good
 
 
-@settings(deadline=None)
 @given(
     st.builds(
         "{}@{}".format,
@@ -2202,7 +2201,7 @@ def spread(job):
     return dict(job, elements=elements)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(declarations())
 def test_the_normal_form_is_a_fixed_point(declaration):
     job, problems = _job.declare(declaration)
@@ -2282,7 +2281,7 @@ def any_of(field):
     return ANYTHING | inner | st.lists(inner, max_size=3)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.fixed_dictionaries({}, optional={part.name: any_of(part) for part in _job.JOB.parts}))
 def test_no_input_breaks_the_grammar(declaration):
     job, problems = _job.declare(declaration)

@@ -126,7 +126,7 @@ def test_the_default_jitter(every, at, jitter):
     assert _schedule.default_jitter(every, at) == jitter
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(60, 86400))
 def test_the_nearest_period_divides_and_none_is_nearer(period):
     nearest = _schedule.nearest_period(period)

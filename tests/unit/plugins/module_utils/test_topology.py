@@ -757,7 +757,7 @@ def circles_of(servers):
     return {component for component in components if len(component) > 1}
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(fleets())
 def test_circles_are_those_of_a_search_that_tries_everything(servers):
     expected = circles_of(servers)
@@ -769,7 +769,7 @@ def test_circles_are_those_of_a_search_that_tries_everything(servers):
         assert any(names <= component for names in jobs)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(fleets())
 def test_contended_targets_are_those_of_a_search_that_tries_everything(servers):
     written: dict = {}
@@ -789,7 +789,7 @@ def told(servers):
     return [(one.level, one.kind, one.issue, one.impact, one.remedy) for one in analyse(servers).findings]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(fleets(), st.permutations(NAMES), st.randoms())
 def test_the_order_of_servers_and_jobs_changes_nothing(servers, order, random):
     shuffled = []
@@ -800,14 +800,14 @@ def test_the_order_of_servers_and_jobs_changes_nothing(servers, order, random):
     assert told(shuffled) == told(servers)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(fleets())
 def test_an_unrelated_job_changes_nothing(servers):
     more = [*servers, Server("z", [job("unrelated", "y", "/elsewhere")]), Server("y", [])]
     assert told(more) == told(servers)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(fleets())
 def test_other_names_of_the_servers_keep_the_findings(servers):
     def renamed(server):
@@ -822,7 +822,7 @@ def test_other_names_of_the_servers_keep_the_findings(servers):
     assert [tuple(map(sentence, one)) for one in told([renamed(server) for server in servers])] == told(servers)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(fleets())
 def test_aliases_and_machine_ids_find_the_same_as_names(servers):
     aliased = []
@@ -832,7 +832,7 @@ def test_aliases_and_machine_ids_find_the_same_as_names(servers):
     assert told(aliased) == told(servers)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(fleets())
 def test_each_job_is_told_of_what_it_has_part_in(servers):
     whole = analyse(servers).findings
@@ -846,7 +846,7 @@ def test_each_job_is_told_of_what_it_has_part_in(servers):
             assert mine - {"chain"} <= {finding.kind for finding in about.findings}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(fleets())
 def test_taking_a_job_away_adds_no_error(servers):
     def errors(these):

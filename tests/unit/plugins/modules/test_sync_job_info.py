@@ -87,7 +87,7 @@ def test_what_it_returns_changes_nothing_when_it_is_given_back(server):
 
 
 # an example takes a second, so what fails is not made smaller
-@settings(deadline=None, max_examples=8, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=8, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(st.lists(declarations(), min_size=4, max_size=12, unique_by=lambda one: one["name"]))
 def test_what_it_returns_of_any_jobs_changes_nothing_when_it_is_given_back(declared):
     """Through modules and documents, with their secrets."""
@@ -250,13 +250,12 @@ RUNS = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(RUNS, max_size=4), st.lists(PATHS, unique=True, min_size=1))
 def test_the_state_is_that_of_the_runner(runs, paths):
     assert _records.state(runs, paths) == status.state(runs, paths)
 
 
-@settings(deadline=None)
 @given(RUNS)
 def test_the_conflicts_of_a_whole_run_are_those_that_the_runner_has_standing(run):
     run["state"] = "different"
