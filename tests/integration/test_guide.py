@@ -139,7 +139,7 @@ def test_every_page_of_the_wizard_is_in_the_job(timed: Site) -> None:
         "synced",
     )
     assert first["notification"]["email"] == ["ops@example.com"]
-    assert first["on_error"] == {"retries": 5, "delay": "10m"}
+    assert (first["on_error"]["retries"], first["on_error"]["delay"]) == (5, "10m")
     assert jobs["line2-nightly"]["schedule"] == first["schedule"]
     assert jobs["line2-nightly"]["comment"] == "Nightly copy of line 2"
 
