@@ -164,20 +164,24 @@ def test_what_waits_for_its_turn_is_stopped_as_well(tmp_path: Path, everything: 
 def test_it_dies_with_the_runner() -> None:
     """However the runner dies; else it would hold the job's lock until the last of its bytes has gone over."""
     reading, writing = os.pipe()
-    os.set_inheritable(writing, True)
-    # The sleep is cut short by the kill; where it is not, the test fails at its end, and does not wait for ever.
-    outliving = f"import os, time; os.write({writing}, b'on '); time.sleep(20); os.write({writing}, b'and on')"
+    waiting, gate = os.pipe()
+    for descriptor in (writing, waiting):
+        os.set_inheritable(descriptor, True)
+    outliving = f"import os; os.write({writing}, b'on '); os.read({waiting}, 1); os.write({writing}, b'and on')"
     argv = [sys.executable, "-c", outliving]
     # What is inherited, as the lock is, has to be open in the runner, too.
     runner = subprocess.Popen(
         [sys.executable, "-c", f"from serversync import rsync; rsync.Running({argv!r}).wait()"],
         env={**os.environ, "PYTHONPATH": str(Path(rsync.__file__).parents[1])},
-        pass_fds=[writing],
+        pass_fds=[writing, waiting],
     )
     os.close(writing)
+    os.close(waiting)
     assert os.read(reading, 3) == b"on "
     runner.kill()
     runner.wait()
+    # Who lives still goes on now.
+    os.close(gate)
     with open(reading, "rb") as stream:
         assert stream.read() == b""
 
