@@ -841,3 +841,19 @@ def test_why_there_is_no_stage_is_told(pair: Pair, size: int) -> None:
     record = pair.here.run("nightly", code=1)
     assert "before its stage" not in record["error"]["message"], record["error"]
     assert "Not a directory" in record["error"]["message"], record["error"]
+
+
+@pytest.mark.parametrize("verb", ["finish", "mark"])
+def test_what_the_partner_says_of_a_decision_is_heard_to_its_end(both: Pair, verb: str) -> None:
+    """Nothing waits for it on the way."""
+    (both.path / "plc.s7").write_text("edited here")
+    (both.partner_path / "plc.s7").write_text("edited there")
+    assert both.here.run("nightly", code=3)["state"] == "different"
+    refusing = (
+        "from serversync import serve\nfrom serversync.failure import Failure\n"
+        "def refuse(*_arguments):\n    raise Failure('io', 'cannot be done any more')\n"
+        f"serve.Desk.verb_{verb} = refuse\n"
+    )
+    write_launcher(both.there.launcher, f"os.environ['HOME'] = {str(both.there.home)!r}\n{refusing}")
+    said = both.here.serversync("resolve", "nightly", "plc.s7", "--use", "this_server", code=1).stderr
+    assert "cannot be done any more" in said

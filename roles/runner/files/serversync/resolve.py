@@ -133,6 +133,7 @@ def resolve(layout: Layout, job: Job, path: str, use: str, only: Sequence[str] |
             if copies and one.direction == "both":
                 again = [decision for decision in one.plan().decisions if beneath(decision.path, copies)]
                 one.carry_out(Plan(again, [], []), whole=False)
+            one.answered()
             problems = {os.fsdecode(key): text for key, (_code, text) in one.report.problems.items()}
     if problems:
         raise Failure("not_resolved", "; ".join(f"{key}: {text}" for key, text in sorted(problems.items())))

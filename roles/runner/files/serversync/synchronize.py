@@ -1048,8 +1048,7 @@ class Synchronization:
             return False
         self.carry_out(plan)
         self.prune()
-        for side in SIDES:
-            self.sides[side].tree.answered()
+        self.answered()
         if known is not None:
             report.plan = known
         return self.again or (self.direction == "both" and any(one.aside for one in plan.decisions))
@@ -1271,6 +1270,11 @@ class Synchronization:
                 self.sides[side].tree.finish()
                 self.sides[side].prepared = False
 
+    def answered(self) -> None:
+        """Waits for all that was asked of the replicas; ``carry_out`` does for what the archive relies on."""
+        for side in SIDES:
+            self.sides[side].tree.answered()
+
     def conclude(self, piece: Piece, archiving: Archiving) -> Problems:
         """Everything that has come is put in its place, on the disks, and into the archive; what could not be."""
         piece.commit(one_way=self.direction != "both")
@@ -1278,8 +1282,7 @@ class Synchronization:
         for side in self.targets:
             self.sides[side].tree.sync()
         problems = archiving.remember(piece.decisions, piece.done)
-        for side in SIDES:
-            self.sides[side].tree.answered()
+        self.answered()
         self.problems |= problems
         self.report.problems |= problems
         self.tally(piece.decisions, piece.done)
