@@ -25,7 +25,7 @@ from tests.bench.cases import CASES, carry_out
 from tests.bench.measure import Wrong, say
 from tests.loopback import PACKAGE, ROOT
 
-RESULTS = ROOT / ".bench" / "results.json"
+RESULTS = Path(__file__).with_name("results.json")
 PAGE = ROOT / "docs" / "performance.md"
 
 
@@ -84,7 +84,6 @@ def main() -> int:
         if chosen.scale == 1:
             # Only whole sizes are on record. Written after every case: the next one may be interrupted.
             results[name] = result
-            RESULTS.parent.mkdir(exist_ok=True)
             temporary = RESULTS.with_suffix(f".{os.getpid()}")
             temporary.write_text(json.dumps(results, indent=1) + "\n")
             temporary.replace(RESULTS)
