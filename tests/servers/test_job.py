@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -228,3 +230,56 @@ def test_a_directory_swapped_for_a_link_on_the_partner_leads_nowhere(site: Serve
     assert [element["state_after"] for element in run["elements"]] == ["failed", "equal"]
     assert run["error"]["field"] == "elements[0].partner_path"
     assert hq.run("ls", "-A", "/srv/victim") == ""
+
+
+# Has a directory and a link change their places again and again, until there is a third path.
+SWAP = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+directory, link, end = map(os.fsencode, sys.argv[1:])
+print("begun", flush=True)
+swaps = 0
+while not os.path.exists(end):
+    for _swap in range(100):
+        # AT_FDCWD, RENAME_EXCHANGE; a run may just be at one of them
+        swaps += libc.renameat2(-100, directory, -100, link, 2) == 0
+assert swaps > 100
+"""
+
+
+@contextmanager
+def swapping(server: Server, directory: str, link: str) -> Iterator[None]:
+    """Meanwhile the directory is now itself, and now the link."""
+    end = "/run/swapped-enough"
+    with server.start("python3", "-c", SWAP, directory, link, end) as swap:
+        assert swap.stdout is not None
+        assert swap.stdout.readline() == "begun\n"
+        try:
+            yield
+        finally:
+            server.run("touch", end)
+    server.run("rm", end)
+    assert swap.returncode == 0
+
+
+def test_a_directory_that_is_swapped_for_a_link_during_runs_leads_nowhere(site: Server, hq: Server) -> None:
+    """On this side, which has the job and its rights; by somebody who may write to its target."""
+    hq.run("mkdir", "/srv/recipes/swapped")
+    site.run("mkdir", "/srv/victim")
+    site.run("chown", "serversync:", "/srv/victim")
+    site.run("ln", "-s", "/srv/victim", "/srv/line1/link")
+    try:
+        assert site.serversync("run", "line1-recipes")[0] == 0
+        with swapping(site, "/srv/line1/recipes/swapped", "/srv/line1/link"):
+            for number in range(8):
+                hq.write(f"/srv/recipes/swapped/{number}", f"{number}\n")
+                code, run = site.serversync("run", "line1-recipes")
+                assert code in (0, 1, 3), run
+        assert site.run("ls", "-A", "/srv/victim") == ""
+        site.serversync("run", "line1-recipes")
+        assert site.run("ls", "/srv/line1/recipes/swapped/") == hq.run("ls", "/srv/recipes/swapped")
+        assert site.run("ls", "-A", "/srv/victim") == ""
+    finally:
+        site.run("rm", "-r", "/srv/victim", "/srv/line1/link")
+        hq.run("rm", "-r", "/srv/recipes/swapped")
+        site.serversync("run", "line1-recipes")

@@ -147,3 +147,60 @@ def test_urls_are_handed_over_in_the_same_way(site: Server, play: Any) -> None:
         assert seen(site, SECRET) == ""
     finally:
         site.run("rm", "-r", "/srv/by-password-copy")
+
+
+# A unit of the administrator's that holds a run at its end, when it has used all that it was handed.
+HOLD = """
+- hosts: siteA
+  gather_facts: false
+  tasks:
+    - ansible.builtin.copy:
+        dest: /etc/systemd/system/held-at-its-end.service
+        content: |
+          [Service]
+          Type=oneshot
+          ExecStartPre=/bin/dd if=/dev/zero of=/run/held-begun bs=1 count=1
+          ExecStart=/bin/cat /run/held
+        mode: "0644"
+    - ansible.builtin.command: {argv: [mkfifo, "{{ item }}"], creates: "{{ item }}"}
+      loop: [/run/held, /run/held-begun]
+    - ansible.builtin.systemd_service: {daemon_reload: true}
+    - serversync.core.sync_job:
+        name: by-password
+        notification: {events: [success], urls: ["json://Tr0ub4dor-planted@127.0.0.1:1/"]}
+        after: [{unit: held-at-its-end.service}]
+"""
+# Arguments and environments of all processes: where the secret is in one, its number and name.
+PROCESSES = """
+import pathlib, sys
+for process in pathlib.Path("/proc").glob("[0-9]*"):
+    try:
+        told = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+        name = (process / "comm").read_text().strip()
+    except OSError:
+        continue
+    # What looks for it is handed it in two pieces.
+    if "".join(sys.argv[1:]).encode() in told:
+        print(process.name, name)
+"""
+
+
+def test_a_run_that_is_on_shows_no_secret(site: Server, hq: Server, play: Any) -> None:
+    play(text(SECRET) + HOLD)
+    try:
+        with site.start("serversync", "run", "by-password", "--json") as run:
+            site.read("/run/held-begun")
+            for server in (site, hq):
+                assert server.python(PROCESSES, SECRET[:5], SECRET[5:]) == ""
+            core = site.run("systemctl", "show", "--property=MainPID", "--value", UNIT).strip()
+            assert site.run("sh", "-c", f"grep 'Max core' /proc/{core}/limits").split()[4:6] == ["1", "1"]
+            site.write("/run/held", "go on\n")
+            told, _errors = run.communicate()
+        assert SECRET not in told
+        assert seen(site, SECRET) == ""
+        assert seen(hq, SECRET) == ""
+    finally:
+        site.run("systemctl", "stop", "held-at-its-end.service")
+        play(text(state="absent"))
+        site.run("rm", "-f", "/etc/systemd/system/held-at-its-end.service", "/run/held", "/run/held-begun")
+        site.run("systemctl", "daemon-reload")

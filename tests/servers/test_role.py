@@ -56,6 +56,12 @@ GONE = """
       loop: [/etc/systemd/system/held-up.service, /run/held-up, /run/held-up-begun]
     - ansible.builtin.systemd_service: {daemon_reload: true}
 """
+REMOVED = """
+- hosts: siteA
+  gather_facts: false
+  tasks:
+    - serversync.core.sync_job: {name: JOB, state: absent}
+"""
 
 
 def builds(server: Server) -> list[str]:
@@ -185,6 +191,65 @@ def test_a_key_follows_another_and_no_run_fails(site: Server, hq: Server, play: 
     assert site.run("ls", "/etc/serversync/keys").split() == ["id_ed25519", "id_ed25519.pub"]
 
 
+# --- libraries of its own --------------------------------------------------------------------------------------
+
+
+def test_the_program_runs_from_a_virtual_environment(site: Server, play: Any) -> None:
+    """Made by hand, as where no index of packages can be reached; the role makes none where one has what is needed."""
+    home = "/usr/lib/serversync/venv"
+    python = ("--extra-vars", "runner_install_method=venv")
+    site.run("python3", "-m", "venv", "--without-pip", "--system-site-packages", home)
+    assert "changed=0 " not in play(ON_SITE, *python)
+    assert "changed=0 " in play(ON_SITE, *python)
+    assert site.read("/usr/bin/serversync").startswith(f"#!{home}/bin/python")
+    code, run = site.serversync("run", "line1-recipes")
+    assert (code, run["state"]) == (0, "equal")
+    play(ON_SITE)
+    assert site.try_run("test", "-e", home).returncode == 1
+    assert site.serversync("run", "line1-recipes")[0] == 0
+
+
+# --- two partners ----------------------------------------------------------------------------------------------
+
+TWO_PARTNERS = """
+- hosts: siteA,mail
+  gather_facts: false
+  vars:
+    runner_partners: "{{ pairings[inventory_hostname] }}"
+    pairings:
+      siteA: [{name: hq}, {name: mail}]
+      mail: [{name: siteA, roots: [{path: /srv/copy, access: write}]}]
+  roles:
+    - role: serversync.core.runner
+  post_tasks:
+    - serversync.core.sync_job:
+        name: to-mail
+        partner: {host: mail}
+        schedule: null
+        elements: [{path: /srv/line1/programs, partner_path: /srv/copy/programs}]
+      when: inventory_hostname == 'siteA'
+"""
+
+
+def test_a_server_has_two_partners_at_once(
+    site: Server, hq: Server, mail: Server, apply: Callable[..., str], play: Any
+) -> None:
+    play(TWO_PARTNERS)
+    mail.run("mkdir", "/srv/copy/programs")
+    try:
+        runs = [site.start("serversync", "run", name, "--json") for name in ("line1-documents", "to-mail")]
+        told = [json.loads(run.communicate()[0]) for run in runs]
+        assert [run["state"] for run in told] == ["equal", "equal"], told
+        assert mail.tree("/srv/copy/programs") == site.tree("/srv/line1/programs")
+        # Each key has its own door, and each door its own roots.
+        assert "--pairing siteA" in mail.read("/etc/serversync/authorized_keys")
+        assert mail.run("ls", "/run/serversync-serve").split() == ["siteA.sock"]
+    finally:
+        play(REMOVED.replace("JOB", "to-mail") + ON_SITE)
+        mail.run("rm", "-r", "/srv/copy/programs")
+    assert site.run("find", "/etc/serversync", "-name", "*mail*") == ""
+
+
 # --- a server that has nothing of it before --------------------------------------------------------------------
 
 # Everything there that is no data, with what it holds; of accounts the backups that their tools make are left out.
@@ -296,6 +361,14 @@ def test_a_door_takes_so_many_connections_and_closes_with_its_pairing(
     assert mail.run(*CONNECTIONS) == ""
     assert "elsewhere" not in mail.read("/etc/serversync/authorized_keys")
     assert mail.run("find", "/etc", "-path", "*serversync*", "-name", "*elsewhere*") == ""
+
+
+def test_a_root_gives_no_less_than_one_around_it(apply: Callable[..., str]) -> None:
+    around = {"path": "/srv//kept/", "access": "read"}
+    roots = [{"path": "/srv/kept.not", "access": "both"}, around, {"path": "/srv/kept/in/it", "access": "write"}]
+    told = 'roots.2..path: "/srv/kept/in/it" is inside of *\n? *the root /srv/kept, which gives hq more than .write.;'
+    with pytest.raises(AssertionError, match=told):
+        apply(runner_partners=[{"name": "hq", "roots": roots}])
 
 
 def test_another_match_before_the_roles_is_told_with_its_place(mail: Server, apply: Callable[..., str]) -> None:

@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
 from testservers import Server
 
 UNIT = "serversync@line1-recipes.service"
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBxo7zDBVCTFEBHTP9FBDDMQbYDpWIb4Ql5vD2lTPDsE"
 OVERRIDE = "/run/systemd/system/serversync@line1-recipes.service.d/zz-test.conf"
 
 
@@ -95,6 +97,45 @@ def test_the_unit_is_hardened(site: Server, unit: str) -> None:
     assert site.try_run("systemd-analyze", "security", "--threshold=23", unit).returncode == 0
     assert site.run("systemctl", "show", "--property=LimitCORE", "--value", unit) == "1\n"
     assert int(site.run("systemctl", "show", "--property=MemoryMax", "--value", unit)) > 0
+
+
+# Somebody at a port who says nothing, until a line comes to the other path.
+SILENT = """
+import socket, sys
+with socket.create_server(("127.0.0.1", 2222)) as door:
+    print("open", flush=True)
+    visitor, _address = door.accept()
+    print("come", flush=True)
+    open(sys.argv[1]).read()
+"""
+
+
+def test_what_is_tried_before_it_is_declared_is_in_the_same_sandbox(site: Server) -> None:
+    job = json.loads(site.read("/etc/serversync/jobs/line1-recipes.json"))
+    job["name"] = "tried"
+    job["partner"] |= {"host": "127.0.0.1", "port": 2222, "connection": "sftp", "host_key": HOST_KEY}
+    site.write("/root/tried.json", json.dumps(job))
+    site.run("mkfifo", "/run/let-go")
+    try:
+        with site.start("python3", "-c", SILENT, "/run/let-go") as partner:
+            assert partner.stdout is not None
+            assert partner.stdout.readline() == "open\n"
+            with site.start("serversync", "check", "/root/tried.json", "--connect", "--json") as check:
+                assert partner.stdout.readline() == "come\n"
+                listed = site.run("systemctl", "list-units", "--plain", "--no-legend", "run-*.service").splitlines()
+                (unit,) = [line.split()[0] for line in listed if "serversync" in line]
+                assert site.try_run("systemd-analyze", "security", "--threshold=23", unit).returncode == 0
+                shown = site.run("systemctl", "show", "--property=User,ReadWritePaths,InaccessiblePaths", unit)
+                assert "User=serversync\n" in shown
+                assert "-/srv/line1/recipes" in shown
+                for hidden in ("/etc/shadow", "/etc/serversync/credentials", "/var/lib/systemd/credential.secret"):
+                    assert f"-{hidden}" in shown
+                site.write("/run/let-go", "go on\n")
+                found = json.loads(check.communicate()[0])
+        [error] = [one for one in found["tried"] if one["level"] == "error"]
+        assert error["failure"]["field"] == "partner.host", error
+    finally:
+        site.run("rm", "-f", "/root/tried.json", "/run/let-go")
 
 
 def test_connections_are_bounded_together(hq: Server) -> None:

@@ -341,16 +341,19 @@ def command_restore(layout: Layout, arguments: argparse.Namespace) -> int:
 
 
 def command_check(layout: Layout, arguments: argparse.Namespace) -> int:
-    from serversync import check, job, unit
+    from serversync import check, job, linux, unit
 
     if arguments.job and ("/" in arguments.job or arguments.job.endswith(".json")):
-        if arguments.connect and layout.privileged and os.geteuid() == 0:
-            # The jobs' units are not there yet; what holds in one, holds in a process with its account and abilities.
-            unit.become_like(arguments.job, [sys.argv[0], "check", "/dev/stdin", *given_flags(arguments)])
         try:
             documents = job.load_files(Path(arguments.job))
         except OSError as error:
             raise InvalidDocument("unreadable", f"{arguments.job}: {error.strerror}") from error
+        if arguments.connect and layout.privileged:
+            if os.geteuid() == 0:
+                # The jobs' units are not there yet.
+                again = [sys.argv[0], "check", "/dev/stdin", *given_flags(arguments)]
+                unit.try_as_unit(layout, arguments.job, documents, again)
+            linux.confine()
         if arguments.connect:
             import tempfile
 

@@ -16,15 +16,17 @@ import pwd
 import secrets
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 from serversync.counts import INTERVAL, Count, Publisher, Watch, published
+from serversync.entry import HERE, THERE
 from serversync.failure import Failure
 from serversync.history import UNFINISHED, replace
 from serversync.history import published as history_of
+from serversync.job import Element, Job
 from serversync.layout import Layout, read_plain
 
 REQUESTS = Path("/run/serversync-requests")
@@ -45,8 +47,12 @@ def become_account() -> None:
     os.setuid(account.pw_uid)
 
 
-def become_like(path: str, argv: list[str]) -> NoReturn:
-    """From root to a process like that of a job's unit, with its account and its capabilities, but without its sandbox.
+# What of a job's unit says how it is started, and nothing of what it may do.
+STARTING = ("Type", "Exec", "SuccessExitStatus", "Timeout", "RuntimeDirectory", "Environment")
+
+
+def try_as_unit(layout: Layout, path: str, jobs: Sequence[Job], argv: list[str]) -> NoReturn:
+    """From root to a passing unit like those that these jobs will have, with their account, abilities and sandbox.
 
     What the file at the path holds, which may be root's alone, is its standard input.
     """
@@ -57,11 +63,50 @@ def become_like(path: str, argv: list[str]) -> NoReturn:
     os.fchmod(descriptor, 0o440)
     os.fchown(descriptor, -1, grp.getgrnam(GROUP).gr_gid)
     os.dup2(descriptor, 0)
-    words = show(service("any"), "AmbientCapabilities").get("AmbientCapabilities", "").split()
-    capabilities = ",".join(["-all", *(f"+{word.removeprefix('cap_')}" for word in words)])
-    account = ["--reuid", GROUP, "--regid", GROUP, "--init-groups"]
-    abilities = ["--inh-caps", capabilities, "--ambient-caps", capabilities]
-    os.execvp("setpriv", ["setpriv", *account, *abilities, "--", *argv])
+    properties = [f"--property={line}" for line in sandbox(layout, jobs)]
+    os.execvp("systemd-run", ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", *properties, "--", *argv])
+
+
+def sandbox(layout: Layout, jobs: Sequence[Job]) -> list[str]:
+    """The lines of a unit's section that confine these jobs, as the module will write them."""
+    from serversync.synchronize import TARGETS
+
+    output = subprocess.run(["systemctl", "cat", service("any")], capture_output=True, text=True, check=False)
+    if output.returncode:
+        raise Failure("systemd", f"systemctl cat {service('any')}: {output.stderr.strip()}")
+    lines, section = [], ""
+    for line in output.stdout.splitlines():
+        if line.startswith("["):
+            section = line
+        elif section == "[Service]" and line[:1].isalpha() and not line.startswith(STARTING):
+            lines.append(line)
+    targets: set[str] = set()
+    needed: set[str | None] = set()
+    for job in jobs:
+        needed.add((job["account"] or {}).get("private_key_file"))
+        for element in job.elements:
+            sides = {HERE: element.path, **({THERE: element.partner_path} if job.local else {})}
+            needed.update(sides.values())
+            targets.update(
+                # A new version of a file is moved over the old one.
+                path if one_directory(element, path) else str(Path(path).parent)
+                for side, path in sides.items()
+                if side in TARGETS[element.settings["direction"]]
+            )
+    hidden = json.loads(layout.settings.read_text(encoding="utf-8")).get("hidden", ())
+    hidden = [secret for secret in hidden if not any(path and Path(secret).is_relative_to(path) for path in needed)]
+    lines += [f"ReadWritePaths={quoted(path)}" for path in sorted(targets)]
+    return lines + [f"InaccessiblePaths={quoted(secret)}" for secret in hidden]
+
+
+def one_directory(element: Element, path: str) -> bool:
+    return Path(path).parent == Path("/") or not (element.kind == "log" or Path(path).is_file())
+
+
+def quoted(path: str) -> str:
+    """One word of a list of paths; it may be missing."""
+    escaped = path.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"-{escaped}"'
 
 
 def show(unit: str, *properties: str) -> dict[str, str]:
