@@ -225,6 +225,12 @@ def sink(server: Server) -> Iterator[Sink]:
     controller.stop()
 
 
+def body(mail: EmailMessage, kind: str = "plain") -> str:
+    part = mail.get_body((kind,))
+    assert part is not None
+    return str(part.get_content())
+
+
 @pytest.mark.parametrize(
     ("events", "told"),
     [
@@ -245,8 +251,9 @@ def test_the_mail_that_the_job_asks_for(
     assert [mail["Subject"].split()[3].rstrip(":") for mail in sink.mails] == told
     for mail in sink.mails:
         assert mail["To"] == "ops@example.com, plant@example.com"
-        assert "Comment:   Line 1" in mail.get_content()
-        assert f"serversync show told {record['run'][:8]}" in mail.get_content()
+        assert "Comment:   Line 1" in body(mail)
+        assert f"serversync show told {record['run'][:8]}" in body(mail)
+        assert "Line 1</td>" in body(mail, "html")
 
 
 def test_the_failure_mail_names_job_server_and_cause(server: Server, sink: Sink, tmp_path: Path) -> None:
@@ -259,8 +266,9 @@ def test_the_failure_mail_names_job_server_and_cause(server: Server, sink: Sink,
         mail["Subject"]
         == f"[serversync] {name}: told FAILED: {tmp_path / 'a'} does not exist on this server, the source"
     )
-    assert f"elements[0].path: {tmp_path / 'a'} does not exist" in mail.get_content()
-    assert record["notification"] == {"event": "failure", "to": ["ops@example.com"], "error": None, "urls": []}
+    assert f"elements[0].path: {tmp_path / 'a'} does not exist" in body(mail)
+    told = {"event": "failure", "to": ["ops@example.com"], "error": None, "waits": None, "urls": []}
+    assert record["notification"] == told
 
 
 def test_what_waits_for_a_person_is_told_once(server: Server, sink: Sink, tmp_path: Path) -> None:
@@ -282,15 +290,39 @@ def test_what_waits_for_a_person_is_told_once(server: Server, sink: Sink, tmp_pa
     assert [mail["Subject"].partition(" told ")[2] for mail in sink.mails] == ["LEFT PATHS TO DECIDE", "RECOVERED"]
 
 
-def test_a_mail_server_that_is_away_is_told_and_fails_no_run(server: Server, tmp_path: Path) -> None:
+def test_a_mail_server_that_is_away_costs_neither_the_run_nor_the_mail(
+    server: Server, sink: Sink, tmp_path: Path
+) -> None:
     (tmp_path / "a").mkdir()
     notification = {"email": ["ops@example.com"], "events": ["success"]}
     server.declare("told", [(tmp_path / "a", tmp_path / "b")], notification=notification)
+    there = json.loads((server.config / "runner.json").read_text())["smtp"]
     server.settings("127.0.0.1", free_port())
     record = server.run("told")
-    assert record["state"] == "equal"
-    assert "Connection refused" in record["notification"]["error"]
-    assert "runner_smtp_host" in record["notification"]["error"]
+    assert (record["state"], record["notification"]["error"]) == ("equal", None)
+    assert "Connection refused" in record["notification"]["waits"]
+    assert "runner_smtp_" in record["notification"]["waits"]
+    assert "mail to ops@example.com waits: " in server.serversync("show", "told").stdout
+    found = server.serversync("check", "told", code=1).stdout
+    assert f"warning: the mail of {record['run']} waits: mail server 127.0.0.1:" in found
+    server.settings(there["host"], there["port"])
+    # The next one takes it with it.
+    again = server.run("told")
+    assert [mail["Message-ID"].split(".")[0][1:] for mail in sink.mails] == [record["run"], again["run"]]
+
+
+def test_where_a_service_sends_a_run_leaves_its_mail_to_it(server: Server, sink: Sink, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    notification = {"email": ["ops@example.com"], "events": ["success"]}
+    server.declare("told", [(tmp_path / "a", tmp_path / "b")], notification=notification)
+    settings = json.loads((server.config / "runner.json").read_text())
+    (server.config / "runner.json").write_text(json.dumps({**settings, "outbox_service": True}))
+    assert server.run("told")["notification"]["to"] == ["ops@example.com"]
+    assert not sink.mails
+    done = server.serversync("notify")
+    assert "mail to ops@example.com sent\n" in done.stdout
+    assert len(sink.mails) == 1
+    assert server.serversync("notify").stdout == ""
 
 
 @pytest.mark.parametrize(

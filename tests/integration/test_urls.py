@@ -114,6 +114,7 @@ def test_a_service_is_told_and_its_url_is_in_one_file_alone(site: Site, service:
         "event": "success",
         "to": [],
         "error": None,
+        "waits": None,
         "urls": [{"url": "notification.urls[0] (json)", "error": None}],
     }
     assert record["notification"] == told

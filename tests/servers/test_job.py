@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from testservers import MailServer, Server
+from testservers import MailServer, Server, text_of
 
 PROGRAMS = ("/srv/line1/programs", "/srv/sites/siteA/programs")
 DOCUMENTS = (("/srv/line1/doc", "/srv/sites/siteA/doc"), ("/srv/line1/python", "/srv/sites/siteA/python"))
@@ -53,7 +53,6 @@ def test_a_sparse_file_stays_sparse(hq: Server) -> None:
 
 
 def test_a_run_by_hand_copies_trees_that_nobody_here_wrote(site: Server, hq: Server, mail: MailServer) -> None:
-    before = mail.mails().keys()
     code, run = site.serversync("run", "line1-documents")
     assert (code, run["state"], run["trigger"]) == (0, "equal", "manual"), run
     for here, there in DOCUMENTS:
@@ -61,8 +60,7 @@ def test_a_run_by_hand_copies_trees_that_nobody_here_wrote(site: Server, hq: Ser
         assert len(expected) > 100
         assert hq.tree(there) == expected
 
-    new = [message for name, message in mail.mails().items() if name not in before]
-    (message,) = [message for message in new if "line1-documents" in message["Subject"]]
+    message = mail.mail_of(site, run)
     assert message["Subject"].startswith("[serversync] siteA: line1-documents succeeded")
     assert message["To"] == "ops@example.com"
 
@@ -122,18 +120,16 @@ def test_check_finds_nothing_wrong(site: Server) -> None:
 @pytest.mark.usefixtures("no_sshd")
 class TestPartnerAway:
     def test_retries_record_and_mail(self, site: Server, mail: MailServer) -> None:
-        before = mail.mails().keys()
         code, run = site.serversync("run", "line1-recipes")
         assert (code, run["state"]) == (1, "failed")
         assert [attempt["number"] for attempt in run["attempts"]] == [1, 2, 3]
         assert last_run(site, "line1-recipes")["run"] == run["run"]
         assert "hq" in run["error"]["message"]
 
-        new = [message for name, message in mail.mails().items() if name not in before]
-        (message,) = [message for message in new if "line1-recipes" in message["Subject"]]
+        message = mail.mail_of(site, run)
         assert message["Subject"].startswith("[serversync] siteA: line1-recipes FAILED after 3 attempts: ")
         assert message["From"] == "serversync@sitea.example"
-        body = message.get_content()
+        body = text_of(message)
         assert "siteA" in body
         assert "hq" in body
         assert "serversync run line1-recipes" in body

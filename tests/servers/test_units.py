@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from testservers import MailServer, Server
+from testservers import MailServer, Server, text_of
 
 PLAY = """
 - hosts: siteA
@@ -90,7 +90,7 @@ def test_they_are_started_by_every_run_and_by_nothing_else(site: Server, hq: Ser
 
 @pytest.mark.usefixtures("failing")
 def test_one_that_fails_before_the_run_is_on_record_and_mailed(site: Server, hq: Server, mail: MailServer) -> None:
-    before, count = mail.mails().keys(), thawed(site)
+    count = thawed(site)
     arrived = hq.try_run("cat", TARGET).stdout
     site.write("/srv/dumped/dump", "must not move")
     code, run = site.serversync("run", "dumped")
@@ -98,9 +98,9 @@ def test_one_that_fails_before_the_run_is_on_record_and_mailed(site: Server, hq:
     assert site.published("dumped")["runs"][0]["error"]["code"] == "before"
     assert hq.try_run("cat", TARGET).stdout == arrived
     assert thawed(site) == count + 1
-    (message,) = [message for name, message in mail.mails().items() if name not in before]
+    message = mail.mail_of(site, run)
     assert message["Subject"].startswith("[serversync] siteA: dumped FAILED: test-dump.service: Job for test-dump.")
-    assert "before test-dump.service: before[0].unit: test-dump.service: Job for" in message.get_content()
+    assert "before test-dump.service: before[0].unit: test-dump.service: Job for" in text_of(message)
 
 
 @pytest.mark.usefixtures("declared")

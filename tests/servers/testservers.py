@@ -93,3 +93,15 @@ class MailServer(Server):
             name: email.message_from_bytes(text.encode("latin-1"), policy=email.policy.default)
             for name, text in texts.items()
         }
+
+    def mail_of(self, server: Server, run: dict[str, Any]) -> EmailMessage:
+        """The mail about a run, once the server's own service has handed it in."""
+        server.follow("serversync-notify.service", f"run {run['run']}: mail to ops@example.com sent")
+        (message,) = [message for message in self.mails().values() if run["run"] in message["Message-ID"]]
+        return message
+
+
+def text_of(message: EmailMessage) -> str:
+    part = message.get_body(("plain",))
+    assert part is not None
+    return str(part.get_content())

@@ -6,18 +6,19 @@ from __future__ import annotations
 
 import json
 import re
-import smtplib
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
-from serversync import __version__
+from serversync import __version__, outbox
 from serversync.entry import THERE
 from serversync.failure import Failure
 from serversync.job import Job, foreign, select
 from serversync.layout import Layout
 from serversync.log import engine
-from serversync.notify import PATIENCE
+from serversync.mail import Post
+from serversync.outbox import Away
 from serversync.serve import about, rsync_version
 from serversync.servers import Servers
 from serversync.services import MISSING, has_apprise, urls_of, with_apprise
@@ -157,19 +158,25 @@ def element_findings(one: Any) -> list[Finding]:
 
 
 def mail(layout: Layout, job: Job) -> list[Finding]:
+    """Whether the mail server takes mails, and what of the job was not sent; nothing is sent."""
     if not job["notification"]["email"]:
         return []
-    impact, remedy = (
-        "nobody is told how a run ended",
-        "correct runner_smtp_host and runner_smtp_port of the role",
-    )
+    impact = "nobody is told how a run ended"
+    found = []
     try:
-        smtp = json.loads(layout.settings.read_text(encoding="utf-8"))["smtp"]
-        with smtplib.SMTP(smtp["host"], smtp["port"], timeout=PATIENCE) as server:
-            server.noop()
-    except (OSError, smtplib.SMTPException, KeyError, ValueError) as error:
-        return [finding("error", f"the mail server does not answer: {error}", impact, remedy)]
-    return [finding("ok", f"the mail server {smtp['host']}:{smtp['port']} answers")]
+        post = Post.of(layout)
+        post.tried()
+        found.append(finding("ok", f"{post.place} takes mails"))
+    except Away as away:
+        found.append(from_text("error", str(away), impact))
+    for what, directory in (("waits", layout.outbox), ("was not sent", layout.outbox / "undelivered")):
+        for path in sorted(directory.glob("*.json")):
+            # What is gone meanwhile is sent, and what is no mail is nobody's.
+            with suppress(OSError, ValueError):
+                letter = outbox.read(path)
+                if letter["job"] == job.name and letter["error"]:
+                    found.append(from_text("warning", f"the mail of {letter['run']} {what}: {letter['error']}", impact))
+    return found
 
 
 def apprise(job: Job) -> list[Finding]:

@@ -100,6 +100,7 @@ def parser() -> Parser:
     recover = add("recover", "start jobs whose last run is not over")
     recover.add_argument("job", metavar="JOB", nargs="?")
     recover.add_argument("--give-up", action="store_true", help="end what waits for another attempt instead")
+    add("notify", "send the mails that wait in the outbox, until none does")
     rename = add("rename", "give a declared job what is known of the one that had another name")
     rename.add_argument("job", metavar="JOB")
     rename.add_argument("--from", metavar="JOB", required=True, dest="previous")
@@ -213,6 +214,16 @@ def perform(
             watch=watch,
         )
         return one.carry_out(lambda record, past: notify.tell(layout, document, record, past, say))
+
+
+def command_notify(layout: Layout, _arguments: argparse.Namespace) -> int:
+    from serversync import outbox
+    from serversync.mail import Post
+
+    handed = os.environ.get("CREDENTIALS_DIRECTORY")
+    if layout.outbox.is_dir():
+        outbox.send_all(layout.outbox, lambda one: Post.of(layout, handed).deliver(one), log, time.sleep)
+    return 0
 
 
 def give_way(layout: Layout, nice: int) -> None:

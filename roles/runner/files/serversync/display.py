@@ -135,11 +135,15 @@ def show_record(record: dict[str, Any], *, followed: bool = False) -> None:
         show_element(entry, record["job"], record["plan"])
     notification = record["notification"]
     if notification and not followed:
-        ways = [(f"mail to {', '.join(notification['to'])}", notification["error"])] if notification["to"] else []
-        # Records of earlier versions have none.
-        ways += [(one["url"], one["error"]) for one in notification.get("urls", ())]
-        for way, error in ways:
-            print(safe(f"{way} failed: {error}" if error else f"{way} sent"))
+        mail = f"mail to {', '.join(notification['to'])}"
+        if notification["error"]:
+            print(safe(f"{mail} failed: {notification['error']}"))
+        elif notification["to"]:
+            # Records of earlier versions have neither of these.
+            waits = notification.get("waits")
+            print(safe(f"{mail} waits: {waits}" if waits else f"{mail} handed over"))
+        for one in notification.get("urls", ()):
+            print(safe(f"{one['url']} failed: {one['error']}" if one["error"] else f"{one['url']} sent"))
 
 
 def units(record: dict[str, Any]) -> list[str]:

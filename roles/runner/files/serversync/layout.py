@@ -89,6 +89,10 @@ class Layout(NamedTuple):
         return self.state / "public"
 
     @property
+    def outbox(self) -> Path:
+        return self.state / "outbox"
+
+    @property
     def locks(self) -> Path:
         return self.runtime / "locks"
 

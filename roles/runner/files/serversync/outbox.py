@@ -1,0 +1,167 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Mails on their way: runs put them here, and whoever sends them takes one away when the mail server has it.
+
+In system scope that is a service of its own account, which comes near neither jobs nor replicas. A mail server that is
+away is asked again and again; a mail that it will never take is put beside the others, with what was said of it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+from serversync.display import safe
+from serversync.failure import Failure
+from serversync.history import replace
+from serversync.layout import Layout, read_plain
+
+# How long a mail is tried; as a rule mail servers keep one for as long.
+PATIENCE = timedelta(days=5)
+# Seconds between two tries: the first pause, and the longest of those that double it.
+PAUSE, LONGEST = 60, 15 * 60
+# So many of those that could not be sent are kept, the newest.
+KEPT = 100
+
+# The directory is for those alone who write and send.
+MODE = 0o644
+
+Mail = dict[str, Any]
+# Hands a mail to the mail server; those whom it will not take it for, each with why. Raises Away and Refused.
+Deliver = Callable[[Mail], dict[str, str]]
+
+
+class Away(Exception):
+    """The mail server does not take mails now; its text says why, and what to do."""
+
+
+class Refused(Exception):
+    """The mail server will never take this mail; its text says why."""
+
+
+def now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+def post(layout: Layout, name: str, mail: Mail) -> None:
+    """Puts a mail into the outbox. mail: job, run, event, to, subject, text, html. Raises Failure."""
+    letter = {**mail, "posted": now().isoformat(timespec="seconds"), "tries": 0, "error": None}
+    try:
+        # The role makes it, for the account that sends.
+        layout.outbox.mkdir(mode=0o700, parents=True, exist_ok=True)
+        replace(layout.outbox / f"{name}.json", json.dumps(letter, indent=1) + "\n", MODE)
+    except OSError as error:
+        message = f"the mail cannot be put into {layout.outbox} ({error.strerror}); free space, or apply the role again"
+        raise Failure("records", message) from error
+
+
+def waiting(outbox: Path) -> Iterator[tuple[Path, Mail]]:
+    """The mails that wait, the oldest first; what is none is put aside."""
+    for path in sorted(outbox.glob("*.json")):
+        try:
+            yield path, read(path)
+        except FileNotFoundError:
+            continue
+        except ValueError:
+            put_aside(path, None)
+
+
+def read(path: Path) -> Mail:
+    """A mail as ``post`` has written it; ValueError where it is none."""
+    try:
+        mail: Mail = json.loads(read_plain(path))
+        return {**mail, "to": [*mail["to"]], "tries": int(mail["tries"]), "posted": str(moment(mail))}
+    except FileNotFoundError:
+        raise
+    except (OSError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+
+
+def moment(mail: Mail) -> datetime:
+    """When it was posted."""
+    return datetime.fromisoformat(mail["posted"]).astimezone()
+
+
+def put_aside(path: Path, mail: Mail | None) -> None:
+    """Keeps what will not be sent, but not for ever; mail: as it is to be kept."""
+    directory = path.parent / "undelivered"
+    directory.mkdir(mode=0o750, exist_ok=True)
+    if mail is None:
+        path.replace(directory / path.name)
+    else:
+        replace(directory / path.name, json.dumps(mail, indent=1) + "\n", MODE)
+        path.unlink(missing_ok=True)
+    for old in sorted(directory.iterdir(), reverse=True)[KEPT:]:
+        old.unlink()
+
+
+def send(outbox: Path, deliver: Deliver, log: Callable[[str], None]) -> str | None:
+    """Tries each mail once, until the mail server is away; why some still wait, None: none does."""
+    left = None
+    with locked(outbox):
+        for path, mail in waiting(outbox):
+            about = safe(f"{mail.get('job')}, run {mail.get('run')}: mail to {', '.join(map(str, mail['to']))}")
+            try:
+                refused = deliver(mail)
+            except Away as away:
+                keep(path, mail, str(away), lambda text, about=about: log(f"{about} {text}"))  # type: ignore[misc]
+                return str(away)
+            except Refused as refusal:
+                put_aside(path, mail | {"error": str(refusal)})
+                log(f"{about} refused: {safe(refusal)}")
+                continue
+            later = {recipient: why for recipient, why in refused.items() if why.startswith("4")}
+            for recipient in refused.keys() - later.keys():
+                log(f"{about} refused for {safe(recipient)}: {safe(refused[recipient])}")
+            if later:
+                left = "; ".join(f"{recipient}: {why}" for recipient, why in later.items())
+                rest = mail | {"to": [*later]}
+                keep(path, rest, left, lambda text, about=about: log(f"{about} sent, but {text}"))  # type: ignore[misc]
+            else:
+                path.unlink(missing_ok=True)
+                log(f"{about} sent")
+    return left
+
+
+def keep(path: Path, mail: Mail, reason: str, log: Callable[[str], None]) -> None:
+    """Leaves a mail for another try, unless it has been tried for long enough."""
+    mail = mail | {"tries": mail["tries"] + 1, "error": reason}
+    if now() - moment(mail) < PATIENCE:
+        replace(path, json.dumps(mail, indent=1) + "\n", MODE)
+        log(f"waits: {safe(reason)}")
+    else:
+        put_aside(path, mail)
+        log(f"given up after {PATIENCE.days} days: {safe(reason)}")
+
+
+def refusal(outbox: Path, name: str) -> str | None:
+    """Why the mail of that name will not be sent, as far as that is known."""
+    try:
+        return str(json.loads(read_plain(outbox / "undelivered" / f"{name}.json"))["error"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+@contextmanager
+def locked(outbox: Path) -> Iterator[None]:
+    """One at a time sends what is there, so that nothing is sent twice."""
+    descriptor = os.open(outbox, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def send_all(outbox: Path, deliver: Deliver, log: Callable[[str], None], wait: Callable[[float], None]) -> None:
+    """Until the outbox is empty. wait: sleeps for so many seconds."""
+    pause = PAUSE
+    while send(outbox, deliver, log):
+        wait(pause)
+        pause = min(2 * pause, LONGEST)
