@@ -363,6 +363,22 @@ def test_a_door_takes_so_many_connections_and_closes_with_its_pairing(
     assert mail.run("find", "/etc", "-path", "*serversync*", "-name", "*elsewhere*") == ""
 
 
+@pytest.mark.parametrize("name", ["outbox", "public"])
+def test_root_makes_no_directory_behind_a_link(mail: Server, apply: Callable[..., str], name: str) -> None:
+    """As the runner's account could lay it out, whose the directory is."""
+    apply()
+    path = f"/var/lib/serversync/{name}"
+    mail.run("mv", path, f"{path}.away")
+    mail.run("ln", "-s", "/srv/kept", path)
+    before = mail.run("stat", "--format=%A %U:%G", "/srv/kept")
+    try:
+        with pytest.raises(AssertionError, match="already exists as a link"):
+            apply()
+        assert mail.run("stat", "--format=%A %U:%G", "/srv/kept") == before
+    finally:
+        mail.run("mv", "--no-target-directory", f"{path}.away", path)
+
+
 def test_a_root_gives_no_less_than_one_around_it(apply: Callable[..., str]) -> None:
     around = {"path": "/srv//kept/", "access": "read"}
     roots = [{"path": "/srv/kept.not", "access": "both"}, around, {"path": "/srv/kept/in/it", "access": "write"}]

@@ -122,8 +122,7 @@ def test_what_is_tried_before_it_is_declared_is_in_the_same_sandbox(site: Server
             assert partner.stdout.readline() == "open\n"
             with site.start("serversync", "check", "/root/tried.json", "--connect", "--json") as check:
                 assert partner.stdout.readline() == "come\n"
-                listed = site.run("systemctl", "list-units", "--plain", "--no-legend", "run-*.service").splitlines()
-                (unit,) = [line.split()[0] for line in listed if "serversync" in line]
+                (unit,) = site.run("systemctl", "list-units", "--plain", "--no-legend", "serversync-try-*").split()[:1]
                 assert site.try_run("systemd-analyze", "security", "--threshold=23", unit).returncode == 0
                 shown = site.run("systemctl", "show", "--property=User,ReadWritePaths,InaccessiblePaths", unit)
                 assert "User=serversync\n" in shown

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from serversync import outbox
 from serversync.layout import Layout
-from serversync.outbox import Away, Mail, Refused
+from serversync.outbox import Away, Later, Left, Mail, Refused
 
+NONE = ("empty", "list", "to", "posted", "tries", "endless", "early", "subject", "nobody", "deep", "pipe", "link")
 START = datetime(2026, 3, 1, 2, 30, tzinfo=timezone.utc)
 
 
@@ -24,6 +25,7 @@ class World:
         self.layout = Layout("user", directory, directory / "state", directory)
         self.now = START
         self.away: str | None = None
+        self.slow = False
         self.refused: dict[str, str] = {}
         self.tries: list[tuple[float, str]] = []
         self.took: list[tuple[str, list[str]]] = []
@@ -38,7 +40,9 @@ class World:
     def deliver(self, mail: Mail) -> dict[str, str]:
         self.tries.append(((self.now - START).total_seconds(), mail["run"]))
         if self.away:
-            raise Away(self.away)
+            raise Away(self.away, slow=self.slow)
+        if mail["run"] == "grey":
+            raise Later("451 come back later")
         if mail["run"] == "spam":
             raise Refused("554 spam")
         found = {one: self.refused[one] for one in mail["to"] if one in self.refused}
@@ -49,7 +53,7 @@ class World:
         self.now += timedelta(seconds=seconds)
         self.until()
 
-    def send(self) -> str | None:
+    def send(self) -> Left | None:
         return outbox.send(self.layout.outbox, self.deliver, self.log.append)
 
     def send_all(self) -> None:
@@ -96,7 +100,7 @@ def test_a_mail_server_that_is_away_for_an_hour_costs_no_mail(world: World) -> N
 def test_what_waits_says_why(world: World) -> None:
     world.away = "mail:25: Connection refused"
     world.post("a")
-    assert world.send() == world.send() == "mail:25: Connection refused"
+    assert world.send() == world.send() == Left("mail:25: Connection refused")
     assert (world.left()["a"]["tries"], world.left()["a"]["error"]) == (2, "mail:25: Connection refused")
     assert world.log == ["nightly, run a: mail to ops@example.com waits: mail:25: Connection refused"] * 2
     assert outbox.refusal(world.layout.outbox, "a.failure") is None
@@ -120,10 +124,33 @@ def test_a_mail_that_is_refused_holds_no_other_up(world: World) -> None:
     assert outbox.refusal(world.layout.outbox, "spam.failure") == "554 spam"
 
 
+def test_a_mail_that_has_to_wait_holds_no_other_up(world: World) -> None:
+    for run in ("a", "grey", "z"):
+        world.post(run)
+    assert world.send() == Left("451 come back later")
+    assert [run for run, _to in world.took] == ["a", "z"]
+    assert [*world.left()] == ["grey"]
+
+
+def test_a_refused_log_in_is_not_tried_again_and_again(world: World) -> None:
+    world.away, world.slow = "mail:587: 535 wrong password", True
+    world.post("a")
+    world.send_all()
+    assert [at / 3600 for at, _run in world.tries] == [6 * number for number in range(21)]
+
+
+def test_who_is_refused_whole_is_told_of(world: World) -> None:
+    world.post("a", "gone@example.com")
+    world.refused = {"gone@example.com": "550 no such user"}
+    assert world.send() is None
+    assert outbox.refusal(world.layout.outbox, "a.failure") == "gone@example.com: 550 no such user"
+    assert world.log == ["nightly, run a: mail to gone@example.com refused for gone@example.com: 550 no such user"]
+
+
 def test_one_recipient_of_several_is_refused(world: World) -> None:
     world.post("a", "gone@example.com", "grey@example.com", "ops@example.com")
     world.refused = {"gone@example.com": "550 no such user", "grey@example.com": "450 come back later"}
-    assert world.send() == "grey@example.com: 450 come back later"
+    assert world.send() == Left("grey@example.com: 450 come back later")
     assert world.left()["a"]["to"] == ["grey@example.com"]
     assert any("refused for gone@example.com: 550 no such user" in line for line in world.log)
     world.refused = {}
@@ -140,6 +167,10 @@ def test_what_is_no_mail_is_put_aside(world: World) -> None:
         ("to", json.dumps({**good, "to": None})),
         ("posted", json.dumps({**good, "posted": "yesterday"})),
         ("tries", json.dumps({**good, "tries": "x"})),
+        ("endless", json.dumps({**good, "tries": float("inf")})),
+        ("early", json.dumps({**good, "posted": "0001-01-01T00:00:00+14:00"})),
+        ("subject", json.dumps({**good, "subject": {}})),
+        ("nobody", json.dumps({**good, "to": []})),
         ("deep", "[" * 100_000),
     ):
         (world.layout.outbox / f"{name}.json").write_text(text)
@@ -148,7 +179,7 @@ def test_what_is_no_mail_is_put_aside(world: World) -> None:
     assert world.send() is None
     assert [run for run, _to in world.took] == ["b"]
     aside = {path.name for path in (world.layout.outbox / "undelivered").iterdir()}
-    assert aside == {f"{name}.json" for name in ("empty", "list", "to", "posted", "tries", "deep", "pipe", "link")}
+    assert aside == {f"{name}.json" for name in NONE}
 
 
 def test_of_what_is_put_aside_the_newest_are_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

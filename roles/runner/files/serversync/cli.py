@@ -221,6 +221,12 @@ def command_notify(layout: Layout, _arguments: argparse.Namespace) -> int:
     from serversync.mail import Post
 
     handed = os.environ.get("CREDENTIALS_DIRECTORY")
+    if layout.privileged and not handed:
+        # Root would do in the runner's directory what the runner has laid out for it.
+        message = (
+            "serversync-notify.service sends mails; to have it try now: systemctl restart serversync-notify.service"
+        )
+        raise InvalidDocument("usage", message)
     if layout.outbox.is_dir():
         outbox.send_all(layout.outbox, lambda one: Post.of(layout, handed).deliver(one), log, time.sleep)
     return 0

@@ -21,6 +21,8 @@ OUTCOMES = {
     "equal_with_warnings": "succeeded",
     "skipped": "was skipped",
 }
+# So many elements, lines of each, and characters of a line are told; the record has them all.
+SECTIONS, LINES, LONGEST = 50, 20, 300
 # Of white letters on it, as of it on white, the contrast is above 4.5 : 1.
 COLOURS = {"failed": "#b3261e", "different": "#8a5300", "skipped": "#5f6368"}
 FINE = "#1b6e3c"
@@ -80,7 +82,16 @@ def letter_of(job: Job, record: dict[str, Any], *, recovered: bool) -> Letter:
         commands.append(("Once it is mended", f"serversync run {job.name}"))
     subject = safe(f"[serversync] {server}: {headline}")[:200]
     colour = COLOURS.get(record["state"], FINE)
-    return Letter(subject, headline, colour, facts, [*map(section, record["elements"])], errors, commands)
+    sections = [*map(section, record["elements"][:SECTIONS])]
+    if len(record["elements"]) > SECTIONS:
+        sections.append(Section(f"... and {len(record['elements']) - SECTIONS} elements more", "", []))
+    return Letter(subject, headline, colour, facts, sections, bounded(errors, LINES), commands)
+
+
+def bounded(lines: list[str], most: int) -> list[str]:
+    """As many lines as a person reads, none of them endless: a partner may have named the paths in them."""
+    cut = [line if len(line) <= LONGEST else f"{line[:LONGEST]}..." for line in lines[:most]]
+    return cut if len(lines) <= most else [*cut, f"... and {len(lines) - most} more"]
 
 
 def section(entry: dict[str, Any]) -> Section:
@@ -94,7 +105,8 @@ def section(entry: dict[str, Any]) -> Section:
     lines += entry["warnings"]
     lines += [f"stopped before the first change: {guard}" for guard in entry["guards"]]
     lines += [f"  {one['what']}: {one['path']}: {one['reason']}" for one in entry["paths"] if one["what"] in OPEN]
-    return Section(f"{entry['path']} {ARROWS[entry['direction']]} {entry['partner_path']}", summary, lines)
+    title = f"{entry['path']} {ARROWS[entry['direction']]} {entry['partner_path']}"
+    return Section(title, summary, bounded(lines, LINES))
 
 
 def text(letter: Letter) -> str:

@@ -8,20 +8,24 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serversync.layout import Layout
-from serversync.outbox import Away, Mail, Refused
+from serversync.outbox import Away, Later, Mail, Refused
 
 if TYPE_CHECKING:
     import smtplib
 
-# Seconds for each step of the conversation.
-PATIENCE = 30
+# Seconds for each step of the conversation, and for the program in its place.
+PATIENCE, PROGRAM_PATIENCE = 30, 300
+# Exit codes by which such a program says that it will never take the mail (sysexits.h: usage, data, user, host).
+NEVER = (64, 65, 67, 68)
+# What a mail server says to a mail that is larger than it takes (RFC 1870).
+TOO_LARGE = 552
 PASSWORD = "smtp.password"  # noqa: S105 - what its file is called
 REMEDY = "check the variables runner_smtp_* of the role"
 
@@ -60,7 +64,7 @@ class Post:
         """As ``outbox.Deliver``."""
         try:
             message = self.message(mail)
-        except (ValueError, LookupError, TypeError) as error:
+        except Exception as error:  # whatever it is, it is none, and the others are to be sent
             raise Refused(f"it is no mail that can be sent: {error}") from error
         if self.settings.get("sendmail"):
             self.to_program(message, mail["to"])
@@ -87,31 +91,38 @@ class Post:
     def to_program(self, message: EmailMessage, to: list[str]) -> None:
         argv = [self.settings["sendmail"], "-i", "-f", self.settings["sender"], "--", *to]
         try:
-            done = subprocess.run(argv, input=bytes(message), capture_output=True, check=False)
+            done = subprocess.run(
+                argv, input=bytes(message), capture_output=True, check=False, timeout=PROGRAM_PATIENCE
+            )
         except OSError as error:
             raise Away(f"{self.place}: {error.strerror}; check runner_sendmail of the role") from error
+        except subprocess.TimeoutExpired as error:
+            raise Later(f"{self.place} did not end within {PROGRAM_PATIENCE} s; see its own log") from error
         if done.returncode:
             said = done.stderr.decode(errors="replace").strip().split("\n")[-1]
-            raise Away(f"{self.place} ended with {done.returncode}: {said}; see its own log")
+            text = f"{self.place} ended with {done.returncode}: {said}; see its own log"
+            raise Refused(text) if done.returncode in NEVER else Later(text)
 
     def to_server(self, message: EmailMessage, to: list[str]) -> dict[str, str]:
         import smtplib
 
-        try:
-            with self.connected() as server:
-                self.log_in(server)
+        with self.connected() as server:
+            self.log_in(server)
+            try:
                 return said(server.send_message(message, self.settings["sender"], to))
-        except smtplib.SMTPRecipientsRefused as error:
-            refused = said(error.recipients)
-            text = f"{self.place}: {'; '.join(f'{one}: {why}' for one, why in refused.items())}"
-            if all(why.startswith("5") for why in refused.values()):
-                raise Refused(text) from error
-            raise Away(text) from error
-        except smtplib.SMTPDataError as error:
-            text = f"{self.place}: {error.smtp_code} {as_text(error.smtp_error)}"
-            if 500 <= error.smtp_code < 600:
-                raise Refused(text) from error
-            raise Away(text) from error
+            except smtplib.SMTPRecipientsRefused as error:
+                return said(error.recipients)
+            except smtplib.SMTPSenderRefused as error:
+                text = f"{self.place}: {error.smtp_code} {as_text(error.smtp_error)}; {REMEDY}"
+                if error.smtp_code == TOO_LARGE:
+                    raise Refused(text) from error
+                raise Away(text) from error
+            except smtplib.SMTPDataError as error:
+                text = f"{self.place}: {error.smtp_code} {as_text(error.smtp_error)}"
+                raise (Refused(text) if 500 <= error.smtp_code < 600 else Later(text)) from error
+            except (OSError, smtplib.SMTPException) as error:
+                # In the midst of this one; whether it has to do with it, the next one will tell.
+                raise Later(f"{self.place}: {reason_of(error)}") from error
 
     def tried(self) -> None:
         """Raises Away where the mail server does not answer, or not encrypted as it is to; nobody is logged in."""
@@ -124,42 +135,52 @@ class Post:
 
     @contextmanager
     def connected(self) -> Iterator[smtplib.SMTP]:
-        """A conversation, encrypted as the settings ask. Raises Away for all that does not concern one mail."""
+        """A conversation, encrypted as the settings ask. Raises Away where there is none."""
         # Most runs have nothing to tell.
         import smtplib
         import ssl
 
         host, port, security = self.settings["host"], self.settings["port"], self.settings.get("security", "none")
-        mine = (smtplib.SMTPRecipientsRefused, smtplib.SMTPDataError)
         try:
             context = ssl.create_default_context(cafile=self.settings.get("ca_file")) if security != "none" else None
-            connection: smtplib.SMTP
+            server: smtplib.SMTP
             if security == "tls":
-                connection = smtplib.SMTP_SSL(host, port, timeout=PATIENCE, context=context)
+                server = smtplib.SMTP_SSL(host, port, timeout=PATIENCE, context=context)
             else:
-                connection = smtplib.SMTP(host, port, timeout=PATIENCE)
-            with connection as server:
+                server = smtplib.SMTP(host, port, timeout=PATIENCE)
+            try:
                 if security == "starttls":
                     server.starttls(context=context)
-                yield server
-        except mine:
-            raise
-        except smtplib.SMTPResponseException as error:
-            raise Away(f"{self.place}: {error.smtp_code} {as_text(error.smtp_error)}; {REMEDY}") from error
+            except BaseException:
+                server.close()
+                raise
         except (OSError, smtplib.SMTPException, ValueError) as error:
-            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-            raise Away(f"{self.place}: {reason}; {REMEDY}") from error
+            raise Away(f"{self.place}: {reason_of(error)}; {REMEDY}") from error
+        try:
+            yield server
+        finally:
+            # What it has taken it has taken, whatever it says to the end.
+            with suppress(OSError, smtplib.SMTPException):
+                server.quit()
+            server.close()
 
     def log_in(self, server: smtplib.SMTP) -> None:
+        import smtplib
+
         user = self.settings.get("user")
         if not user:
             return
         try:
-            password = self.password.read_text(encoding="utf-8")
+            password = self.password.read_text(encoding="ascii")
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-            raise Away(f"{self.password}: {reason}; apply the role again, with runner_smtp_password") from error
-        server.login(user, password)
+            # Not what it says of it, which is a part of it.
+            reason = error.strerror if isinstance(error, OSError) else "it is not ASCII"
+            raise Away(f"{self.password}: {reason}; apply the role again, with runner_smtp_password") from None
+        try:
+            server.login(user, password)
+        except (OSError, smtplib.SMTPException, ValueError) as error:
+            slow = isinstance(error, smtplib.SMTPAuthenticationError)
+            raise Away(f"{self.place}: {reason_of(error)}; {REMEDY}", slow=slow) from error
 
 
 def said(refused: Mapping[str, tuple[int, bytes]]) -> dict[str, str]:
@@ -168,3 +189,10 @@ def said(refused: Mapping[str, tuple[int, bytes]]) -> dict[str, str]:
 
 def as_text(said: bytes | str) -> str:
     return said.decode(errors="replace") if isinstance(said, bytes) else str(said)
+
+
+def reason_of(error: Exception) -> str:
+    code = getattr(error, "smtp_code", None)
+    if code is not None:
+        return f"{code} {as_text(getattr(error, 'smtp_error', ''))}"
+    return getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"

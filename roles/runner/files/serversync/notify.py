@@ -8,10 +8,12 @@ import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
+from serversync import outbox
 from serversync.display import safe
 from serversync.failure import Failure
 from serversync.job import Job
 from serversync.layout import Layout
+from serversync.outbox import refusal
 from serversync.services import deliver, urls_of, with_apprise
 
 # One of the ways in which people are told; the others are the names of URLs.
@@ -86,7 +88,7 @@ def tell(
         # Whether or not this run is to be told: the one that is must not be the first to say so.
         log(f"warning: {safe(hindrance)}")
     ways = [*([MAIL] if recipients else []), *urls]
-    earlier = past() if ways else []
+    earlier = [as_it_went(layout, run) for run in past()] if ways else []
     told = {way: one for way in ways if (one := event(record, earlier, wanted, way))}
     if not told:
         return None
@@ -110,13 +112,23 @@ def tell(
     return result
 
 
-def mail(layout: Layout, letter: dict[str, Any], log: Callable[[str], None]) -> dict[str, str | None]:
-    """Puts a mail into the outbox, and sends it where no service does. error: why it is not there; waits: why it still
-    is, as far as this process knows."""
-    from serversync import outbox
-    from serversync.mail import Post
+def as_it_went(layout: Layout, run: dict[str, Any]) -> dict[str, Any]:
+    """The record with what became of its mail after it was handed over."""
+    sent = run["notification"]
+    if not sent or not sent["to"] or sent["error"]:
+        return run
+    return {**run, "notification": {**sent, "error": refusal(layout.outbox, name_of(run, sent["event"]))}}
 
-    to, name = ", ".join(letter["to"]), f"{letter['run']}.{letter['event']}"
+
+def name_of(record: dict[str, Any], this: str) -> str:
+    """What a mail is called in the outbox."""
+    return f"{record['run']}.{this}"
+
+
+def mail(layout: Layout, letter: dict[str, Any], log: Callable[[str], None]) -> dict[str, str | None]:
+    """Puts a mail into the outbox, and sends it where no service does. error: why it will not be sent; waits: why it
+    has not been, as far as this process knows."""
+    to, name = ", ".join(letter["to"]), name_of(letter, letter["event"])
     try:
         outbox.post(layout, name, letter)
     except Failure as failure:
@@ -125,8 +137,14 @@ def mail(layout: Layout, letter: dict[str, Any], log: Callable[[str], None]) -> 
     if sends(layout):
         log(f"mail to {to}: in the outbox")
         return {"error": None, "waits": None}
-    waits = outbox.send(layout.outbox, lambda one: Post.of(layout).deliver(one), log)
-    return {"error": outbox.refusal(layout.outbox, name), "waits": waits}
+    from serversync.mail import Post
+
+    try:
+        left = outbox.send(layout.outbox, lambda one: Post.of(layout).deliver(one), log)
+    except Exception as error:  # whatever it is, the run stands as it is, and the mail is where it was
+        log(f"mail to {to}: {type(error).__name__}: {safe(error)}")
+        return {"error": None, "waits": f"{type(error).__name__}: {error}"}
+    return {"error": refusal(layout.outbox, name), "waits": left.reason if left else None}
 
 
 def sends(layout: Layout) -> bool:

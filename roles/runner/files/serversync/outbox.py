@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from serversync.display import safe
 from serversync.failure import Failure
@@ -26,6 +26,8 @@ from serversync.layout import Layout, read_plain
 PATIENCE = timedelta(days=5)
 # Seconds between two tries: the first pause, and the longest of those that double it.
 PAUSE, LONGEST = 60, 15 * 60
+# And the only one after a refused log-in: servers lock accounts for those.
+SLOW = 6 * 3600
 # So many of those that could not be sent are kept, the newest.
 KEPT = 100
 
@@ -33,16 +35,32 @@ KEPT = 100
 MODE = 0o644
 
 Mail = dict[str, Any]
-# Hands a mail to the mail server; those whom it will not take it for, each with why. Raises Away and Refused.
+# Hands a mail to the mail server; those whom it does not take it for, each with its answer. Raises these three.
 Deliver = Callable[[Mail], dict[str, str]]
 
 
 class Away(Exception):
-    """The mail server does not take mails now; its text says why, and what to do."""
+    """The mail server takes no mails now; its text says why, and what to do. slow: to ask often does harm, as where a
+    log-in was refused."""
+
+    def __init__(self, text: str, *, slow: bool = False) -> None:
+        super().__init__(text)
+        self.slow = slow
+
+
+class Later(Exception):
+    """The mail server does not take this mail now; its text says why."""
 
 
 class Refused(Exception):
     """The mail server will never take this mail; its text says why."""
+
+
+class Left(NamedTuple):
+    """Why mails wait. slow: as of ``Away``."""
+
+    reason: str
+    slow: bool = False
 
 
 def now() -> datetime:
@@ -76,11 +94,15 @@ def read(path: Path) -> Mail:
     """A mail as ``post`` has written it; ValueError where it is none."""
     try:
         mail: Mail = json.loads(read_plain(path))
-        return {**mail, "to": [*mail["to"]], "tries": int(mail["tries"]), "posted": str(moment(mail))}
+        texts = {name: mail[name] for name in ("job", "run", "event", "subject", "text", "html")}
+        if not all(isinstance(one, str) for one in (*texts.values(), *mail["to"])) or not mail["to"]:
+            raise TypeError("no text")
+        posted = moment(mail).isoformat()
+        return {**texts, "to": [*mail["to"]], "tries": int(mail["tries"]), "error": mail["error"], "posted": posted}
     except FileNotFoundError:
         raise
-    except (OSError, LookupError, TypeError, RecursionError) as error:
-        raise ValueError(str(error)) from error
+    except Exception as error:  # whatever it is, it is none, and the others are to be sent
+        raise ValueError(f"{path}: {error}") from error
 
 
 def moment(mail: Mail) -> datetime:
@@ -91,7 +113,10 @@ def moment(mail: Mail) -> datetime:
 def put_aside(path: Path, mail: Mail | None) -> None:
     """Keeps what will not be sent, but not for ever; mail: as it is to be kept."""
     directory = path.parent / "undelivered"
-    directory.mkdir(mode=0o750, exist_ok=True)
+    if not directory.is_dir():
+        directory.mkdir()
+        # The runner, too, is to see them; nobody else comes as far as here.
+        directory.chmod(0o755)
     if mail is None:
         path.replace(directory / path.name)
     else:
@@ -101,47 +126,62 @@ def put_aside(path: Path, mail: Mail | None) -> None:
         old.unlink()
 
 
-def send(outbox: Path, deliver: Deliver, log: Callable[[str], None]) -> str | None:
-    """Tries each mail once, until the mail server is away; why some still wait, None: none does."""
+def send(outbox: Path, deliver: Deliver, log: Callable[[str], None]) -> Left | None:
+    """Tries each mail once, unless the mail server is away for all; why some still wait, None: none does."""
     left = None
     with locked(outbox):
         for path, mail in waiting(outbox):
-            about = safe(f"{mail.get('job')}, run {mail.get('run')}: mail to {', '.join(map(str, mail['to']))}")
+            about = safe(f"{mail['job']}, run {mail['run']}: mail to {', '.join(mail['to'])}")
             try:
                 refused = deliver(mail)
             except Away as away:
-                keep(path, mail, str(away), lambda text, about=about: log(f"{about} {text}"))  # type: ignore[misc]
-                return str(away)
+                log(f"{about} {keep(path, mail, str(away))}")
+                return Left(str(away), away.slow)
+            except Later as later:
+                left = Left(str(later))
+                log(f"{about} {keep(path, mail, left.reason)}")
+                continue
             except Refused as refusal:
                 put_aside(path, mail | {"error": str(refusal)})
                 log(f"{about} refused: {safe(refusal)}")
                 continue
-            later = {recipient: why for recipient, why in refused.items() if why.startswith("4")}
-            for recipient in refused.keys() - later.keys():
-                log(f"{about} refused for {safe(recipient)}: {safe(refused[recipient])}")
-            if later:
-                left = "; ".join(f"{recipient}: {why}" for recipient, why in later.items())
-                rest = mail | {"to": [*later]}
-                keep(path, rest, left, lambda text, about=about: log(f"{about} sent, but {text}"))  # type: ignore[misc]
-            else:
-                path.unlink(missing_ok=True)
-                log(f"{about} sent")
+            found = outcome(path, mail, refused)
+            left = found[0] or left
+            for line in found[1]:
+                log(f"{about} {safe(line)}")
     return left
 
 
-def keep(path: Path, mail: Mail, reason: str, log: Callable[[str], None]) -> None:
-    """Leaves a mail for another try, unless it has been tried for long enough."""
-    mail = mail | {"tries": mail["tries"] + 1, "error": reason}
-    if now() - moment(mail) < PATIENCE:
-        replace(path, json.dumps(mail, indent=1) + "\n", MODE)
-        log(f"waits: {safe(reason)}")
+def outcome(path: Path, mail: Mail, refused: dict[str, str]) -> tuple[Left | None, list[str]]:
+    """What becomes of a mail that the mail server has answered for each of its recipients, and what there is to say."""
+    later = {recipient: why for recipient, why in refused.items() if why.startswith("4")}
+    never = [f"{recipient}: {why}" for recipient, why in refused.items() if recipient not in later]
+    lines = [f"refused for {one}" for one in never]
+    if len(refused) < len(mail["to"]):
+        lines.append("sent")
+    if later:
+        reason = "; ".join(f"{recipient}: {why}" for recipient, why in later.items())
+        return Left(reason), [*lines, keep(path, mail | {"to": [*later]}, reason)]
+    if len(refused) == len(mail["to"]):
+        put_aside(path, mail | {"error": "; ".join(never)})
     else:
-        put_aside(path, mail)
-        log(f"given up after {PATIENCE.days} days: {safe(reason)}")
+        path.unlink(missing_ok=True)
+    return None, lines
+
+
+def keep(path: Path, mail: Mail, reason: str) -> str:
+    """Leaves a mail for another try, unless it has been tried for long enough; what there is to say of it."""
+    mail = mail | {"tries": mail["tries"] + 1, "error": reason}
+    # A clock may have been set meanwhile.
+    if abs(now() - moment(mail)) < PATIENCE:
+        replace(path, json.dumps(mail, indent=1) + "\n", MODE)
+        return f"waits: {safe(reason)}"
+    put_aside(path, mail)
+    return f"given up after {PATIENCE.days} days: {safe(reason)}"
 
 
 def refusal(outbox: Path, name: str) -> str | None:
-    """Why the mail of that name will not be sent, as far as that is known."""
+    """Why the mail of that name was not sent and will not be, as far as that is known."""
     try:
         return str(json.loads(read_plain(outbox / "undelivered" / f"{name}.json"))["error"])
     except (OSError, ValueError, LookupError, TypeError):
@@ -162,6 +202,6 @@ def locked(outbox: Path) -> Iterator[None]:
 def send_all(outbox: Path, deliver: Deliver, log: Callable[[str], None], wait: Callable[[float], None]) -> None:
     """Until the outbox is empty. wait: sleeps for so many seconds."""
     pause = PAUSE
-    while send(outbox, deliver, log):
-        wait(pause)
+    while left := send(outbox, deliver, log):
+        wait(SLOW if left.slow else pause)
         pause = min(2 * pause, LONGEST)

@@ -47,6 +47,8 @@ def become_account() -> None:
     os.setuid(account.pw_uid)
 
 
+# Seconds that it may take to try jobs, whatever a partner says.
+TRIAL = 600
 # What of a job's unit says how it is started, and nothing of what it may do.
 STARTING = ("Type", "Exec", "SuccessExitStatus", "Timeout", "RuntimeDirectory", "Environment")
 
@@ -63,17 +65,22 @@ def try_as_unit(layout: Layout, path: str, jobs: Sequence[Job], argv: list[str])
     os.fchmod(descriptor, 0o440)
     os.fchown(descriptor, -1, grp.getgrnam(GROUP).gr_gid)
     os.dup2(descriptor, 0)
-    properties = [f"--property={line}" for line in sandbox(layout, jobs)]
-    os.execvp("systemd-run", ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", *properties, "--", *argv])
+    properties = [f"--property={line}" for line in (*sandbox(layout, jobs), f"RuntimeMaxSec={TRIAL}")]
+    unit = f"--unit=serversync-try-{secrets.token_hex(4)}"
+    os.execvp(
+        "systemd-run", ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", unit, *properties, "--", *argv]
+    )
 
 
 def sandbox(layout: Layout, jobs: Sequence[Job]) -> list[str]:
     """The lines of a unit's section that confine these jobs, as the module will write them."""
     from serversync.synchronize import TARGETS
 
-    output = subprocess.run(["systemctl", "cat", service("any")], capture_output=True, text=True, check=False)
+    # Of none of the jobs, which have something of their own.
+    template = service("")
+    output = subprocess.run(["systemctl", "cat", template], capture_output=True, text=True, check=False)
     if output.returncode:
-        raise Failure("systemd", f"systemctl cat {service('any')}: {output.stderr.strip()}")
+        raise Failure("systemd", f"systemctl cat {template}: {output.stderr.strip()}")
     lines, section = [], ""
     for line in output.stdout.splitlines():
         if line.startswith("["):
