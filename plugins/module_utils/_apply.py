@@ -53,6 +53,7 @@ from ._store import (
     renaming_note,
     systemd_runs,
     wanted_files,
+    without_note,
     zone_text,
 )
 from ._units import calendars_of
@@ -133,6 +134,9 @@ def declare(server: Server, listed: Sequence[tuple[str, Mapping[str, Any]]]) -> 
     for (at, given), job in zip(listed, jobs):
         place = server.place._replace(name=given["name"])
         former, wrong = former_of(given, place) if job else (None, [])
+        if given.get("state") == "absent" and given.get("previous_name"):
+            text = "does not go with state: absent; remove the job by the name that it has, or leave this out"
+            wrong = [Problem("conflict", "previous_name", text)]
         declarations.append(Declared(at, given, place, job, former))
         wrong += check_server(server, given, job, place) if job else []
         problems += [problem._replace(path=at + problem.path) for problem in wrong]
@@ -414,6 +418,8 @@ def apply(
             gone = plan(former, left, wanted_files(former, None, "", server.gid), server.uid)
             one = renaming(place, one, former, gone, server.gid)
             found = found._replace(neighbours=left.neighbours)
+        elif os.path.lexists(place.renaming):
+            one = without_note(place, one)
         ways.append(Way(declared, found, there, wanted, one))
     reload = server.systemd and os.path.exists(server.place.pending)
     if many or reload or any(way.declared.former for way in ways):
@@ -450,8 +456,8 @@ def apply(
         if removed and way.found.neighbours:
             module.warn("%s holds files of others; it stays" % os.path.dirname(removed.drop_in))
     stops: list[list[str]] = []
+    verify_timers(module, ways)
     if not module.check_mode:
-        verify_timers(module, ways)
         changed = [way.declared for way in ways if way.plan.changed]
         places = [place for one in changed for place in (one.place, one.former) if place]
         if places:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import ipaddress
+import re
 from typing import Any, Iterator, Mapping, NamedTuple, Sequence, Tuple
 
 from ._job import settings_of
@@ -137,7 +138,7 @@ class Fleet:
         for name in (exact, host, host_key(told)):
             if name in self._by_name:
                 return self._machines[self._by_name[name]]
-        loopback = host in _LOOPBACK or host.startswith("127.")
+        loopback = host in _LOOPBACK or re.fullmatch(r"127(\.[0-9]{1,3}){1,3}", host) is not None
         if loopback and port == 22:
             return self._machines[number]
         # behind another port may be another server: one that a tunnel or a router leads to

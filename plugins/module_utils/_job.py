@@ -248,7 +248,9 @@ def _check_reason(text: str) -> str:
 def _check_host(text: str) -> str:
     remedy = "write a host name, an IPv4 address, an IPv6 address without brackets, or the name of a pairing"
     if "@" in text:
-        raise Wrong("%s contains '@'; write the host here and the user in account.user" % show(text))
+        # what is before it may have a password in it
+        shown = show("..." + text[text.rindex("@") :])
+        raise Wrong("%s contains '@'; write the host here and the user in account.user" % shown)
     address, percent, zone = text.partition("%")
     if ":" in address:
         import ipaddress
@@ -460,7 +462,7 @@ def _check_patterns(patterns: list[str]) -> list[str]:
 
 
 _SIZE_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_SIZE = re.compile(r"([0-9]{1,10})\s*([kmgt])", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,10})\s*([kmgt])", re.IGNORECASE | re.ASCII)
 _SIZE_PATTERN = r"[1-9][0-9]{0,9}[KMGT]"
 _SHARE = re.compile(r"([0-9]{1,10})\s*%")
 _SHARE_PATTERN = r"(?:[1-9][0-9]?|100)%"
@@ -1226,9 +1228,11 @@ def _read_factor(value: Any, limits: tuple[int, int]) -> float:
     # one that is not finite fits no limits
     if isinstance(value, bool) or not (digits or isinstance(value, (int, float))):
         raise Wrong("%s is not a number; use %d to %d, e.g. 1.5" % (show(value), *limits), "wrong_type")
-    if not limits[0] <= float(value) <= limits[1]:
+    # a whole number may be too large for a float
+    number = value if isinstance(value, int) else float(value)
+    if not limits[0] <= number <= limits[1]:
         raise Wrong("%s is out of range; use %d to %d" % (show(value), *limits), "out_of_range")
-    return float(value)
+    return float(number)
 
 
 _READERS: dict[str, Callable[[Any], str]] = {
@@ -1466,6 +1470,11 @@ def _hide_secrets(job: dict[str, Any]) -> None:
             _value_at(job, holder)[name] = [KEPT] if field.element else KEPT
 
 
+def tells_secrets(document: Mapping[str, Any]) -> bool:
+    """Whether somebody has written a secret into a document, whatever it is."""
+    return any(_value_at(document, path) not in (None, [], "", KEPT, [KEPT]) for path in SECRETS)
+
+
 def secrets_of(given: Mapping[str, Any]) -> dict[str, str]:
     """The secrets that a task gives, by the names of their credentials; without those that it says are kept.
 
@@ -1534,6 +1543,9 @@ def _resolve_schedule(
         if zone and told.get("timezone") not in (None, zone):
             text = "%s is not %s at the end of schedule.calendar; name the time zone in one of them"
             problems.append(Problem("conflict", "schedule.timezone", text % (show(told["timezone"]), show(zone))))
+        if zone and not re.search(_schedule.TIMEZONE_PATTERN, zone):
+            text = "%s at its end is not a time zone; write its name, e.g. Europe/Berlin or UTC"
+            problems.append(Problem("invalid_value", "schedule.calendar", text % show(zone)))
         schedule["calendar"] = calendar
         schedule["timezone"] = zone or schedule["timezone"]
     default = _schedule.default_jitter(schedule["every"], schedule["at"])

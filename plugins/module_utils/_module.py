@@ -238,9 +238,6 @@ class JobModule(AnsibleModule):  # type: ignore[misc]
 
     def _put(self, temporary: str, path: str, file: Wanted, uid: int) -> None:
         """A whole file at once: the old one or the new one, never a part."""
-        if os.path.islink(path):
-            # atomic_move() would keep what a link leads to
-            os.unlink(path)
         if not os.access(os.path.dirname(path), os.W_OK):
             # atomic_move() would fail by itself, without the file that this is about and the remedy; here the reason is
             # told by the system

@@ -27,10 +27,21 @@ _ARROWS = {"to_partner": "->", "from_partner": "<-", "both": "<->"}
 _LINES = 1000
 
 
-def would_change(element: Mapping[str, Any], approved: bool) -> bool:
-    """Whether a run would change anything of an element; one that a guard stops does not."""
-    stopped = bool(element["guards"]) and not approved
-    return not stopped and any(one["what"] in _ACTIONS for one in element["decisions"])
+def would_change(element: Mapping[str, Any], approved: Mapping[str, Any] | None) -> bool:
+    """Whether a run would change anything of an element; one that a guard stops does not.
+
+    `approved`: the element in the plan that is approved; it lets what that lists pass its guards.
+    """
+    stored = approved or {}
+    if not set(element["guards"]) <= set(stored.get("guards", ())):
+        return False
+    held = {one["path"] for one in stored.get("decisions", ()) if _is_held_back(one)}
+    return any(one["what"] in _ACTIONS or (one["path"] in held and _is_held_back(one)) for one in element["decisions"])
+
+
+def _is_held_back(decision: Mapping[str, Any]) -> bool:
+    """Whether it is a deletion that waits for a person's word."""
+    return decision.get("by") == "guard" and (decision.get("here") is None) != (decision.get("there") is None)
 
 
 def counts(element: Mapping[str, Any]) -> dict[str, int]:

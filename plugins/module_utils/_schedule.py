@@ -24,7 +24,7 @@ TIMEZONE_PATTERN = r"^[A-Za-z][A-Za-z0-9_+-]*(?:/[A-Za-z0-9_+-]+)*$(?!\n)"
 CALENDAR_PATTERN = r"^[A-Za-z0-9*](?:[A-Za-z0-9*,.:/~+_ -]*[A-Za-z0-9*])?$(?!\n)"
 
 _UNITS = (("d", DAY), ("h", HOUR), ("m", MINUTE), ("s", 1))
-_DURATION = re.compile(r"([0-9]{1,10})\s*([smhd])", re.IGNORECASE)
+_DURATION = re.compile(r"([0-9]{1,10})\s*([smhd])", re.IGNORECASE | re.ASCII)
 _TIME = re.compile(r"([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?")
 
 

@@ -16,7 +16,7 @@ import re
 import stat
 from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
-from ._job import MACHINE_ID_PATTERN, NAME_PATTERN, SECRETS, loads, parse_document
+from ._job import MACHINE_ID_PATTERN, NAME_PATTERN, SECRETS, loads, parse_document, tells_secrets
 from ._units import drop_in_text, service_name, timer_name, timer_text
 
 #: Exists where systemd-creds can encrypt for this server; the role has it made.
@@ -355,24 +355,36 @@ class Found(NamedTuple):
     neighbours: tuple[str, ...]
     # whether there is a directory for secrets, with nothing in it but those of the job
     credentials: bool = False
+    # what a kill has left beside the files that were being moved there from another file system
+    litter: tuple[str, ...] = ()
+
+
+#: How atomic_move() calls what it copies from another file system, until it is whole.
+_LITTER = ".ansible_tmp"
 
 
 def find(place: Layout, units: Units | None, run: Run) -> Found:
     """`units`: None where no systemd runs."""
     files = {path: read_file(path) for path in (place.document, place.drop_in, place.timer)}
     credentials = os.path.lexists(place.credentials)
+    litter: list[str] = []
     if credentials:
         secrets = read_credentials(place, run)
         files.update(secrets)
-        credentials = set(os.listdir(place.credentials)) <= set(map(os.path.basename, secrets))
+        names = os.listdir(place.credentials)
+        litter += [os.path.join(place.credentials, name) for name in names if name.startswith(_LITTER)]
+        known = {*map(os.path.basename, secrets), *map(os.path.basename, litter)}
+        credentials = known.issuperset(names)
     directory = os.path.dirname(place.drop_in)
     try:
-        others = tuple(sorted(set(os.listdir(directory)) - {os.path.basename(place.drop_in)}))
+        names = os.listdir(directory)
+        litter += [os.path.join(directory, name) for name in names if name.startswith(_LITTER)]
+        others = tuple(sorted({*names} - {os.path.basename(place.drop_in), *map(os.path.basename, litter)}))
         exists = True
     except (FileNotFoundError, NotADirectoryError):
         others, exists = (), False
     stamp, published, wanted = map(os.path.lexists, (place.stamp, place.published, place.wanted))
-    return Found(files, units, stamp, published, wanted, exists, others, credentials)
+    return Found(files, units, stamp, published, wanted, exists, others, credentials, tuple(sorted(litter)))
 
 
 def metrics_of(place: Layout) -> str | None:
@@ -547,6 +559,14 @@ def _text(data: bytes | None) -> str:
     return (data or b"").decode("utf-8", "replace")
 
 
+def _shown(path: str, data: bytes | None) -> str:
+    """A file for a diff; of a document that somebody has written a secret into, or that is none, not what is in it."""
+    if data is None or not path.endswith(".json"):
+        return _text(data)
+    document = loads(data)
+    return _text(data) if document and not tells_secrets(document) else "(a document that may have a secret in it)\n"
+
+
 def _entry(path: str, before: str, after: str, was: bool = True, will: bool = True) -> dict[str, str]:
     return {
         "before": before,
@@ -563,7 +583,7 @@ def _attributes(mode: int, uid: int, gid: int | None) -> str:
 
 def _compare(path: str, found: FileState, wanted: Wanted, uid: int) -> list[dict[str, str]]:
     """The diff of one file: of its text, and of its owner and mode where these have drifted."""
-    before = "(a secret)\n" if wanted.secret else _text(found.data)
+    before = "(a secret)\n" if wanted.secret else _shown(path, found.data)
     if wanted.text is None:
         return [] if found.data is None else [_entry(path, before, "", will=False)]
     text = "(another secret)\n" if wanted.secret and found.data is not None else wanted.text
@@ -652,6 +672,9 @@ def plan(place: Layout, found: Found, wanted: Mapping[str, Wanted], uid: int) ->
         for path in order
         if diffs[path]
     ]
+    for path in found.litter:
+        files.insert(0, Step("remove", path))
+        diff.append(_entry(path, "(left by a task that was killed)\n", "", will=False))
     secrets = [path for path, file in wanted.items() if file.secret]
     if found.credentials and not any(wanted[path].text for path in secrets):
         last = 0 if present else sum(step.path == place.document for step in files)
@@ -691,12 +714,19 @@ def renaming(place: Layout, new: Plan, former: Layout, old: Plan, gid: int | Non
         diff.append(_entry(place.renaming, text, "", will=False))
     else:
         files.insert(0, Step("write", place.renaming, file=note))
-    if os.path.lexists(former.published):
+    kept = [os.path.join(former.state, name, former.name) for name in ("archives", "plans")]
+    if any(map(os.path.lexists, (former.published, *kept))):
         shown = "(records of the last runs)\n"
         diff.append(_entry(former.published, shown, "", will=False))
         diff.append(_entry("%s (of %s)" % (place.published, former.name), "", shown, was=False))
         files.insert(len(files) - len(old.files) - 1, Step("run", argv=rename_command(place, former)))
     return Plan(diff, old.before + new.before, files, new.after + old.after)
+
+
+def without_note(place: Layout, plan: Plan) -> Plan:
+    """Forgets a rename that was cut off, and that nobody asks for any more."""
+    entry = _entry(place.renaming, _text(read_file(place.renaming).data), "", will=False)
+    return plan._replace(diff=[*plan.diff, entry], files=[*plan.files, Step("remove", place.renaming)])
 
 
 def renaming_note(former: Layout) -> str:

@@ -238,6 +238,7 @@ failure:
 import json
 import os
 import re
+import time
 from typing import Any, Callable, Mapping, NoReturn, Sequence
 
 from ansible_collections.serversync.core.plugins.module_utils._detached import begin
@@ -247,6 +248,7 @@ from ansible_collections.serversync.core.plugins.module_utils._job import (
     Wrong,
     duration,
     field_of,
+    loads,
     show,
 )
 from ansible_collections.serversync.core.plugins.module_utils._module import JobModule
@@ -263,6 +265,7 @@ from ansible_collections.serversync.core.plugins.module_utils._store import (
     StoreError,
     command_error,
     layout,
+    read_file,
     start_error,
 )
 from ansible_collections.serversync.core.plugins.module_utils._units import service_name
@@ -286,7 +289,14 @@ GRAMMAR = Field(
         field_of("name"),
         field_of("scope"),
         # an empty list that somebody has filtered does not mean all
-        Field("elements", "list", "Which elements.", element=field_of("elements[].path"), schema={"minItems": 1}),
+        Field(
+            "elements",
+            "list",
+            "Which elements.",
+            element=field_of("elements[].path"),
+            schema={"minItems": 1},
+            commas=False,
+        ),
         Field("approve", "text", "The id of a plan.", check=check_plan),
         Field("wait", "flag", "Whether the task waits for the end.", default=True),
         duration("timeout", "How long the run may take.", None, 1, 30 * DAY, optional=True),
@@ -346,6 +356,13 @@ class Runner:
             self.fail(errors[0]["code"], printable("a run would fail: " + words), None, printable(errors))
         return plan
 
+    def approved(self) -> dict[str, Any]:
+        """The elements of the plan that is approved, by their paths."""
+        if not self.approve:
+            return {}
+        path = os.path.join(self.place.state, "plans", self.place.name, self.approve + ".json")
+        return {element["path"]: element for element in loads(read_file(path).data).get("elements", ())}
+
     def since(self) -> Callable[[], dict[str, Any] | None]:
         """What tells the record of the last run that was not there yet; None before there is one."""
 
@@ -368,8 +385,10 @@ class Runner:
         # in the foreground: the runner itself ends what it has started
         limit = ["timeout", "--foreground", "--kill-after=60", str(seconds_of(timeout))]
         new = self.since()
+        begun = time.monotonic()
         code, out, err = self.module.run([*limit, *argv])
-        if code not in TIMED_OUT:
+        # by somebody else the command may be killed at any time
+        if code not in TIMED_OUT or time.monotonic() - begun < seconds_of(timeout):
             return self.answer(code, out, err)
         if self.place.scope == "system":
             # what was ended is the command that waited; between two attempts there is no unit that could be stopped
@@ -396,12 +415,11 @@ class Runner:
 
 def look(module: JobModule, runner: Runner) -> NoReturn:
     """Check mode."""
-    plan = runner.plan()
+    plan, approved = runner.plan(), runner.approved()
     names = ("path", "partner_path", "direction", "guards", "warnings")
     elements = [dict({name: element[name] for name in names}, counts=counts(element)) for element in plan["elements"]]
-    approved = bool(runner.approve)
     module.exit_json(
-        changed=any(would_change(element, approved) for element in plan["elements"]),
+        changed=any(would_change(element, approved.get(element["path"])) for element in plan["elements"]),
         run=None,
         plan={"id": plan["plan"], "elements": printable(elements)},
         diff=plan_diff(plan),

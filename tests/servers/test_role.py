@@ -376,7 +376,8 @@ def test_root_makes_no_directory_behind_a_link(mail: Server, apply: Callable[...
             apply()
         assert mail.run("stat", "--format=%A %U:%G", "/srv/kept") == before
     finally:
-        mail.run("mv", "--no-target-directory", f"{path}.away", path)
+        mail.run("rm", path)
+        mail.run("mv", f"{path}.away", path)
 
 
 def test_a_root_gives_no_less_than_one_around_it(apply: Callable[..., str]) -> None:

@@ -342,7 +342,7 @@ BAD = [
     ({"partner": {"host": "300.1.1.1"}}, "partner.host: '300.1.1.1' is not an IPv4 address; " + HOST),
     (
         {"partner": {"host": "root@hq"}},
-        "partner.host: 'root@hq' contains '@'; write the host here and the user in account.user",
+        "partner.host: '...@hq' contains '@'; write the host here and the user in account.user",
     ),
     ({"partner": {"host": "hq", "port": 0}}, "partner.port: 0 is out of range; use 1 to 65535"),
     ({"partner": {"host": "hq", "port": 65536}}, "partner.port: 65536 is out of range; use 1 to 65535"),
@@ -477,6 +477,23 @@ BAD = [
     (
         {"on_error": {"delay": "10m", "max_delay": "5m"}},
         "on_error.max_delay: 5m is shorter than on_error.delay 10m; use that or more, or null",
+    ),
+    (
+        {"limits": {"timeout": "5\u017f"}},
+        "limits.timeout: '5\u017f' is not a duration; write a number and a unit, e.g. 90s, 15m, 2h or 7d",
+    ),
+    (
+        {"settings": {"bandwidth_limit": "20\u212a"}},
+        "settings.bandwidth_limit: '20\u212a' is not a size; write a whole number and a unit, e.g. 500K, 20M or 1G",
+    ),
+    (
+        {"partner": {"host": "user:plant-ed@hq"}},
+        "partner.host: '...@hq' contains '@'; write the host here and the user in account.user",
+    ),
+    (
+        {"schedule": {"calendar": "*-*-* 02:30 Europe/../Europe/Berlin"}},
+        "schedule.calendar: 'Europe/../Europe/Berlin' at its end is not a time zone; write its name, e.g. Europe/Berlin "
+        "or UTC",
     ),
     (
         {"notification": {"email": "ops"}},
@@ -2292,3 +2309,8 @@ def test_no_input_breaks_the_grammar(declaration):
     else:
         VALIDATOR.validate(json.loads(_job.document_text(job)))
         assert wrong_places([{name: one for name, one in declaration.items() if name not in _job.OF_THE_TASK}]) == []
+
+
+def test_a_number_too_large_for_a_float_is_out_of_range():
+    _given, problems = _job.read(base(on_error={"backoff": 10**400}))
+    assert [problem.code for problem in problems] == ["out_of_range"]

@@ -1479,3 +1479,64 @@ def test_options_named_in_errors_exist():
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             for word in re.findall(r"\b(?:%s)\.[a-z_]+" % tops, node.value):
                 assert word in names, word
+
+
+def test_a_secret_that_somebody_wrote_into_a_document_is_in_no_diff(server):
+    server.apply(**job(server))
+    whole = written(server)
+    texts = [json.dumps(dict(whole, account={"user": "nas", "password": "plant-ed"}))]
+    texts += [json.dumps(dict(whole, notification=dict(whole["notification"], urls=["json://plant-ed"])))]
+    texts += [json.dumps(dict(whole, notification={"urls": [7, {"plant-ed": "plant-ed"}]})), '{"a": "plant-ed"', "[7]"]
+    for text in texts:
+        for how in ({"state": "absent"}, job(server, omitted="reset")):
+            server.document.write_text(text)
+            result = server.check(**how)
+            assert "plant-ed" not in json.dumps(result), result
+            if how.get("state"):
+                assert result["diff"][0]["before"] == "(a document that may have a secret in it)\n"
+
+
+def test_what_a_kill_has_left_beside_the_files_goes(server):
+    """As atomic_move() leaves it where the module's temporary files are in another file system."""
+    parameters = job(server, account={"user": "nas", "password": "plant-ed"}, partner={"host": "hq", "connection": "sftp"})
+    server.apply(**parameters)
+    kept = server.document.parent.parent / "credentials" / "demo"
+    drop_in = server.units / "serversync@demo.service.d"
+    for directory in (kept, drop_in):
+        (directory / ".ansible_tmpxyzaccount.password").write_text("plant-ed")
+    gone = four_steps(server, **parameters)
+    assert [entry["before"] for entry in gone["diff"]] == ["(left by a task that was killed)\n"] * 2
+    assert (os.listdir(str(kept)), os.listdir(str(drop_in))) == (["account.password"], ["job.conf"])
+    for directory in (kept, drop_in):
+        (directory / ".ansible_tmpxyz").write_text("plant-ed")
+    four_steps(server, state="absent")
+    assert not kept.exists()
+    assert not drop_in.exists()
+
+
+def test_a_rename_that_was_cut_off_is_forgotten_by_who_does_not_ask_for_it(server):
+    server.apply(**job(server))
+    note = server.document.with_name(".demo.renaming")
+    note.write_text("old\n")
+    forgotten = four_steps(server, **job(server))
+    assert forgotten["diff"][0]["before"] == "old\n"
+    assert not note.exists()
+    note.write_text("old\n")
+    four_steps(server, state="absent")
+    assert not note.exists()
+
+
+def test_a_job_goes_by_its_own_name(server):
+    message = (
+        "previous_name: does not go with state: absent; remove the job by the name that it has, or leave this out"
+    )
+    refused(server, message, "conflict", "previous_name", state="absent", previous_name="old")
+
+
+@pytest.mark.parametrize("what", ["archives", "plans"])
+def test_what_is_known_of_a_job_that_never_ran_goes_with_its_name(server, what):
+    server.apply(**job(server))
+    state = server.home / "state" / "serversync" / what / "demo"
+    state.mkdir(parents=True)
+    renamed = four_steps(server, name="renamed", previous_name="demo")
+    assert [command[1:3] for command in renamed["commands"] if "rename" in command] == [["rename", "renamed"]]
