@@ -119,11 +119,11 @@ options:
         description:
           - The password of the account, with O(partner.connection=sftp) only, for servers that take no key. Giving it
             clears O(account.private_key_file), and the other way round.
-          - It is kept outside of the job's document in C(/etc/serversync/credentials/), which only root reads, or in
-            O(scope=user) below C(~/.config/serversync/credentials/), and handed to the job's service as a credential of
-            systemd. Where C(systemd-creds) has a key of this server it is encrypted with that. It is compared
-            without ever being shown. V(kept as a credential), which is returned in its place, may be given back and
-            means that it stays as it is.
+          - It is kept outside of the job's document in C(/etc/serversync/credentials/), which only root reads, and
+            handed to the job's service as a credential of systemd; in O(scope=user) below
+            C(~/.config/serversync/credentials/), where the service reads it. Where C(systemd-creds) has a key of this
+            server it is encrypted with that. It is compared without ever being shown. V(kept as a credential), which is
+            returned in its place, may be given back and means that it stays as it is.
           - V(null) is a log-in by key, and the default on creation; a password that is kept is removed then.
         type: str
   schedule:

@@ -33,7 +33,7 @@ def would_change(element: Mapping[str, Any], approved: Mapping[str, Any] | None)
     `approved`: the element in the plan that is approved; it lets what that lists pass its guards.
     """
     stored = approved or {}
-    if not set(element["guards"]) <= set(stored.get("guards", ())):
+    if element["guards"] and not stored.get("guards"):
         return False
     held = {one["path"] for one in stored.get("decisions", ()) if _is_held_back(one)}
     return any(one["what"] in _ACTIONS or (one["path"] in held and _is_held_back(one)) for one in element["decisions"])

@@ -13,7 +13,8 @@ author:
   - serversync.core contributors (@serversync-core)
 description:
   - Reads the jobs of this server as M(serversync.core.sync_job) and M(serversync.core.sync_jobs) take them. Giving
-    them back to these modules changes nothing.
+    them back to these modules changes nothing, but for a document that cannot be read, which is not among them, or that
+    was written by a release that knew fewer options.
   - Beside each job it tells the state, the last run, the paths that stand unresolved, and the next run, from what the
     runner has published and from systemd's timers. It opens no connection and touches no replica.
 extends_documentation_fragment:

@@ -794,6 +794,18 @@ def p11(bench: Bench) -> None:
         bench.measure(Work(title, contenders, [Bar("ansible.builtin.file", 1.3)], each=False))
 
 
+def circles(bench: Bench) -> None:
+    """Over the whole fleet, whose servers are in circles of ten."""
+    server = declaring(bench.directory / "declaring")
+    argv = [sys.executable, str(Path(__file__).parent / "circles.py")]
+    argv += [str(bench.files(1000)), "10", str(bench.rounds)]
+    done = subprocess.run(argv, env=server.environment, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise Wrong(done.stderr[-2000:])
+    seconds = statistics.median(json.loads(done.stdout))
+    bench.fact(f"{bench.files(1000) * 10:,} jobs over {bench.files(1000):,} servers", seconds, "s", 2)
+
+
 @dataclass
 class Case:
     """``minutes``: about how long it takes at seven rounds on two cores, until it has been measured here."""
@@ -831,6 +843,7 @@ CASES = {
     "P19": Case(p19, "everything in one directory", 2),
     "P19M": Case(p19_million, "a million files in one directory", 15, by_name_only=True),
     "P20": Case(p20, "conflicts", 1),
+    "CIRCLES": Case(circles, "circular connections in a fleet", 1),
     "P21": Case(p21, "every ctime moved", 3),
 }
 

@@ -492,8 +492,8 @@ BAD = [
     ),
     (
         {"schedule": {"calendar": "*-*-* 02:30 Europe/../Europe/Berlin"}},
-        "schedule.calendar: 'Europe/../Europe/Berlin' at its end is not a time zone; write its name, e.g. Europe/Berlin "
-        "or UTC",
+        "schedule.calendar: 'Europe/../Europe/Berlin' at its end is not a time zone; "
+        "write its name, e.g. Europe/Berlin or UTC",
     ),
     (
         {"notification": {"email": "ops"}},

@@ -1,0 +1,43 @@
+# SPDX-FileCopyrightText: serversync.core contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from ansible_collections.serversync.core.plugins.module_utils import _apply
+
+SCRIPT = """
+import builtins, collections, json, os, sys
+compiled, real = collections.Counter(), builtins.compile
+def counting(source, filename, *more, **options):
+    compiled[os.path.basename(str(filename))] += 1
+    return real(source, filename, *more, **options)
+builtins.compile = counting
+sys.path.insert(0, sys.argv[1])
+from ansible_collections.serversync.core.plugins.module_utils._apply import apply
+assert sys.argv[1] in apply.__code__.co_filename
+print(json.dumps(compiled))
+"""
+
+
+def test_what_a_task_sends_is_compiled_once(tmp_path):
+    """As Ansible does it: all in a zip file, with empty packages."""
+    path = "ansible_collections/serversync/core/plugins/module_utils/"
+    with zipfile.ZipFile(str(tmp_path / "sent.zip"), "w") as sent:
+        parts = path.rstrip("/").split("/")
+        for number in range(len(parts)):
+            sent.writestr("/".join(parts[: number + 1]) + "/__init__.py", "")
+        for source in Path(_apply.__file__).parent.glob("*.py"):
+            sent.write(str(source), path + source.name)
+    argv = [sys.executable, "-c", SCRIPT, str(tmp_path / "sent.zip")]
+    environment = dict(
+        os.environ, PYTHONPATH=os.pathsep.join(path for path in sys.path if "ansible_collections" not in path)
+    )
+    compiled = json.loads(subprocess.run(argv, env=environment, stdout=subprocess.PIPE, check=True).stdout)
+    for name in ("_job.py", "_module.py", "_schedule.py", "_store.py", "_units.py"):
+        assert compiled[name] == 1, name
