@@ -222,7 +222,9 @@ class Scenario:
             for side, editor in enumerate(editors):
                 for edit in world.edit(editor, world.roots[side], 3):
                     self.say(f"  meanwhile {('here', 'there')[side]}: {edit}")
-            middle = world.observe()
+            now = world.observe()
+            world.model.doubtful = world.model.doubtful | self.edited_before_archived(world, before, middle, now)
+            middle = now
             world.model.doubtful = world.model.doubtful | self.come_again(world, remembered, middle)
             predictions = [world.model.predict(middle.here, middle.there)]
             if not world.model.rules.deletions:
@@ -250,6 +252,22 @@ class Scenario:
         if self.wrong or (not loose and self.rng.random() < 0.5):
             return
         self.rest(world, name, after)
+
+    @staticmethod
+    def edited_before_archived(world: World, before: State, middle: State, now: State) -> set[bytes]:
+        """Paths that a run that was cut short had put on a side, and that users changed there before it was archived:
+        the journal tells what was put as long as it is that."""
+
+        def same(one: Any, other: Any) -> bool:
+            return one is other if one is None or other is None else bool(world.model.same(one, other))
+
+        sides = [(before.here, middle.here, now.here), (before.there, middle.there, now.there)]
+        return {
+            path
+            for was, put, edited in sides
+            for path in put
+            if not same(was.get(path), put[path]) and not same(put[path], edited.get(path))
+        }
 
     @staticmethod
     def come_again(world: World, remembered: dict[bytes, Row], now: State) -> set[bytes]:
