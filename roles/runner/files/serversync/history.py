@@ -156,7 +156,8 @@ def replace(path: Path, text: str, mode: int, group: int = -1) -> None:
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
-            os.fchown(descriptor, -1, group)
+            if group != -1:
+                os.fchown(descriptor, -1, group)
             os.fchmod(descriptor, mode)
             os.fsync(descriptor)
         Path(temporary).replace(path)
