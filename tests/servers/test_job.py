@@ -276,6 +276,6 @@ def test_a_directory_that_is_swapped_for_a_link_during_runs_leads_nowhere(site: 
         assert site.run("ls", "/srv/line1/recipes/swapped/") == hq.run("ls", "/srv/recipes/swapped")
         assert site.run("ls", "-A", "/srv/victim") == ""
     finally:
-        site.run("rm", "-r", "/srv/victim", "/srv/line1/link")
         hq.run("rm", "-r", "/srv/recipes/swapped")
-        site.serversync("run", "line1-recipes")
+        site.run("rm", "-r", "/srv/victim", "/srv/line1/link", "/srv/line1/recipes/swapped")
+    assert site.serversync("run", "line1-recipes")[1]["state"] == "equal"
