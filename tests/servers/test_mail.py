@@ -91,6 +91,9 @@ def test_a_mail_waits_for_its_server_and_comes_by_an_encrypted_way(
     assert (code, run["state"]) == (0, "equal")
     waits = f"run {run['run']}: mail to ops@example.com waits: mail server mail:587: Connection refused"
     site.follow(SERVICE, waits)
+    # It has the password now, and waits.
+    assert site.processes_with(SECRET) == ""
+    assert site.run("systemctl", "show", "--property=LimitCORE", "--value", SERVICE) == "1\n"
     found = site.serversync("check", "line1-documents")[1]["line1-documents"]
     assert [one for one in found if one["issue"].startswith(f"the mail of {run['run']} waits: ")], found
     with strict(mail):

@@ -170,19 +170,6 @@ HOLD = """
         notification: {events: [success], urls: ["json://Tr0ub4dor-planted@127.0.0.1:1/"]}
         after: [{unit: held-at-its-end.service}]
 """
-# Arguments and environments of all processes: where the secret is in one, its number and name.
-PROCESSES = """
-import pathlib, sys
-for process in pathlib.Path("/proc").glob("[0-9]*"):
-    try:
-        told = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
-        name = (process / "comm").read_text().strip()
-    except OSError:
-        continue
-    # What looks for it is handed it in two pieces.
-    if "".join(sys.argv[1:]).encode() in told:
-        print(process.name, name)
-"""
 
 
 def test_a_run_that_is_on_shows_no_secret(site: Server, hq: Server, play: Any) -> None:
@@ -191,7 +178,7 @@ def test_a_run_that_is_on_shows_no_secret(site: Server, hq: Server, play: Any) -
         with site.start("serversync", "run", "by-password", "--json") as run:
             site.read("/run/held-begun")
             for server in (site, hq):
-                assert server.python(PROCESSES, SECRET[:5], SECRET[5:]) == ""
+                assert server.processes_with(SECRET) == ""
             core = site.run("systemctl", "show", "--property=MainPID", "--value", UNIT).strip()
             assert site.run("sh", "-c", f"grep 'Max core' /proc/{core}/limits").split()[4:6] == ["1", "1"]
             site.write("/run/held", "go on\n")
