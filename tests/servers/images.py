@@ -39,6 +39,7 @@ CACHED_PACKAGES = (
     "python3-paramiko",
     "python3-rich",
     "python3-aiosmtpd",
+    "python3-venv",
 )
 
 UNITS = {
