@@ -275,7 +275,7 @@ def test_check_names_what_is_right_and_what_is_wrong(pair: Pair) -> None:
     findings = json.loads(pair.here.serversync("check", "nightly", "--json", code=1).stdout)["nightly"]
     issues = {entry["issue"].split(":")[0]: entry["level"] for entry in findings}
     assert issues["the clocks agree"] == "ok"
-    assert issues["the mail server does not answer"] == "error"
+    assert [issues[one] for one in issues if one.startswith("mail server ")] == ["error"], issues
     assert f"elements {pair.path}" not in issues
     assert sum(entry["level"] == "error" for entry in findings) == 1
 

@@ -113,7 +113,7 @@ with socket.create_server(("127.0.0.1", 2222)) as door:
 def test_what_is_tried_before_it_is_declared_is_in_the_same_sandbox(site: Server) -> None:
     job = json.loads(site.read("/etc/serversync/jobs/line1-recipes.json"))
     job["name"] = "tried"
-    job["partner"] |= {"host": "127.0.0.1", "port": 2222, "connection": "sftp", "host_key": HOST_KEY}
+    job["partner"] |= {"host": "127.0.0.1", "port": 2222, "connection": "sftp", "host_key": [HOST_KEY]}
     site.write("/root/tried.json", json.dumps(job))
     site.run("mkfifo", "/run/let-go")
     try:
