@@ -100,7 +100,7 @@ def test_one_that_fails_before_the_run_is_on_record_and_mailed(site: Server, hq:
     assert thawed(site) == count + 1
     message = mail.mail_of(site, run)
     assert message["Subject"].startswith("[serversync] siteA: dumped FAILED: test-dump.service: Job for test-dump.")
-    assert "before test-dump.service: before[0].unit: test-dump.service: Job for" in text_of(message)
+    assert "before:    test-dump.service: before[0].unit: test-dump.service: Job for" in text_of(message)
 
 
 @pytest.mark.usefixtures("declared")
