@@ -215,12 +215,11 @@ def environment(directory: Path) -> dict[str, Any]:
         platform.machine(),
     )
     kind, options = mount(directory)
-    commit = subprocess.run(
-        ["git", "-C", str(PACKAGE if PACKAGE.exists() else ROOT), "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    git = ["git", "-C", str(PACKAGE if PACKAGE.exists() else ROOT)]
+    commit = subprocess.run([*git, "describe", "--always"], capture_output=True, text=True, check=False)
+    # What the cases write of themselves is no change of what is measured.
+    product = ["HEAD", "--", ":/roles", ":/plugins"]
+    differs = subprocess.run([*git, "diff", "--quiet", *product], capture_output=True, check=False).returncode == 1
     return {
         "cores": len(os.sched_getaffinity(0)),
         "processor": model,
@@ -229,7 +228,7 @@ def environment(directory: Path) -> dict[str, Any]:
         "file system": kind,
         "mount options": options,
         "account": "root" if os.geteuid() == 0 else "an ordinary user",
-        "runner": commit.stdout.strip() or "outside git",
+        "runner": commit.stdout.strip() + "-dirty" * differs or "outside git",
         "python": platform.python_version(),
         "rsync": output("rsync", "--version"),
         "unison": output("unison", "-version"),
