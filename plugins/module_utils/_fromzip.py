@@ -30,4 +30,5 @@ class _Finder:
         return ModuleSpec(name, loader) if hasattr(loader, "exec_module") else None  # type: ignore[arg-type]
 
 
-sys.meta_path.insert(0, _Finder)
+# behind the first one, which may be there to see all imports, and before the one that finds zip files
+sys.meta_path.insert(1, _Finder)
