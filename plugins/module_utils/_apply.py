@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 
-from . import _fromzip  # noqa: F401 - before what is large
+from . import _fromzip  # noqa: F401 # pylint: disable=unused-import # before what is large
 from ._job import (
     Problem,
     bound,

@@ -38,9 +38,9 @@ class Page(HTMLParser):
         self.feed(text)
         self.close()
 
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.found[tag] = self.found.get(tag, 0) + 1
-        self.attributes |= {name for name, _value in attributes}
+        self.attributes |= {name for name, _value in attrs}
 
     def handle_data(self, data: str) -> None:
         self.text += data
