@@ -80,7 +80,8 @@ def case(name: str, result: dict[str, Any]) -> list[str]:
 
 def number(name: str) -> tuple[int, str]:
     digits = "".join(letter for letter in name if letter.isdigit())
-    return int(digits), name
+    # What has a name of its own comes after what is numbered.
+    return int(digits or 1000), name
 
 
 def render(results: dict[str, dict[str, Any]]) -> str:
