@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from email.message import EmailMessage
-from email.utils import formatdate, make_msgid
+from email.utils import formatdate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,9 +79,7 @@ class Post:
         message["Date"] = formatdate(localtime=True)
         # The same for every try, so that one which came all the same is known by it.
         domain = self.settings["sender"].rpartition("@")[2]
-        message["Message-ID"] = (
-            f"<{mail['run']}.{mail['event']}@{domain}>" if mail.get("run") else make_msgid(domain=domain)
-        )
+        message["Message-ID"] = f"<{mail['run']}.{mail['event']}@{domain}>"
         # Loops of auto-responders end at these.
         message["Auto-Submitted"] = "auto-generated"
         message.set_content(mail["text"])

@@ -13,7 +13,6 @@ from serversync.display import safe
 from serversync.failure import Failure
 from serversync.job import Job
 from serversync.layout import Layout
-from serversync.outbox import refusal
 from serversync.services import deliver, urls_of, with_apprise
 
 # One of the ways in which people are told; the others are the names of URLs.
@@ -117,7 +116,7 @@ def as_it_went(layout: Layout, run: dict[str, Any]) -> dict[str, Any]:
     sent = run["notification"]
     if not sent or not sent["to"] or sent["error"]:
         return run
-    return {**run, "notification": {**sent, "error": refusal(layout.outbox, name_of(run, sent["event"]))}}
+    return {**run, "notification": {**sent, "error": outbox.refusal(layout.outbox, name_of(run, sent["event"]))}}
 
 
 def name_of(record: dict[str, Any], this: str) -> str:
@@ -144,7 +143,7 @@ def mail(layout: Layout, letter: dict[str, Any], log: Callable[[str], None]) -> 
     except Exception as error:  # whatever it is, the run stands as it is, and the mail is where it was
         log(f"mail to {to}: {type(error).__name__}: {safe(error)}")
         return {"error": None, "waits": f"{type(error).__name__}: {error}"}
-    return {"error": refusal(layout.outbox, name), "waits": left.reason if left else None}
+    return {"error": outbox.refusal(layout.outbox, name), "waits": left.reason if left else None}
 
 
 def sends(layout: Layout) -> bool:

@@ -16,17 +16,15 @@ import pwd
 import secrets
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from serversync.counts import INTERVAL, Count, Publisher, Watch, published
-from serversync.entry import HERE, THERE
 from serversync.failure import Failure
 from serversync.history import UNFINISHED, replace
 from serversync.history import published as history_of
-from serversync.job import Element, Job
 from serversync.layout import Layout, read_plain
 
 REQUESTS = Path("/run/serversync-requests")
@@ -45,75 +43,6 @@ def become_account() -> None:
     os.initgroups(GROUP, account.pw_gid)
     os.setgid(account.pw_gid)
     os.setuid(account.pw_uid)
-
-
-# Seconds that it may take to try jobs, whatever a partner says.
-TRIAL = 600
-# What of a job's unit says how it is started, and nothing of what it may do.
-STARTING = ("Type", "Exec", "SuccessExitStatus", "Timeout", "RuntimeDirectory", "Environment")
-
-
-def try_as_unit(layout: Layout, path: str, jobs: Sequence[Job], argv: list[str]) -> NoReturn:
-    """From root to a passing unit like those that these jobs will have, with their account, abilities and sandbox.
-
-    What the file at the path holds, which may be root's alone, is its standard input.
-    """
-    descriptor = os.memfd_create("documents")
-    with os.fdopen(descriptor, "wb", closefd=False) as stream:
-        stream.write(Path(path).read_bytes())
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    os.fchmod(descriptor, 0o440)
-    os.fchown(descriptor, -1, grp.getgrnam(GROUP).gr_gid)
-    os.dup2(descriptor, 0)
-    properties = [f"--property={line}" for line in (*sandbox(layout, jobs), f"RuntimeMaxSec={TRIAL}")]
-    unit = f"--unit=serversync-try-{secrets.token_hex(4)}"
-    os.execvp(
-        "systemd-run", ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", unit, *properties, "--", *argv]
-    )
-
-
-def sandbox(layout: Layout, jobs: Sequence[Job]) -> list[str]:
-    """The lines of a unit's section that confine these jobs, as the module will write them."""
-    from serversync.synchronize import TARGETS
-
-    # Of none of the jobs, which have something of their own.
-    template = service("")
-    output = subprocess.run(["systemctl", "cat", template], capture_output=True, text=True, check=False)
-    if output.returncode:
-        raise Failure("systemd", f"systemctl cat {template}: {output.stderr.strip()}")
-    lines, section = [], ""
-    for line in output.stdout.splitlines():
-        if line.startswith("["):
-            section = line
-        elif section == "[Service]" and line[:1].isalpha() and not line.startswith(STARTING):
-            lines.append(line)
-    targets: set[str] = set()
-    needed: set[str | None] = set()
-    for job in jobs:
-        needed.add((job["account"] or {}).get("private_key_file"))
-        for element in job.elements:
-            sides = {HERE: element.path, **({THERE: element.partner_path} if job.local else {})}
-            needed.update(sides.values())
-            targets.update(
-                # A new version of a file is moved over the old one.
-                path if one_directory(element, path) else str(Path(path).parent)
-                for side, path in sides.items()
-                if side in TARGETS[element.settings["direction"]]
-            )
-    hidden = json.loads(layout.settings.read_text(encoding="utf-8")).get("hidden", ())
-    hidden = [secret for secret in hidden if not any(path and Path(secret).is_relative_to(path) for path in needed)]
-    lines += [f"ReadWritePaths={quoted(path)}" for path in sorted(targets)]
-    return lines + [f"InaccessiblePaths={quoted(secret)}" for secret in hidden]
-
-
-def one_directory(element: Element, path: str) -> bool:
-    return Path(path).parent == Path("/") or not (element.kind == "log" or Path(path).is_file())
-
-
-def quoted(path: str) -> str:
-    """One word of a list of paths; it may be missing."""
-    escaped = path.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"-{escaped}"'
 
 
 def show(unit: str, *properties: str) -> dict[str, str]:
