@@ -90,6 +90,14 @@ def test_whatever_is_in_a_record_the_page_stays_whole(text: str, lines: list[str
 SKELETON = ("html", "head", "meta", "title", "body", "div", "h1", "h2", "table", "tr", "td")
 
 
+def test_no_remedy_is_cut_off() -> None:
+    error = {"code": "missing", "field": "elements[0].path", "message": f"/srv/{'x' * 400} does not exist; create it"}
+    for failed in (record("failed", error=error), record("failed", elements=[element(error=error)])):
+        letter = compose(JOB, failed, recovered=False)
+        assert "create it" in letter["text"]
+        assert "create it" in letter["html"]
+
+
 @pytest.mark.parametrize("what", ["problems", "warnings", "guards"])
 def test_a_partner_does_not_make_a_mail_too_large_to_be_sent(what: str) -> None:
     lines = ["\udc80" * 4096] * 200

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -180,6 +181,27 @@ def test_what_is_no_mail_is_put_aside(world: World) -> None:
     assert [run for run, _to in world.took] == ["b"]
     aside = {path.name for path in (world.layout.outbox / "undelivered").iterdir()}
     assert aside == {f"{name}.json" for name in NONE}
+
+
+def test_what_cannot_be_put_aside_holds_no_mail_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.post("b")
+    (world.layout.outbox / "a.json").mkdir()
+
+    def refuse(path: Path, _mail: Mail | None) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(outbox, "put_aside", refuse)
+    assert world.send() == Left(f"{world.layout.outbox}/a.json is no mail and stays where it is (Permission denied)")
+    assert [run for run, _to in world.took] == ["b"]
+
+
+def test_a_directory_among_what_was_put_aside_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox, "KEPT", 1)
+    world.post("spam")
+    for name in ("a.json", "z.json"):
+        (world.layout.outbox / name).mkdir()
+    assert world.send() is None
+    assert sorted(path.name for path in (world.layout.outbox / "undelivered").iterdir()) == ["a.json", "z.json"]
 
 
 def test_of_what_is_put_aside_the_newest_are_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

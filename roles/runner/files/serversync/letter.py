@@ -22,7 +22,7 @@ OUTCOMES = {
     "skipped": "was skipped",
 }
 # So many elements, lines of each, and characters of a line are told; the record has them all.
-SECTIONS, LINES, LONGEST = 50, 20, 300
+SECTIONS, LINES, LONGEST = 50, 20, 1000
 # Of white letters on it, as of it on white, the contrast is above 4.5 : 1.
 COLOURS = {"failed": "#b3261e", "different": "#8a5300", "skipped": "#5f6368"}
 FINE = "#1b6e3c"
@@ -89,8 +89,9 @@ def letter_of(job: Job, record: dict[str, Any], *, recovered: bool) -> Letter:
 
 
 def bounded(lines: list[str], most: int) -> list[str]:
-    """As many lines as a person reads, none of them endless: a partner may have named the paths in them."""
-    cut = [line if len(line) <= LONGEST else f"{line[:LONGEST]}..." for line in lines[:most]]
+    """As many lines as a person reads, none of them endless, as they are shown: a partner may have named the paths in
+    them."""
+    cut = [line if len(line) <= LONGEST else f"{line[:LONGEST]}..." for line in map(safe, lines[:most])]
     return cut if len(lines) <= most else [*cut, f"... and {len(lines) - most} more"]
 
 

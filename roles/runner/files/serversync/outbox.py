@@ -12,7 +12,7 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,17 +79,6 @@ def post(layout: Layout, name: str, mail: Mail) -> None:
         raise Failure("records", message) from error
 
 
-def waiting(outbox: Path) -> Iterator[tuple[Path, Mail]]:
-    """The mails that wait, the oldest first; what is none is put aside."""
-    for path in sorted(outbox.glob("*.json")):
-        try:
-            yield path, read(path)
-        except FileNotFoundError:
-            continue
-        except ValueError:
-            put_aside(path, None)
-
-
 def read(path: Path) -> Mail:
     """A mail as ``post`` has written it; ValueError where it is none."""
     try:
@@ -123,14 +112,36 @@ def put_aside(path: Path, mail: Mail | None) -> None:
         replace(directory / path.name, json.dumps(mail, indent=1) + "\n", MODE)
         path.unlink(missing_ok=True)
     for old in sorted(directory.iterdir(), reverse=True)[KEPT:]:
-        old.unlink()
+        # What is no file is none of ours.
+        with suppress(OSError):
+            old.unlink()
+
+
+def cleared(path: Path) -> Left | None:
+    """Puts aside what is no mail; why it stays, where that cannot be."""
+    try:
+        put_aside(path, None)
+    except OSError as error:
+        return Left(f"{path} is no mail and stays where it is ({error.strerror})")
+    return None
 
 
 def send(outbox: Path, deliver: Deliver, log: Callable[[str], None]) -> Left | None:
     """Tries each mail once, unless the mail server is away for all; why some still wait, None: none does."""
     left = None
     with locked(outbox):
-        for path, mail in waiting(outbox):
+        # The oldest first.
+        for path in sorted(outbox.glob("*.json")):
+            try:
+                mail = read(path)
+            except FileNotFoundError:
+                continue
+            except ValueError:
+                stays = cleared(path)
+                if stays:
+                    log(safe(stays.reason))
+                    left = stays
+                continue
             about = safe(f"{mail['job']}, run {mail['run']}: mail to {', '.join(mail['to'])}")
             try:
                 refused = deliver(mail)
