@@ -298,3 +298,40 @@ def test_a_marker_that_nothing_can_read_agrees_with_nothing(tmp_path: Path, held
     (ask.root / ".serversync" / "job.1" / "marker.json").write_text("[" * 100_000)
     ask.desk.trees[0].close()
     ask.open(writable=True)
+
+
+def test_parcels_hold_up_nothing_but_what_needs_them(
+    tmp_path: Path, held: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = Asking(tmp_path, "both", held)
+    (tmp_path / "plc").write_text("y")
+    parcel = wrap(Parcel([(b"plc", Entry.of((tmp_path / "plc").stat()).record, b"")], [b"y"]))
+    gate, take = threading.Event(), Tree.take
+
+    def taking(*given: Any, **options: Any) -> Any:
+        gate.wait()
+        return take(*given, **options)
+
+    def found(self: Desk, request: dict[str, Any], _payload: bytes) -> Iterator[Answer]:
+        # The last of what is answered meanwhile: without that nothing would ever set the gate.
+        gate.set()
+        yield {}, b""
+
+    monkeypatch.setattr(Tree, "take", taking)
+    monkeypatch.setattr(Desk, "verb_sync", found)
+    opened = {"path": str(ask.root), "kind": "directory", "element": "job.1", "run": "run", **READING, "writable": True}
+    put = encode_ops([Op("put", b"plc", None, Entry.of((tmp_path / "plc").stat()), None, b"plc")])
+    lines = [
+        line(1, "open", **opened),
+        line(2, "scan", tree=0, **SCAN),
+        line(3, "prepare", tree=0, preserve=["permissions"]),
+        line(4, "take", parcel, tree=0),
+        line(5, "hello"),
+        line(6, "sync", tree=0),
+        line(7, "commit", put, tree=0, behind=4),
+        line(8, "finish", tree=0),
+    ]
+    said = answers(ask.desk.door, *lines)
+    # The one commit has two frames.
+    assert [one["id"] for one in said] == [1, 2, 3, 5, 6, 4, 7, 7]
+    assert (ask.root / "plc").read_text() == "y"

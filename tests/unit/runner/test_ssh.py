@@ -144,6 +144,17 @@ def test_a_version_of_rsync_that_is_none(lie: Any) -> None:
         talk.rsync_version()
 
 
+def test_parcels_are_answered_beside_everything_else_and_in_their_order() -> None:
+    with Talk({"id": 3, "ok": True}, {"id": 1, "ok": True}, {"id": 2, "ok": True}, {"id": 5, "ok": True}) as talk:
+        first, second = talk.ask_early("take"), talk.ask_early("take")
+        assert talk.ask("commit") == {"id": 3, "ok": True}
+        assert [talk.answer(number)[0]["id"] for number in (second, first)] == [2, 1]
+        talk.ask_early("take")
+        talk.ask_early("take")
+        with pytest.raises(Failure, match="answered another question"):
+            talk.ask("commit")
+
+
 def test_what_was_asked_early_is_answered_once() -> None:
     """Who answers it again and again would be listened to for ever."""
     again = {"id": 1, "ok": True, "a": 1}

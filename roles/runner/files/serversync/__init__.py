@@ -5,4 +5,4 @@
 __version__ = "0.1.0"
 
 # What the two runners of a job speak over their connection; raised when the frames change meaning.
-PROTOCOL = 7
+PROTOCOL = 8

@@ -21,6 +21,8 @@ from serversync.failure import Failure
 
 # What a runner asks the partner's key for, to converse.
 CONTROL = "serversync"
+# The verb of requests that are answered in their own order, beside all others.
+BESIDE = "take"
 LIMIT = 4 * 1024 * 1024
 PAYLOAD_LIMIT = 16 * 1024 * 1024
 # What no question and no answer may have for a name of its own.

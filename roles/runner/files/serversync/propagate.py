@@ -30,8 +30,9 @@ from serversync.tree import Tree
 
 # Operations that are on record as intents at a time, and batches of them that are sent before the first is answered.
 BATCH, BATCHES = 2000, 2
-# Parcels that are sent before the first of them has been answered: more than an SSH channel carries at a time.
-UNDER_WAY = 12
+# Parcels that are sent before the first of them has been answered: more than an SSH channel carries at a time, and as
+# many as the other side holds while it puts others into the stage, so that nobody waits for it who has other work.
+UNDER_WAY = 64
 # Path -> all names of its file, of files with several names.
 Groups = Mapping[bytes, frozenset[bytes]]
 
@@ -140,6 +141,8 @@ class Propagation:
         # What parcels that are under way were sent with, and what tells what became of them.
         self.parcels: deque[tuple[list[Item], Callable[[], list[Made]]]] = deque()
         self.unpacked_files = 0
+        # What is done to the stage is done behind the last of them.
+        self.behind = 0
         # What is told of operations on the stage that nobody has asked for yet.
         self.orders: deque[Iterator[Result]] = deque()
         self.running: rsync.Running | None = None
@@ -346,7 +349,7 @@ class Propagation:
     def run(self, ops: Iterable[Op]) -> None:
         """Operations on what is staged of the piece; what came of them is for ``heard``."""
         placed = (op._replace(path=(self.place + op.path).rstrip(b"/"), stage=True) for op in ops)
-        self.orders.append(self.target.tree.order(placed))
+        self.orders.append(self.target.tree.order(placed, self.behind))
 
     def heard(self) -> None:
         """What could not be done of the operations on the stage is among the problems."""
@@ -414,6 +417,7 @@ class Propagation:
             for told in self.target.tree.take(addressed, deflate=deflate):
                 self.parcels.append((sent.pop(), told))
                 self.unpack(UNDER_WAY)
+        self.behind = self.target.tree.latest if isinstance(self.target.tree, PartnerTree) else 0
 
     def unpack(self, most: int) -> None:
         """Takes up what became of parcels, until no more than so many are under way."""

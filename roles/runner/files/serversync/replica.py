@@ -26,7 +26,7 @@ from serversync.commit import Op, Result
 from serversync.detect import SIZE, Summary
 from serversync.entry import Entry, pack, unpack
 from serversync.failure import Failure
-from serversync.frames import PATIENCE, PAYLOAD_LIMIT
+from serversync.frames import BESIDE, PATIENCE, PAYLOAD_LIMIT
 from serversync.held import good
 from serversync.layout import Layout
 from serversync.parcel import REFUSED, Made, Parcel, Wrapper, requests, unpack_made, unwrap
@@ -362,6 +362,8 @@ class PartnerTree:
         self.asked: set[int] = set()
         self.said: deque[int] = deque()
         self.patience = PATIENCE
+        # The last parcel that was sent.
+        self.latest = 0
         # Directories and their digests, where they came along with the scan.
         self.digests_come: bytes | None = None
 
@@ -537,7 +539,8 @@ class PartnerTree:
         wrapper = Wrapper(deflate=deflate)
         self.patience = ON_ITS_WAY
         for parcel in parcels:
-            yield partial(self.taken, self.send("take", wrapper.wrap(parcel)), len(parcel.items))
+            self.latest = self.send(BESIDE, wrapper.wrap(parcel))
+            yield partial(self.taken, self.latest, len(parcel.items))
 
     def taken(self, number: int, count: int) -> list[Made]:
         _reply, data = self.answer(number)
@@ -547,8 +550,11 @@ class PartnerTree:
                 raise ValueError(f"{len(made)} files were made of {count}")
             return made
 
-    def order(self, ops: Iterable[Op]) -> Iterator[Result]:
-        """Has the operations done, or under way once it returns; what came of each, for whoever asks."""
+    def order(self, ops: Iterable[Op], behind: int = 0) -> Iterator[Result]:
+        """Has the operations done, or under way once it returns; what came of each, for whoever asks.
+
+        behind: the ``latest`` of the parcels that have to be in the stage before.
+        """
         asked: list[Op] = []
         results: list[Iterator[Result]] = []
         waiting: deque[tuple[int, int]] = deque()
@@ -565,7 +571,7 @@ class PartnerTree:
                 while waiting and ahead + len(data) > OPERATIONS_AHEAD:
                     ahead -= heard()
                 waiting.append((len(results), len(data)))
-                results.append(self.lines(self.send("commit", data), result))
+                results.append(self.lines(self.send("commit", data, behind=behind), result))
                 ahead += len(data)
         return self.of_each(asked, chain.from_iterable(results))
 

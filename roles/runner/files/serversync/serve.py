@@ -19,14 +19,16 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serversync import PROTOCOL, __version__, place
+from serversync.aside import Aside
 from serversync.entry import pack, unpack
 from serversync.failure import Failure, Stopped, of_system
-from serversync.frames import CONTROL, LIMIT, Frames
+from serversync.frames import BESIDE, CONTROL, LIMIT, Frames
 from serversync.held import good
 from serversync.layout import Layout
 from serversync.parcel import Wrapper, pack_made, unwrap
@@ -42,6 +44,9 @@ RSYNC = "rsync --server --daemon ."
 HEADER_LIMIT = 4096
 # A runner that lives says so every ten seconds; after this many without a word its locks are released.
 SILENCE = 60.0
+# What is answered while parcels are put into a stage. Of that these touch only what the request names, which says which
+# parcel it belongs behind.
+MEANWHILE = frozenset({"attributes", "commit", "entries", "give", "hello", "staged", "sync", "times"})
 # As many paths certainly fit into a frame.
 FEW = 100
 # Bytes of a marker: a few names and numbers.
@@ -179,29 +184,43 @@ def converse(frames: Frames, door: Door) -> None:
         desk = Desk(door, held)
         # Who reads a file of any size for nobody would keep the replica locked.
         held.enter_context(frames.watched(desk.stopped.set))
-        while True:
-            try:
-                request, payload = frames.receive(SILENCE)
-            except EOFError:
-                return
-            number = request.get("id")
-            if not isinstance(number, int):
-                # Whatever it is, it would go back, and may be deeper than can be written.
-                number = None
-            try:
-                with frames.alive():
-                    for answer, data in desk.answer(request, payload):
-                        frames.send({"id": number, "ok": True, **answer}, data)
-            except Failure as failure:
-                frames.send({"id": number, "ok": False, "failure": failure.as_dict()})
-            except (BrokenPipeError, Stopped):
-                return
-            except OSError as error:
-                frames.send({"id": number, "ok": False, "failure": of_system(error).as_dict()})
-            except Exception as error:  # nobody knows what all can be asked; whatever it breaks, it is answered
-                print(f"serversync: request {request!r:.200}: {error!r:.1000}", file=sys.stderr)
-                broken = Failure("partner_error", f"{error!r:.1000}")
-                frames.send({"id": number, "ok": False, "failure": broken.as_dict()})
+        with Aside(partial(respond, frames, desk)) as aside:
+            while True:
+                try:
+                    request, payload = frames.receive(SILENCE)
+                except EOFError:
+                    return
+                verb = str(request.get("verb"))
+                if verb == BESIDE:
+                    if not aside.put(request, payload):
+                        return
+                    continue
+                aside.wait(request.get("behind", 0) if verb in MEANWHILE else None)
+                if not respond(frames, desk, request, payload):
+                    return
+
+
+def respond(frames: Frames, desk: Desk, request: dict[str, Any], payload: bytes) -> bool:
+    """Answers one request; whether the conversation goes on."""
+    number = request.get("id")
+    if not isinstance(number, int):
+        # Whatever it is, it would go back, and may be deeper than can be written.
+        number = None
+    try:
+        with frames.alive():
+            for answer, data in desk.answer(request, payload):
+                frames.send({"id": number, "ok": True, **answer}, data)
+    except Failure as failure:
+        frames.send({"id": number, "ok": False, "failure": failure.as_dict()})
+    except (BrokenPipeError, Stopped):
+        return False
+    except OSError as error:
+        frames.send({"id": number, "ok": False, "failure": of_system(error).as_dict()})
+    except Exception as error:  # nobody knows what all can be asked; whatever it breaks, it is answered
+        print(f"serversync: request {request!r:.200}: {error!r:.1000}", file=sys.stderr)
+        broken = Failure("partner_error", f"{error!r:.1000}")
+        frames.send({"id": number, "ok": False, "failure": broken.as_dict()})
+    return True
 
 
 Answer = tuple[dict[str, Any], bytes]

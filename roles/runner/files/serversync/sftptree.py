@@ -465,8 +465,8 @@ class SftpTree:
         for result in self.committing.carry_out(named):
             yield result._replace(path=self.common(result.path))
 
-    def order(self, ops: Iterable[Op]) -> Iterator[Result]:
-        """As ``commit``; all is done when it returns."""
+    def order(self, ops: Iterable[Op], behind: int = 0) -> Iterator[Result]:
+        """As ``commit``; all is done when it returns. behind: of a ``PartnerTree``; no parcels come here."""
         return iter(list(self.commit(ops)))
 
     def set_times(self, times: Iterable[tuple[bytes, int]]) -> None:

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 from serversync import PROTOCOL, __version__
 from serversync.failure import Failure
-from serversync.frames import CONTROL, PATIENCE, STALL, Frames
+from serversync.frames import BESIDE, CONTROL, PATIENCE, STALL, Frames
 from serversync.job import Job
 from serversync.layout import Layout
 
@@ -139,8 +139,10 @@ class Conversation:
         self.frames = frames
         self.questions = 0
         self.asking = threading.Lock()
-        # Questions that have not been answered to their end, in the order in which they are.
+        # Questions that have not been answered to their end, in the order in which they are; and, in theirs, those that
+        # are answered beside them.
         self.waiting: deque[int] = deque()
+        self.beside: deque[int] = deque()
         # Question -> what of its answer has come and nobody has taken yet.
         self.come: dict[int, deque[Reply]] = {}
         self.unheard = 0
@@ -248,7 +250,7 @@ class Conversation:
         with self.asking:
             number = self.questions = self.questions + 1
             self.come[number] = deque()
-            self.waiting.append(number)
+            (self.beside if verb == BESIDE else self.waiting).append(number)
             # Whoever waits for the answer is told why there is none.
             with suppress(BrokenPipeError):
                 self.frames.send({"id": number, "verb": verb, **request}, payload)
@@ -281,10 +283,11 @@ class Conversation:
 
     def hear(self, reply: dict[str, Any], data: bytes) -> None:
         """Keeps a frame for whoever waits for it, if anybody does."""
-        if not self.waiting or reply.get("id") != self.waiting[0]:
+        asked = next((some for some in (self.waiting, self.beside) if some and some[0] == reply.get("id")), None)
+        if asked is None:
             raise self.broken("answered another question")
         if not (reply.get("ok") and reply.get("more")):
-            self.waiting.popleft()
+            asked.popleft()
         if reply["id"] in self.come:
             self.come[reply["id"]].append((reply, data))
             self.unheard += len(data)
