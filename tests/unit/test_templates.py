@@ -94,3 +94,17 @@ def test_what_a_root_holds_is_not_hidden_from_its_partner(root: str, seen: set[s
     assert {f"-{path}" for path in _units.SECRETS} - hidden(rendered("serve@.service", item=item)) == {
         f"-{path}" for path in seen
     }
+
+
+@pytest.mark.parametrize(
+    "unit", [*UNITS, "serversync-notify.service", "serversync-recover.service", "serversync-recover@.service"]
+)
+def test_the_journals_socket_is_in_reach(unit: str) -> None:
+    settings = rendered(unit, __runner_system=True, __runner_password_kept={"encrypted": False})
+    assert all("AF_UNIX" in families for families in settings["RestrictAddressFamilies"])
+    # A path that is only read keeps nobody from a socket.
+    away = {path.lstrip("-") for path in settings.get("InaccessiblePaths", []) for path in path.split()}
+    away |= {path.partition(":")[0] for path in settings.get("TemporaryFileSystem", [])}
+    back = {path.lstrip("-") for path in settings.get("BindReadOnlyPaths", [])}
+    for path in ("/run", "/run/systemd", "/run/systemd/journal", "/run/systemd/journal/socket"):
+        assert path not in away or "/run/systemd/journal" in back

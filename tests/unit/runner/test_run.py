@@ -19,7 +19,9 @@ from serversync.counts import Tell
 from serversync.failure import Failure, Stopped
 from serversync.history import History
 from serversync.job import Element, Job, in_order
+from serversync.journal import ERR, INFO, NOTICE, WARNING, Entry
 from serversync.layout import Layout
+from serversync.reconcile import Plan
 from serversync.synchronize import Report
 
 DOCUMENT = {
@@ -68,6 +70,7 @@ class Site:
         self.waits: list[float] = []
         self.asked: list[int] = []
         self.told: list[str] = []
+        self.said: list[str] = []
         self.document: dict[str, Any] = copy.deepcopy(DOCUMENT)
         self.clock = datetime(2026, 11, 27, 2, 30, tzinfo=timezone.utc)
         monkeypatch.setattr(run, "engine", lambda _element: self.synchronized)
@@ -98,7 +101,7 @@ class Site:
             trigger=trigger,
             only=only,
             approve=None,
-            log=lambda _line: None,
+            log=self.said.append,
             wait=wait or self.wait,
             later=later,
             going_down=lambda: going_down,
@@ -402,3 +405,83 @@ def test_the_lock_is_held_as_long_as_what_was_started_lives(tmp_path: Path) -> N
     child.communicate()
     with run.locked(layout, job.name) as free:
         assert free
+
+
+def events(site: Site) -> list[tuple[str, int, str, str]]:
+    """What was said: event, level, state and code."""
+    entries = [line for line in site.said if isinstance(line, Entry)]
+    assert entries == site.said
+    assert {entry.about["job"] for entry in entries} == {"nightly"}
+    return [(one.event, one.level, one.about.get("state", ""), one.about.get("code", "")) for one in entries]
+
+
+def test_each_step_of_a_run_is_an_event(site: Site) -> None:
+    site.outcomes = [LOST, BUSY, None]
+    record = site.run()
+    assert events(site) == [
+        ("run_started", INFO, "", ""),
+        # It is tried again, which is no alarm yet.
+        ("element_ended", WARNING, "failed", "connection"),
+        ("attempt_ended", WARNING, "failed", "connection"),
+        ("attempt_started", INFO, "", ""),
+        ("element_ended", WARNING, "skipped", "running"),
+        ("attempt_ended", WARNING, "skipped", "running"),
+        ("attempt_started", INFO, "", ""),
+        ("element_ended", INFO, "equal", ""),
+        ("run_ended", INFO, "equal", ""),
+    ]
+    assert site.said[0] == f"nightly: run {record['run']} begins, schedule, configuration 1"
+    assert site.said[-1].startswith(f"nightly: equal after 3 attempts, run {record['run']}, ")
+    assert {line.about["run"] for line in site.said} == {record["run"]}
+    assert [line.about["element"] for line in site.said if line.event == "element_ended"] == ["/a"] * 3
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "level", "state", "code"),
+    [([REFUSED], ERR, "failed", "login"), ([BUSY, BUSY, BUSY], NOTICE, "skipped", "running")],
+)
+def test_the_last_try_says_how_grave_it_is(
+    outcomes: list[Failure], level: int, state: str, code: str, site: Site
+) -> None:
+    attempts(site, outcomes)
+    assert events(site)[-2:] == [("element_ended", level, state, code), ("run_ended", level, state, code)]
+    assert site.said[-1].endswith(f": {outcomes[-1]}")
+
+
+def test_what_waits_for_a_person_is_an_event_of_its_own(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def synchronize(one: Synchronized, _approved: object) -> None:
+        one.report.state_after = "different"
+        one.report.standing = {"unresolved": 2}
+        one.report.guards = ["the source is empty"]
+        one.report.plan = Plan([])
+
+    monkeypatch.setattr(Synchronized, "synchronize", synchronize)
+    site.outcomes = [None]
+    site.run()
+    assert events(site)[1:] == [
+        ("element_ended", WARNING, "different", ""),
+        ("conflict", WARNING, "different", ""),
+        ("guard", WARNING, "different", ""),
+        ("run_ended", WARNING, "different", ""),
+    ]
+    assert site.said[2:4] == [
+        "/a: 2 unresolved; decide: serversync conflicts nightly",
+        "/a: stopped before the first change: the source is empty",
+    ]
+
+
+def test_a_run_that_is_ended_by_another_one_has_its_end_told(site: Site) -> None:
+    site.outcomes = [LOST, None]
+    first = site.start()
+    site.said.clear()
+    site.document["comment"] = "changed"
+    second = site.start()
+    assert events(site)[0] == ("run_ended", ERR, "failed", "replaced")
+    assert [line.about["run"] for line in site.said] == [first["run"], *[second["run"]] * 3]
+
+
+def test_a_run_that_is_skipped_has_its_end_told(site: Site) -> None:
+    with run.locked(site.layout, "nightly"):
+        record = site.run()
+    assert events(site) == [("run_ended", NOTICE, "skipped", "running")]
+    assert site.said[0].endswith(f", run {record['run']}, 0.0 s: another run of this job is on; this one was skipped")

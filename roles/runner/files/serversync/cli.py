@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -122,16 +123,19 @@ def main(scope: str, argv: Sequence[str] | None = None) -> int:
     # Directories made on a target are as open as any; what is private is created so.
     os.umask(0o022)
     sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
+    # The job that a unit of its own is started for.
+    about = None
     try:
         arguments = parser().parse_args(given)
+        about = arguments.job if arguments.command in ("unit", "recover", "died") else None
         handler: Callable[[Layout, argparse.Namespace], int] = globals()[f"command_{arguments.command}"]
         with heard():
             return handler(layout, arguments)
     except Failure as failure:
-        return fail(failure, as_json)
+        return fail(failure, as_json, about)
     except PermissionError as error:
         remedy = "try with sudo" if layout.privileged else "give this account access to it"
-        return fail(Failure("permission", f"permission denied; {remedy}", field=str(error.filename)), as_json)
+        return fail(Failure("permission", f"permission denied; {remedy}", field=str(error.filename)), as_json, about)
     except BrokenPipeError:
         # The reader of our output has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -143,6 +147,9 @@ def main(scope: str, argv: Sequence[str] | None = None) -> int:
         # Everything is written; now as who sent the signal expects it, by the signal.
         print_failure(STOPPED, as_json)
         sys.stdout.flush()
+        from serversync import journal
+
+        journal.settle()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTERM)
         return FAILED
@@ -151,18 +158,21 @@ def main(scope: str, argv: Sequence[str] | None = None) -> int:
         import traceback
 
         traceback.print_exc()
-        print_failure(Failure("internal", f"the runner failed: {type(error).__name__}: {error}"), as_json)
+        broken = Failure("internal", f"the runner failed: {type(error).__name__}: {error}")
+        told_the_journal(broken, about)
+        print_failure(broken, as_json)
         return INTERNAL
 
 
 STOPPED = Failure("stopped", "it was stopped before it was done")
 
 
-def fail(failure: Failure, as_json: bool) -> int:
-    """Tells what went wrong; the exit code."""
+def fail(failure: Failure, as_json: bool, about: str | None) -> int:
+    """Tells what went wrong, of the job that a unit was started for; the exit code."""
     from serversync.display import safe
 
-    print(f"serversync: {safe(failure)}", file=sys.stderr)
+    if not told_the_journal(failure, about):
+        print(f"serversync: {safe(failure)}", file=sys.stderr)
     print_failure(failure, as_json)
     if isinstance(failure, InvalidDocument):
         return USAGE
@@ -177,8 +187,27 @@ def print_failure(failure: Failure, as_json: bool) -> None:
         print(json.dumps({"failure": failure.as_dict()}, indent=2))
 
 
-def log(line: str) -> None:
-    print(line, flush=True)
+def told_the_journal(failure: Failure, about: str | None) -> bool:
+    """Whether the journal knows now why a unit of the job did not do what it was started for."""
+    if not about:
+        return False
+    from serversync import journal
+
+    entry = journal.Entry(f"serversync: {failure}", "failure", journal.ERR, job=about, code=failure.code)
+    return journal.tell(entry, 2)
+
+
+def log(line: str, *, output: int = 1, result_follows: bool = False) -> None:
+    """Tells the journal, or else whoever reads the output: 1 or 2, the standard one or that for errors.
+
+    result_follows: and tells what the line does, where that is about the run as a whole.
+    """
+    from serversync import journal
+    from serversync.display import safe
+
+    if journal.tell(line, output) or (result_follows and journal.is_of_result(line)):
+        return
+    print(safe(line), file=sys.stderr if output == 2 else sys.stdout, flush=True)
 
 
 def perform(
@@ -242,7 +271,7 @@ def give_way(layout: Layout, nice: int) -> None:
 def command_run(layout: Layout, arguments: argparse.Namespace) -> int:
     from serversync import job
 
-    say: Callable[[str], None] = (lambda line: print(line, file=sys.stderr)) if arguments.json else log
+    say = partial(log, output=2 if arguments.json else 1, result_follows=True)
     document = job.load(layout, arguments.job, remember=not layout.privileged)
     job.select(document, arguments.element)
     # Nothing more is imported here: ssh starts first of all, and logs in meanwhile.
@@ -448,7 +477,7 @@ def command_units(layout: Layout, _arguments: argparse.Namespace) -> int:
 
 
 def command_died(layout: Layout, arguments: argparse.Namespace) -> int:
-    from serversync import job, unit, units
+    from serversync import job, journal, unit, units
 
     # In systemd's words; a process that could still speak has started them itself.
     if os.environ.get("EXIT_CODE") not in ("killed", "dumped"):
@@ -457,7 +486,8 @@ def command_died(layout: Layout, arguments: argparse.Namespace) -> int:
     request = unit.request_of(name) if layout.privileged else None
     if request is None or request["verb"] == "run":
         started = units.after_death(layout, job.load(layout, name))
-        log(f"the runner was killed; started, and not waited for: {', '.join(started)}")
+        line = f"the runner was killed; started, and not waited for: {', '.join(started)}"
+        log(journal.Entry(line, "units", journal.WARNING, job=name))
     return 0
 
 

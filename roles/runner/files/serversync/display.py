@@ -127,7 +127,8 @@ def show_record(record: dict[str, Any], *, followed: bool = False) -> None:
         )
     for line in units(record):
         print(safe(line))
-    if not followed:
+    # Where no element was begun, no line has told why.
+    if not followed or not record["elements"]:
         show_errors(record)
     if record.get("retry"):
         print(f"attempt {len(record['attempts']) + 1} at {local_time(record['retry']['at'])}")

@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from serversync import outbox
-from serversync.display import safe
 from serversync.failure import Failure
 from serversync.job import Job
+from serversync.journal import ERR, INFO, WARNING, Entry
 from serversync.layout import Layout
 from serversync.services import deliver, urls_of, with_apprise
 
@@ -85,7 +85,7 @@ def tell(
     urls, hindrance = urls_of(layout, job)
     if hindrance:
         # Whether or not this run is to be told: the one that is must not be the first to say so.
-        log(f"warning: {safe(hindrance)}")
+        log(entry(record, f"warning: {hindrance}", WARNING))
     ways = [*([MAIL] if recipients else []), *urls]
     earlier = [as_it_went(layout, run) for run in past()] if ways else []
     told = {way: one for way in ways if (one := event(record, earlier, wanted, way))}
@@ -107,8 +107,13 @@ def tell(
             said = letter["subject"], letter["text"], this
             error = hindrance or with_apprise(url, lambda service, said=said: deliver(service, *said))  # type: ignore[misc]
             result["urls"].append({"url": way, "error": error})
-            log(f"{way}: {safe(error or 'sent')}")
+            log(entry(record, f"{way}: {error or 'sent'}", ERR if error else INFO))
     return result
+
+
+def entry(about: dict[str, Any], line: str, level: int = INFO) -> Entry:
+    """about: the run's record, or its mail."""
+    return Entry(line, "notification", level, job=about["job"], run=about["run"])
 
 
 def as_it_went(layout: Layout, run: dict[str, Any]) -> dict[str, Any]:
@@ -131,17 +136,17 @@ def mail(layout: Layout, letter: dict[str, Any], log: Callable[[str], None]) -> 
     try:
         outbox.post(layout, name, letter)
     except Failure as failure:
-        log(f"mail to {to}: {safe(failure)}")
+        log(entry(letter, f"mail to {to}: {failure}", ERR))
         return {"error": str(failure), "waits": None}
     if sends(layout):
-        log(f"mail to {to}: in the outbox")
+        log(entry(letter, f"mail to {to}: in the outbox"))
         return {"error": None, "waits": None}
     from serversync.mail import Post
 
     try:
         left = outbox.send(layout.outbox, lambda one: Post.of(layout).deliver(one), log)
     except Exception as error:  # whatever it is, the run stands as it is, and the mail is where it was
-        log(f"mail to {to}: {type(error).__name__}: {safe(error)}")
+        log(entry(letter, f"mail to {to}: {type(error).__name__}: {error}", WARNING))
         return {"error": None, "waits": f"{type(error).__name__}: {error}"}
     return {"error": outbox.refusal(layout.outbox, name), "waits": left.reason if left else None}
 

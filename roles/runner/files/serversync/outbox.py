@@ -17,9 +17,9 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from serversync.display import safe
 from serversync.failure import Failure
 from serversync.history import replace
+from serversync.journal import ERR, INFO, WARNING, Entry
 from serversync.layout import Layout, read_plain
 
 # How long a mail is tried; as a rule mail servers keep one for as long.
@@ -30,6 +30,9 @@ PAUSE, LONGEST = 60, 15 * 60
 SLOW = 6 * 3600
 # So many of those that could not be sent are kept, the newest.
 KEPT = 100
+
+# What there is to say of a mail that the mail server has.
+SENT = "sent"
 
 # The directory is for those alone who write and send.
 MODE = 0o644
@@ -139,27 +142,31 @@ def send(outbox: Path, deliver: Deliver, log: Callable[[str], None]) -> Left | N
             except ValueError:
                 stays = cleared(path)
                 if stays:
-                    log(safe(stays.reason))
+                    log(Entry(stays.reason, "notification", ERR))
                     left = stays
                 continue
-            about = safe(f"{mail['job']}, run {mail['run']}: mail to {', '.join(mail['to'])}")
+
+            def say(what: str, level: int, mail: Mail = mail) -> None:
+                line = f"{mail['job']}, run {mail['run']}: mail to {', '.join(mail['to'])} {what}"
+                log(Entry(line, "notification", level, job=mail["job"], run=mail["run"]))
+
             try:
                 refused = deliver(mail)
             except Away as away:
-                log(f"{about} {keep(path, mail, str(away))}")
+                say(keep(path, mail, str(away)), WARNING)
                 return Left(str(away), away.slow)
             except Later as later:
                 left = Left(str(later))
-                log(f"{about} {keep(path, mail, left.reason)}")
+                say(keep(path, mail, left.reason), WARNING)
                 continue
             except Refused as refusal:
                 put_aside(path, mail | {"error": str(refusal)})
-                log(f"{about} refused: {safe(refusal)}")
+                say(f"refused: {refusal}", ERR)
                 continue
             found = outcome(path, mail, refused)
             left = found[0] or left
             for line in found[1]:
-                log(f"{about} {safe(line)}")
+                say(line, INFO if line == SENT else WARNING)
     return left
 
 
@@ -169,7 +176,7 @@ def outcome(path: Path, mail: Mail, refused: dict[str, str]) -> tuple[Left | Non
     never = [f"{recipient}: {why}" for recipient, why in refused.items() if recipient not in later]
     lines = [f"refused for {one}" for one in never]
     if len(refused) < len(mail["to"]):
-        lines.append("sent")
+        lines.append(SENT)
     if later:
         reason = "; ".join(f"{recipient}: {why}" for recipient, why in later.items())
         return Left(reason), [*lines, keep(path, mail | {"to": [*later]}, reason)]
@@ -186,9 +193,9 @@ def keep(path: Path, mail: Mail, reason: str) -> str:
     # A clock may have been set meanwhile.
     if abs(now() - moment(mail)) < PATIENCE:
         replace(path, json.dumps(mail, indent=1) + "\n", MODE)
-        return f"waits: {safe(reason)}"
+        return f"waits: {reason}"
     put_aside(path, mail)
-    return f"given up after {PATIENCE.days} days: {safe(reason)}"
+    return f"given up after {PATIENCE.days} days: {reason}"
 
 
 def refusal(outbox: Path, name: str) -> str | None:

@@ -17,6 +17,7 @@ from serversync import units
 from serversync.failure import InvalidDocument
 from serversync.history import UNFINISHED, History, published
 from serversync.job import Job, pause_after
+from serversync.journal import ERR, NOTICE, WARNING, Entry
 from serversync.layout import Layout
 from serversync.run import STOPPED, Record, attempts_left, buried, ended_by, is_due, now, seconds_left
 from serversync.unit import become_account, service, show
@@ -43,10 +44,12 @@ def at_boot(layout: Layout, log: Callable[[str], None]) -> None:
             jobs.load(layout, name)
             left = unfinished(layout, name)
         except InvalidDocument as damage:
-            log(f"{name}: {damage}")
+            log(Entry(f"{name}: {damage}", "failure", ERR, job=name, code=damage.code))
             continue
-        if any(run["state"] == "running" or is_due(run, now()) for run in left):
-            log(f"{name}: its last run is not over; it goes on")
+        due = [run for run in left if run["state"] == "running" or is_due(run, now())]
+        if due:
+            line = f"{name}: its last run is not over; it goes on"
+            log(Entry(line, "recovered", NOTICE, job=name, run=due[0]["run"]))
             units.systemctl(layout, "start", "--no-block", "--", service(name))
         elif left:
             arm(name, left)
@@ -66,20 +69,23 @@ def recover(layout: Layout, name: str, log: Callable[[str], None]) -> None:
         # Where it is busy with something else, or another attempt, this waits for the end of that.
         done = units.systemctl(layout, "start", "--", service(name))
         if done.returncode:
-            log(f"{name}: {done.stderr.strip()}")
+            log(Entry(f"{name}: {done.stderr.strip()}", "waiting", WARNING, job=name))
     else:
-        log(f"{name}: {service(name)} did not make the attempt that is due; its next start does")
+        line = f"{name}: {service(name)} did not make the attempt that is due; its next start does"
+        log(Entry(line, "waiting", WARNING, job=name))
         return
     if is_on(name):
         # What is left it goes on with itself.
         return
     dead = [run for run in left if run["state"] == "running"]
     if dead and not attempts_left(dead[0], job):
-        log(f"{name}: the run {dead[0]['run']} died in its last attempt")
+        run = dead[0]["run"]
+        log(Entry(f"{name}: the run {run} died in its last attempt", "died", ERR, job=name, run=run, code="died"))
         # Only there are the secrets with which that is told.
         units.systemctl(layout, "start", "--", service(name))
     elif dead:
-        log(f"{name}: the run {dead[0]['run']} died")
+        run = dead[0]["run"]
+        log(Entry(f"{name}: the run {run} died", "died", WARNING, job=name, run=run, code="died"))
         units.arm(name, pause_after(job["on_error"], len(dead[0]["attempts"]) + 1))
         change(layout, job, lambda run: buried(run, job) if run["run"] == dead[0]["run"] else None)
     elif left:

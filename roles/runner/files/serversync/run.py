@@ -18,13 +18,13 @@ from pathlib import Path
 from queue import Queue
 from typing import Any
 
-from serversync import __version__, metrics
+from serversync import __version__, display, metrics
 from serversync.counts import Watch
-from serversync.display import safe
 from serversync.entry import HERE, THERE
 from serversync.failure import Failure, InvalidDocument, Overdue, Stopped, of_system
 from serversync.history import PUBLISHED, UNFINISHED, History, replace, worst
 from serversync.job import Element, Job, in_order, pause_after, seconds, span, with_required
+from serversync.journal import ERR, INFO, LEVELS, NOTICE, WARNING, Entry
 from serversync.layout import Layout
 from serversync.log import Append, engine
 from serversync.pieces import moved_bytes
@@ -261,6 +261,9 @@ class Run:
             "notification": None,
         }
 
+    def say(self, line: str, event: str, level: int = INFO, **about: str | None) -> None:
+        self.log(Entry(line, event, level, job=self.job.name, run=self.record["run"], **about))
+
     def carry_out(self, tell: Tell) -> Record:
         """Runs the job under its lock, or records that it was skipped.
 
@@ -325,7 +328,7 @@ class Run:
                         earlier | attempts if attempts_left(earlier, self.job) else ended_by(earlier | attempts, DIED)
                     )
                 else:
-                    history.keep(ended_by(earlier, DIED))
+                    self.end_other(history, earlier, DIED)
             elif unattended and same and not taken and (is_due(earlier, moment) or not part):
                 taken = earlier
             elif self.partial or (same and (unattended or part)):
@@ -335,8 +338,13 @@ class Run:
                 taken = earlier
                 taken["retry"] |= {"at": timestamp(), "todo": [element.path for element in self.elements]}
             else:
-                history.keep(ended_by(earlier, REPLACED))
+                self.end_other(history, earlier, REPLACED)
         return taken is None or self.continues(taken)
+
+    def end_other(self, history: History, earlier: Record, failure: Failure) -> None:
+        ended = ended_by(earlier, failure)
+        history.keep(ended)
+        self.log(told_end(ended))
 
     def continues(self, taken: Record) -> bool:
         """Makes the record of a run that was begun that of this one; false where it has no attempt now."""
@@ -345,7 +353,7 @@ class Run:
         if taken["state"] == "failed":
             return False
         if not is_due(taken, now()):
-            self.log(f"nothing to do before the next attempt of the run {taken['run']}, at {retry['at']}")
+            self.say(f"nothing to do before the next attempt of the run {taken['run']}, at {retry['at']}", "waiting")
             return False
         # The job may have got another name meanwhile.
         taken["job"] = self.job.name
@@ -375,7 +383,7 @@ class Run:
             try:
                 self.later(pause)
             except Failure as failure:
-                self.log(f"{safe(failure)}; waiting here instead")
+                self.say(f"{failure}; waiting here instead", "waiting", WARNING, code=failure.code)
             else:
                 return False
         self.wait(pause)
@@ -394,6 +402,7 @@ class Run:
         """An attempt, between the units before and after it, and what is kept and told of it."""
         self.record |= {"state": "running", "retry": None}
         self.keep(history)
+        self.say_start()
         try:
             try:
                 self.attempt_left()
@@ -405,12 +414,23 @@ class Run:
                 self.measure()
                 last, tries = self.record["attempts"][-1], self.job["on_error"]["retries"] + 1
                 pause = span(self.record["retry"]["pause"])
-                self.log(f"attempt {last['number']} of {tries} {last['state']}; the next in {pause}")
+                line = f"attempt {last['number']} of {tries} {last['state']}; the next in {pause}"
+                code = self.record["error"] and self.record["error"]["code"]
+                self.say(line, "attempt_ended", WARNING, state=last["state"], code=code)
             else:
                 self.close(history, tell)
 
+    def say_start(self) -> None:
+        record, done = self.record, len(self.record["attempts"])
+        if done:
+            self.say(f"attempt {done + 1} of the run {record['run']} begins", "attempt_started")
+        else:
+            why = f"{record['trigger']}, configuration {record['configuration']}"
+            self.say(f"{record['job']}: run {record['run']} begins, {why}", "run_started")
+
     def close(self, history: History, tell: Tell) -> None:
         """Keeps and tells what the run has come to."""
+        self.log(told_end(self.record))
         try:
             self.keep(history)
         finally:
@@ -428,20 +448,20 @@ class Run:
         try:
             metrics.write(self.layout, self.job.name)
         except Failure as failure:
-            self.log(safe(failure))
+            self.say(str(failure), "metrics", WARNING, code=failure.code)
 
     def skip(self) -> None:
         message = "another run of this job is on; this one was skipped"
         self.record |= {"state": "skipped", "ended": timestamp(), "elements": []}
         self.record["error"] = Failure("running", message).as_dict()
-        self.log(message)
+        self.log(told_end(self.record))
 
     def attempt_left(self) -> None:
         """Attempts what is left; the record then waits for the next attempt, or has the run's state."""
         number, retries = len(self.record["attempts"]) + 1, self.job["on_error"]["retries"]
         started = timestamp()
         try:
-            with turn(self.layout, self.let_others, self.log):
+            with turn(self.layout, self.let_others, lambda line: self.say(line, "waiting")):
                 failure = self.start_units("before")
                 if failure:
                     for index in self.todo:
@@ -452,7 +472,7 @@ class Run:
                 failures = self.attempt(self.todo)
         except (Stopped, KeyboardInterrupt):
             if self.going_down():
-                self.log("this server goes down; the run goes on when it is up again")
+                self.say("this server goes down; the run goes on when it is up again", "waiting", NOTICE)
                 self.add_attempt(started, [GOING_DOWN])
                 self.put_off(0, self.todo)
             else:
@@ -510,7 +530,7 @@ class Run:
             return None
         from serversync import units
 
-        self.log(f"{phase}: {', '.join(units.names(self.job, phase))}")
+        self.say(f"{phase}: {', '.join(units.names(self.job, phase))}", "units")
         try:
             started = units.ask(self.layout, self.job, phase)
             # Those of earlier attempts are on record, too.
@@ -519,7 +539,7 @@ class Run:
         except Failure as refused:
             failure = refused
         if failure:
-            self.log(safe(str(failure)))
+            self.say(str(failure), "units", ERR, code=failure.code)
         return failure
 
     def after(self) -> None:
@@ -671,7 +691,15 @@ class Run:
         entry["state_after"] = report.state_after
         copied = f"{entry['created'] + entry['updated']} copied"
         done = f"{entry['lines']} lines appended" if element.kind == "log" else copied
-        self.log(f"{safe(element.path)}: {report.state_after}, {done}, {entry['bytes']} bytes")
+        state, about = report.state_after, {"element": element.path, "state": report.state_after}
+        line = f"{element.path}: {state}, {done}, {entry['bytes']} bytes"
+        self.say(line, "element_ended", LEVELS.get(state, INFO), **about)
+        unresolved = entry["standing"].get("unresolved", 0)
+        if unresolved:
+            line = f"{element.path}: {unresolved} unresolved; decide: serversync conflicts {self.job.name}"
+            self.say(line, "conflict", WARNING, **about)
+        for guard in entry["guards"]:
+            self.say(f"{element.path}: stopped before the first change: {guard}", "guard", WARNING, **about)
         return None
 
     def approval(self, element: Element) -> dict[bytes, dict[str, Any]] | None:
@@ -728,7 +756,11 @@ class Run:
         # Nothing of it was touched: its root is another run's, or what it requires is not well.
         state = "skipped" if failure.code in ("running", "required") else "failed"
         entry["state_after"], entry["error"] = state, failure.as_dict()
-        self.log(f"{safe(entry['path'])}: {state}: {safe(str(failure))}")
+        # One after which it is tried again is no alarm yet.
+        again = failure.transient and len(self.record["attempts"]) < self.job["on_error"]["retries"]
+        level = WARNING if again else LEVELS[state]
+        about = {"element": entry["path"], "state": state, "code": failure.code}
+        self.say(f"{entry['path']}: {state}: {failure}", "element_ended", level, **about)
 
     def end(self, failure: Failure | None) -> None:
         for entry in self.record["elements"]:
@@ -805,6 +837,16 @@ def ended_by(record: Record, failure: Failure) -> Record:
     elements = [entry | {"state_after": entry["state_after"] or "failed"} for entry in record["elements"]]
     end = {"state": "failed", "ended": timestamp(), "elements": elements, "error": failure.as_dict(), "retry": None}
     return record | end
+
+
+def told_end(record: Record) -> Entry:
+    """What a run has come to."""
+    tries, error, state = len(record["attempts"]), record["error"], record["state"]
+    after = f" after {tries} attempts" if tries > 1 else ""
+    why = f": {display.describe(error)}" if error else ""
+    line = f"{record['job']}: {state}{after}, run {record['run']}, {display.duration(record)}{why}"
+    about = {"job": record["job"], "run": record["run"], "state": state, "code": error and error["code"]}
+    return Entry(line, "run_ended", LEVELS.get(state, INFO), **about)
 
 
 def share_a_lock(one: Element, other: Element) -> bool:
