@@ -110,7 +110,7 @@ def test_it_is_told_where_one_looks(sites: Sites) -> None:
     assert " ".join(said.split()) in " ".join(sites.b.serversync("status", code=0).stdout.split())
     assert said in sites.b.serversync("show", "demo", code=2).stderr
     assert said in sites.b.serversync("history", "demo", code=2).stderr
-    assert 'serversync_job_state{job="demo",state="invalid"} 1' in sites.b.serversync("metrics", code=0).stdout
+    assert 'serversync_job_state{sync_job="demo",state="invalid"} 1' in sites.b.serversync("metrics", code=0).stdout
     # where its records have come along, they are those of runs that were
     public = sites.b.home / "state" / "serversync" / "public"
     public.mkdir(parents=True)

@@ -490,10 +490,17 @@ def test_metrics_are_where_the_role_wants_them(server: Server, tmp_path: Path) -
     server.run("nightly")
     [written] = (tmp_path / "collector").iterdir()
     assert written.name == "serversync-nightly.prom" and written.stat().st_mode & 0o777 == 0o644
-    assert 'serversync_job_state{job="nightly",state="equal"} 1' in written.read_text()
+    assert 'serversync_job_state{sync_job="nightly",state="equal"} 1' in written.read_text()
     printed = server.serversync("metrics").stdout
-    assert 'serversync_job_state{job="other",state="none"} 1' in printed
+    assert 'serversync_job_state{sync_job="other",state="none"} 1' in printed
     assert set(written.read_text().splitlines()) <= set(printed.splitlines())
+    # A document that cannot be used has no run that would tell of it.
+    (server.config / "jobs" / "nightly.json").write_text("{")
+    server.serversync("unit", "nightly", code=2)
+    assert 'serversync_job_state{sync_job="nightly",state="invalid"} 1' in written.read_text()
+    server.serversync("unit", "gone", code=2)
+    assert [*(tmp_path / "collector").iterdir()] == [written]
+    server.declare("nightly", [(tmp_path / "a", tmp_path / "b")])
     # What cannot be written fails no run, and is told.
     (tmp_path / "collector").rename(tmp_path / "gone")
     done = server.serversync("run", "nightly")

@@ -70,7 +70,7 @@ def test_a_collector_finds_the_metrics_of_the_last_run(site: Server) -> None:
     assert (code, run["state"]) == (0, "equal"), run
     path = "/var/lib/collector/serversync-line1-documents.prom"
     found = site.run("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "cat", path).splitlines()
-    assert 'serversync_job_state{job="line1-documents",state="equal"} 1' in found
+    assert 'serversync_job_state{sync_job="line1-documents",state="equal"} 1' in found
     assert set(found) < set(site.run("serversync", "metrics").splitlines())
 
 

@@ -41,7 +41,7 @@ NEVER = {**ROW, "job": "line2", "partner": None, "state": None, "good": None, "n
 def parsed(text: str, families: Any) -> dict[tuple[str, str, str], float]:
     """Metric, job, state -> value, as a parser of the format reads them."""
     return {
-        (one.name, one.labels["job"], one.labels.get("state", "")): one.value
+        (one.name, one.labels["sync_job"], one.labels.get("state", "")): one.value
         for family in families(text)
         for one in family.samples
     }
@@ -63,6 +63,13 @@ def test_both_formats_say_the_same(families: Any) -> None:
     }
     assert states == {"line1": ["different"], "line2": ["none"]}
     assert {name for name, _job, _state in found} == set(HELP)
+
+
+def test_jobs_alone_bound_the_number_of_series() -> None:
+    many = {**LAST, "elements": [{**ELEMENT, "path": f"/srv/{number}"} for number in range(1000)], "attempts": [{}] * 9}
+    found = [*samples([{**ROW, "last": many}])]
+    assert len(found) == len({*HELP}) - 1 + len(STATES)
+    assert {name for one in found for name in one.labels} == {"sync_job", "state", "partner", "version"}
 
 
 def test_a_run_that_is_on_has_no_duration() -> None:

@@ -464,10 +464,24 @@ def command_unit(layout: Layout, arguments: argparse.Namespace) -> int:
             return EXIT[record["state"]]
         document = job.load(layout, name)
         unit.respond(layout, name, request, lambda: work(layout, document, request))
+    except InvalidDocument:
+        # There is no run that would end with them.
+        if name in job.names(layout):
+            measure(layout, name)
+        raise
     except Stopped:
         # What a run had to say of its end is on record.
         return FAILED
     return 0
+
+
+def measure(layout: Layout, name: str) -> None:
+    from serversync import journal, metrics
+
+    try:
+        metrics.write(layout, name)
+    except Failure as failure:
+        log(journal.Entry(failure, "metrics", journal.WARNING, job=name, code=failure.code))
 
 
 def command_units(layout: Layout, _arguments: argparse.Namespace) -> int:

@@ -3,7 +3,8 @@
 """The jobs of this server as metrics: text that is both OpenMetrics and what node_exporter's textfile collector reads.
 
 All are gauges that tell of the last run, so a collector that looks once in five minutes misses no failure that still
-stands. There is one series per job and metric, and one more per state: the number of jobs bounds them all.
+stands. There is one series per job and metric, and one more per state: the number of jobs bounds them all. A job's name
+is the label ``sync_job``: Prometheus has a ``job`` of its own, and takes that away from whatever it collects.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def samples(rows: Iterable[dict[str, Any]]) -> Iterator[Sample]:
         name = job["job"]
 
         def one(metric: str, value: float, name: str = name, **more: str) -> Sample:
-            return Sample(f"serversync_{metric}", {"job": name, **more}, value)
+            return Sample(f"serversync_{metric}", {"sync_job": name, **more}, value)
 
         yield one("job_info", 1, partner=job["partner"] or "", version=__version__)
         if job["enabled"] is not None:
