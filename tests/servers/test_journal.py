@@ -21,7 +21,7 @@ PLAY = """
         partner: {host: hq}
         on_error: {retries: 0}
         notification: {email: [ops@example.com]}
-        settings: {direction: both, conflict: no_winner}
+        settings: {conflict: no_winner}
         elements:
           - {path: /srv/told/a, partner_path: /srv/sites/siteA/NAME}
           - {path: /srv/told/missing, partner_path: /srv/sites/siteA/NAME-missing}
