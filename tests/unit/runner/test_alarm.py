@@ -153,6 +153,7 @@ def test_what_was_never_well_is_late_some_time_after_it_was_declared(
     assert world.look()
     mails = world.mails()
     assert [mail["subject"].partition("since ")[2][:20] for mail in mails] == ["the job was changed,"] * told
+    assert all("Last good: none on record\n" in mail["text"] for mail in mails)
 
 
 def test_who_changes_a_job_has_the_whole_time_again(world: World) -> None:
@@ -372,6 +373,7 @@ def test_the_mail_says_what_is_known(world: World) -> None:
     for said in (
         "Line 1",
         "after 2d without a good run",
+        f"{local(NOON)}:00",
         "1 failed, 1 skipped",
         f"20261118T023000Z-abcd (schedule): failed, started {local(NOON + timedelta(days=1))}:00, took 0.0 s",
         "none: its timer is off; apply the job again",

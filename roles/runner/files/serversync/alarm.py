@@ -71,22 +71,21 @@ class Look:
         self.now = now
         self.say: Log = lambda line: log(f"{name}: {line}")
         self.job: Job = jobs.load(layout, name)
-        self.runs: list[dict[str, Any]] = []
+        self.known: dict[str, Any] = {"runs": [], "good": None}
         self.fine = True
 
     def lateness(self) -> Lateness | None:
-        known = terms(self.job)
+        self.known |= terms(self.job)
         try:
             found = published(self.layout, self.job.name) or {"runs": []}
-            self.runs = found["runs"]
-            known["good"] = found.get("good")
+            self.known |= {"runs": found["runs"], "good": found.get("good")}
         except InvalidDocument as damage:
             # Each run writes it anew, so there was none since.
             self.say(safe(damage))
             written = (self.layout.public / f"{self.job.name}.json").lstat().st_mtime
             since = datetime.fromtimestamp(max(written, self.job.written), timezone.utc)
-            known["declared"] = since.isoformat(timespec="milliseconds")
-        return late.lateness(known)
+            self.known["declared"] = since.isoformat(timespec="milliseconds")
+        return late.lateness(self.known)
 
     def tell(self) -> bool:
         """Whether all have been told that are to be."""
@@ -99,7 +98,7 @@ class Look:
         it, noticed = late.as_noticed(found, note, self.now)
         known = note if note and note.since == since else Note(since, noticed, None, {})
         known = known._replace(noticed=noticed)
-        if not late.is_late(it, self.runs, self.now):
+        if not late.is_late(it, self.known["runs"], self.now):
             if noticed and known != note:
                 late.keep(self.layout, name, known)
             return True
@@ -114,7 +113,7 @@ class Look:
         self.note = known._replace(tried=known.tried or self.now.isoformat(timespec="seconds"))
         late.keep(self.layout, name, self.note)
         elapse = next_runs(self.layout).get(name)
-        said = letter.compose_late(self.layout, self.job, it, self.runs, elapse, self.now)
+        said = letter.compose_late(self.layout, self.job, it, self.known, elapse, self.now)
         self.say(safe(said["subject"].partition(f"{name} ")[2]))
         if notify.MAIL in ways:
             self.mail(it, said)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from html import escape
 from itertools import takewhile
@@ -108,18 +108,20 @@ def subject_of(server: str, headline: str) -> str:
 
 
 def compose_late(
-    layout: Layout, job: Job, it: Lateness, runs: Sequence[dict[str, Any]], elapse: int | None, now: datetime
+    layout: Layout, job: Job, it: Lateness, known: Mapping[str, Any], elapse: int | None, now: datetime
 ) -> dict[str, str]:
     """As ``compose``, of a job that is late.
 
-    runs: those that are published, the newest first. elapse: when its timer elapses next, in seconds since the epoch.
+    known: what is published of it: good, runs. elapse: when its timer elapses next, in seconds since the epoch.
     """
+    runs: Sequence[dict[str, Any]] = known["runs"]
     server, since = os.uname().nodename, local_time(it.since.isoformat(), MINUTES)
     event = since if it.well else f"the job was changed, {since}"
     headline = f"{job.name} LATE: no good run since {event} ({lasting(now - it.since)})"
     facts = [
         *whose(job, server),
         ("Late", f"after {span(int((it.at - it.since).total_seconds()))} without a good run"),
+        ("Last good", local_time(known["good"]) if known["good"] else "none on record"),
         ("Meanwhile", meanwhile(it, runs)),
         *(("Last run", outcome_of(run)) for run in runs[:1]),
         # One that others are skipped for.
