@@ -235,12 +235,24 @@ options:
           - What a message is sent for; one a run at most to each.
           - V(failure) when the last try has failed.
           - V(conflict) when paths wait for a person, or a guard stopped the run; not again while it is the same.
-          - V(recovery) after the first good run that follows one of these.
+          - V(recovery) after the first good run that follows one of these, or V(late).
+          - V(late) when there was no good run for longer than O(notification.late_after), once until there is one.
           - V(success) after every good run, V(always) after every run that did not find another one of the job on.
           - On creation V([conflict, failure, recovery]).
         type: list
         elements: str
-        choices: [failure, conflict, recovery, success, always]
+        choices: [failure, conflict, recovery, late, success, always]
+      late_after:
+        description:
+          - How long the job may be without a good run before it is late, from V(1m) to V(3650d), whether its runs fail,
+            are skipped, leave paths to decide, or do not begin at all. C(serversync status) and the metrics tell it of
+            every job, people are told with V(late) in O(notification.events). A job that is paused is never late.
+          - It counts from the end of the last good run, or from when the job was last changed, if that is later.
+          - Not shorter than the longest time that O(schedule) leaves between two runs.
+          - V(null) is twice that time, but at least V(2h), and the default on creation. With O(schedule.calendar), of
+            which only systemd knows that time, and without a schedule V(null) means that nothing makes the job late;
+            then it must be given for V(late) in O(notification.events).
+        type: str
   settings:
     description:
       - How the elements are synchronized.

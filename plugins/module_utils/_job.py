@@ -957,9 +957,21 @@ JOB = Field(
                     "What they are told of.",
                     default=["conflict", "failure", "recovery"],
                     element=Field(
-                        "", "text", "An event.", choices=("failure", "conflict", "recovery", "success", "always")
+                        "",
+                        "text",
+                        "An event.",
+                        choices=("failure", "conflict", "recovery", "late", "success", "always"),
                     ),
                     check=sorted,
+                ),
+                duration(
+                    "late_after",
+                    "How long the job may be without a good run before it is late; null: as the schedule has it.",
+                    None,
+                    _schedule.MINUTE,
+                    3650 * _schedule.DAY,
+                    optional=True,
+                    later=True,
                 ),
             ),
         ),
@@ -1572,6 +1584,25 @@ def _resolve_on_error(job: Mapping[str, Any], problems: list[Problem]) -> None:
         problems.append(Problem("out_of_range", "on_error.max_delay", text))
 
 
+def _resolve_late(job: Mapping[str, Any], problems: list[Problem]) -> None:
+    if any(problem.path.startswith("schedule") for problem in problems):
+        # what follows from it would only mislead
+        return
+    schedule, after, path = job["schedule"], job["notification"]["late_after"], "notification.late_after"
+    names = ("every", "at", "days", "day_of_month")
+    gap = _schedule.longest_gap(**{name: schedule[name] for name in names}) if schedule else 0
+    if after and _schedule.seconds_of(after) < gap:
+        text = "%s is shorter than the %s that the schedule leaves between two runs; use that or more, or null for %s"
+        default = _schedule.default_late_after(gap)
+        problems.append(Problem("out_of_range", path, text % (after, _schedule.duration_of(gap), default)))
+    if "late" in job["notification"]["events"] and not after and not gap:
+        why = "without a schedule nothing says when a run is due"
+        if schedule:
+            why = "how much time schedule.calendar leaves between two runs only systemd knows"
+        text = "is missing; %s, so give it, e.g. 2d, or leave late out of notification.events"
+        problems.append(Problem("missing", path, text % why))
+
+
 def settings_of(job: Mapping[str, Any], element: Mapping[str, Any]) -> Mapping[str, Any]:
     """The settings that hold for an element: its own, and of what it has none the job's."""
     common: Mapping[str, Any] = job["settings"]
@@ -1779,6 +1810,7 @@ def resolve(given: Mapping[str, Any], current: Mapping[str, Any] | None = None) 
     job = _own(job)
     _resolve_partner(job, given, problems)
     _resolve_schedule(job, given, current, problems)
+    _resolve_late(job, problems)
     _resolve_on_error(job, problems)
     _resolve_settings(job, given, problems)
     _resolve_elements(job, problems)

@@ -17,6 +17,8 @@ DAY = 86400
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 LONG_DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+_MONTHS = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+_MONTHS_OF_LEAP_YEAR = (31, 29, *_MONTHS[2:])
 
 DURATION_PATTERN = r"^(?:0s|[1-9][0-9]{0,9}[smhd])$(?!\n)"
 TIME_PATTERN = r"^(?:[01][0-9]|2[0-3]):[0-5][0-9](?::(?:0[1-9]|[1-5][0-9]))?$(?!\n)"
@@ -98,6 +100,36 @@ def period_of(every: str | None, at: list[str] | None) -> int:
 def default_jitter(every: str | None, at: list[str] | None) -> str:
     """A tenth of the period, at most a quarter of an hour."""
     return duration_of(min(period_of(every, at) // 10, 15 * MINUTE))
+
+
+def _longest_days(days: list[str], day_of_month: list[int]) -> int:
+    """The most days from one day of a schedule to the next."""
+    dates = list(range(2))
+    if day_of_month:
+        dates, first = [], 0
+        # around a February of either length; a month that lacks a day is passed over
+        for length in (*_MONTHS, *_MONTHS_OF_LEAP_YEAR, *_MONTHS):
+            dates += [first + day for day in day_of_month if day <= length]
+            first += length
+    elif days:
+        numbers = [DAYS.index(day) for day in days]
+        dates = [*numbers, numbers[0] + len(DAYS)]
+    return max(later - earlier for earlier, later in zip(dates, dates[1:]))
+
+
+def longest_gap(every: str | None, at: list[str] | None, days: list[str], day_of_month: list[int]) -> int:
+    """The most seconds from one run of a schedule to the next, by a clock that is never set; 0 where only systemd
+    knows."""
+    if every is not None or not at:
+        return period_of(every, at)
+    times = [sum(int(part) * unit for part, unit in zip(time.split(":"), (HOUR, MINUTE, 1))) for time in at]
+    over_night = _longest_days(days, day_of_month) * DAY + times[0] - times[-1]
+    return max([over_night, *(later - earlier for earlier, later in zip(times, times[1:]))])
+
+
+def default_late_after(gap: int) -> str:
+    """One run may fail before its job is late. When clocks are set back, systemd lets an hour pass without any."""
+    return duration_of(max(2 * gap, 2 * HOUR))
 
 
 def _lcm(one: int, other: int) -> int:

@@ -132,6 +132,13 @@ def _rules() -> list[dict[str, Any]]:
     shared = {"pattern": "^/(?!(?:%s)(?:/|$))" % roots}
     return [
         _properties(schedule={"anyOf": ways}),
+        {
+            "if": _properties(
+                schedule=_properties(every=null, at=null),
+                notification=_properties(events={"contains": {"const": "late"}}),
+            ),
+            "then": _properties(notification=dict(_properties(late_after=text), required=["late_after"])),
+        },
         _properties(
             settings={
                 "allOf": [

@@ -400,7 +400,7 @@ job:
       jitter: 15m
       catch_up: true
     on_error: {retries: 3, delay: 5m, backoff: 2.0, max_delay: null}
-    notification: {email: [ops@example.com], urls: [], events: [conflict, failure, recovery]}
+    notification: {email: [ops@example.com], urls: [], events: [conflict, failure, recovery], late_after: null}
     settings:
       direction: to_partner
       conflict: newer_wins

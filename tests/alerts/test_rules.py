@@ -33,8 +33,9 @@ def at(hours: float) -> str:
 
 def row(ended: float = 30, **changes: Any) -> dict[str, Any]:
     """A job whose last run was well and ended so many hours after the clock began."""
-    times = {"started": at(ended - 0.5), "ended": at(ended)}
-    return {**ROW, "state": "equal", "unresolved": 0, "good": at(ended), "last": {**LAST, **times}, **changes}
+    last = {**LAST, "started": at(ended - 0.5), "ended": at(ended)}
+    good = {"good": at(ended), "late_at": at(ended + 48)}
+    return {**ROW, "state": "equal", "unresolved": 0, **good, "last": last, **changes}
 
 
 def series(rows: list[dict[str, Any]], *more: tuple[str, float], hours: float = 24 * DAYS) -> list[dict[str, str]]:
@@ -65,23 +66,22 @@ PLACE = "line1 on site-a:9100"
 CASES: dict[str, tuple[list[dict[str, str]], float, dict[str, tuple[dict[str, str], str]]]] = {
     "all is well": (series([row()], written(30)), 40, {}),
     "a job has failed": (
-        series([row(state="failed", good=at(20))], written(30)),
+        series([row(state="failed", good=at(20), late_at=at(68))], written(30)),
         40,
         {"JobFailing": ({**JOB, "state": "failed"}, f"{PLACE} is failed")},
     ),
     "a document cannot be used": (
-        series([row(state="invalid", good=at(20))], written(30)),
+        series([row(state="invalid", good=at(20), late_at=at(68))], written(30)),
         40,
         {"JobFailing": ({**JOB, "state": "invalid"}, f"{PLACE} is invalid")},
     ),
-    "not yet late": (series([row(10)], written(30)), 35.9, {}),
-    "late": (series([row(10)], written(30)), 36.1, {"JobLate": (JOB, f"{PLACE} is late")}),
-    "late, but paused": (series([row(10, enabled=False)], written(10)), 40, {}),
-    "never well yet": (series([{**NEVER, "job": "line1"}]), 25, {}),
+    "not yet late": (series([row(10)], written(56)), 57.9, {}),
+    "late": (series([row(10)], written(56)), 58.1, {"JobLate": (JOB, f"{PLACE} is late")}),
+    "paused": (series([row(10, enabled=False, late_at=None)], written(10)), 90, {}),
     "never well": (
-        series([{**NEVER, "job": "line1", "partner": "hq"}]),
-        27,
-        {"JobNeverGood": (JOB, f"{PLACE} has never been well")},
+        series([{**NEVER, "job": "line1", "partner": "hq", "late_at": at(24)}]),
+        25,
+        {"JobLate": (JOB, f"{PLACE} is late")},
     ),
     "unresolved for minutes": (series([row(state="different", unresolved=3)], written(30)), 0.9, {}),
     "unresolved": (

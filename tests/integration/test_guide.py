@@ -32,6 +32,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "first": ([], LINES[:1]),
     "detail": (["first"], LINES[:1]),
     "coupled": ([], ["line1"]),
+    "late": ([], LINES[:1]),
     "defaults": ([], LINES[:1]),
     "base": ([], LINES),
     "matrix": ([], MATRIX),

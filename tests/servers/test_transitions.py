@@ -41,6 +41,8 @@ TRANSITIONS: list[tuple[dict[str, Any], list[tuple[str, str, str]]]] = [
     ({"schedule": {"at": "03:15"}}, [(TIMER, "ActiveState", "active")]),
     ({"on_error": {"retries": 1, "delay": "10m"}, "limits": {"timeout": "1h", "nice": 10, "parallel": 2}}, []),
     ({"notification": {"email": ["ops@example.com"], "events": ["failure", "always"]}}, []),
+    ({"notification": {"events": ["late"], "late_after": "72h"}}, []),
+    ({"notification": {"late_after": None}}, []),
     ({"on_error": {"backoff": 1.5, "max_delay": "20m"}}, []),
     ({"on_error": {"backoff": None, "max_delay": None}}, []),
     ({"on_error": None, "notification": None, "limits": {"nice": None}}, [(SERVICE, "Nice", "0")]),

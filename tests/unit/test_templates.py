@@ -12,12 +12,12 @@ import pytest
 import yaml
 from ansible.plugins.filter import core as filters
 from ansible.plugins.test import core as tests
-from ansible_collections.serversync.core.plugins.module_utils import _units
+from ansible_collections.serversync.core.plugins.module_utils import _schedule, _units
 
 ROLE = Path(__file__).resolve().parents[2] / "roles" / "runner"
 VARIABLES = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())
 DEFAULTS = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text())
-UNITS = ["serversync@.service.system", "serve@.service", "serversync-units@.service"]
+UNITS = ["serversync@.service.system", "serve@.service", "serversync-units@.service", "serversync-late.service"]
 
 
 def rendered(name: str, **variables: Any) -> dict[str, list[str]]:
@@ -108,3 +108,29 @@ def test_the_journals_socket_is_in_reach(unit: str) -> None:
     back = {path.lstrip("-") for path in settings.get("BindReadOnlyPaths", [])}
     for path in ("/run", "/run/systemd", "/run/systemd/journal", "/run/systemd/journal/socket"):
         assert path not in away or "/run/systemd/journal" in back
+
+
+def test_who_looks_for_jobs_that_are_late_writes_what_is_told_and_nothing_else() -> None:
+    unit = rendered("serversync-late.service")
+    assert unit["ReadWritePaths"] == ["/var/lib/serversync/late /var/lib/serversync/outbox"]
+    assert unit["CapabilityBoundingSet"] == unit["AmbientCapabilities"] == [""]
+    assert (unit["User"], unit["PrivateNetwork"], unit["ProtectSystem"]) == (["serversync"], ["yes"], ["strict"])
+    assert {"-/etc/serversync/keys", "-/var/lib/serversync/archives", "-/var/lib/serversync/records.sqlite"} <= hidden(
+        unit
+    )
+
+
+def test_in_user_scope_it_looks_as_the_user() -> None:
+    unit = rendered("serversync-late.service", __runner_system=False)
+    assert unit["ExecStart"] == ["%h/.local/bin/serversync late"]
+    assert "User" not in unit
+    assert "ReadWritePaths" not in unit
+
+
+def test_the_first_look_is_behind_the_runs_that_are_made_up_for_after_boot() -> None:
+    timer = rendered("serversync-late.timer")
+    first, every = (
+        _schedule.seconds_of(timer[name][0].replace("min", "m")) for name in ("OnStartupSec", "OnUnitActiveSec")
+    )
+    assert first >= 2 * _schedule.seconds_of(_schedule.default_jitter(None, ["02:30"]))
+    assert every <= 15 * _schedule.MINUTE

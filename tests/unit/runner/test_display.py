@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -36,6 +38,42 @@ def test_every_name_is_printable(name: bytes) -> None:
 )
 def test_sizes(count: int, shown: str) -> None:
     assert display.size(count) == shown
+
+
+@pytest.mark.parametrize(
+    ("minutes", "shown"),
+    [
+        (-5, "0 minutes"),
+        (0, "0 minutes"),
+        (1, "1 minute"),
+        (119, "119 minutes"),
+        (120, "2 hours"),
+        (47 * 60 + 59, "47 hours"),
+        (48 * 60, "2 days"),
+        (400 * 1440, "400 days"),
+    ],
+)
+def test_how_long_something_lasts(minutes: int, shown: str) -> None:
+    assert display.lasting(timedelta(minutes=minutes)) == shown
+
+
+LAST: dict[str, Any] = {"started": "2026-11-20T02:30:00+00:00", "ended": "2026-11-20T02:31:00+00:00"}
+LAST |= {"state": "equal_with_warnings", "elements": [], "error": None}
+ROW = {"job": "line1-programs", "partner": "hq:22", "enabled": True, "state": "equal_with_warnings", "problem": None}
+ROW |= {"late": False, "late_at": None, "good": None, "retry": None, "next": 1795746600, "last": LAST}
+LATE = {**ROW, "late": True, "late_at": "2026-11-22T02:31:00+00:00", "good": LAST["ended"]}
+
+
+def test_a_job_that_is_late_is_shown_as_such(capsys: pytest.CaptureFixture[str]) -> None:
+    never = {**LATE, "job": "never", "state": None, "good": None, "last": None}
+    display.show_status([ROW, LATE, never])
+    told = capsys.readouterr().out
+    assert max(map(len, told.splitlines())) <= 100
+    cells = [line.split() for line in told.splitlines() if line.startswith(" ")]
+    assert sum("late" in line for line in cells) == 2
+    since, good = (display.local_time(LATE[name]) for name in ("late_at", "good"))
+    assert f"\nline1-programs: late since {since}: no good run since {good}\n" in told
+    assert f"\nnever: late since {since}: no good run yet\n" in told
 
 
 @pytest.mark.parametrize(

@@ -31,11 +31,21 @@ ROW = {
     "enabled": True,
     "state": "different",
     "good": "2026-11-25T02:30:10.000+00:00",
+    "late_at": "2026-11-27T02:30:10.000+00:00",
     "unresolved": 10,
     "next": 1795746600,
     "last": LAST,
 }
-NEVER = {**ROW, "job": "line2", "partner": None, "state": None, "good": None, "next": None, "last": None}
+NEVER = {
+    **ROW,
+    "job": "line2",
+    "partner": None,
+    "state": None,
+    "good": None,
+    "late_at": None,
+    "next": None,
+    "last": None,
+}
 
 
 def parsed(text: str, families: Any) -> dict[tuple[str, str, str], float]:
@@ -53,6 +63,8 @@ def test_both_formats_say_the_same(families: Any) -> None:
     assert found["serversync_last_run_timestamp_seconds", "line1", ""] == 1795660200
     assert found["serversync_last_run_duration_seconds", "line1", ""] == 61.5
     assert found["serversync_last_good_run_timestamp_seconds", "line1", ""] == 1795573810
+    assert found["serversync_late_timestamp_seconds", "line1", ""] == 1795746610
+    assert ("serversync_late_timestamp_seconds", "line2", "") not in found
     assert found["serversync_last_run_files_copied", "line1", ""] == 10
     assert found["serversync_last_run_bytes", "line1", ""] == 24691357802
     assert found["serversync_unresolved_paths", "line1", ""] == 10

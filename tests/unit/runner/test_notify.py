@@ -68,3 +68,28 @@ def test_what_a_run_is_to_those_who_are_told(
     record: dict[str, Any], past: list[dict[str, Any]], wanted: tuple[str, ...], expected: str | None
 ) -> None:
     assert event(record, past, wanted) == expected
+
+
+@pytest.mark.parametrize(
+    ("record", "past", "wanted", "late", "expected"),
+    [
+        # Well again, though no run was known to be bad.
+        (run("equal"), [run("equal")], USUAL, ("mail",), "recovery"),
+        (run("equal"), [], USUAL, ("mail", "notification.urls[0] (json)"), "recovery"),
+        (run("equal"), [run("skipped"), run("equal")], ALL, ("mail",), "recovery"),
+        (run("equal"), [run("equal")], ("success",), ("mail",), "success"),
+        (run("equal"), [run("equal")], ("failure",), ("mail",), None),
+        # Who was not told that it was late is told no end of it.
+        (run("equal"), [run("equal")], USUAL, ("notification.urls[0] (json)",), None),
+        (run("failed"), [run("equal")], USUAL, ("mail",), "failure"),
+        (run("skipped"), [run("equal")], USUAL, ("mail",), None),
+    ],
+)
+def test_the_first_good_run_of_a_job_that_was_late_is_a_recovery(
+    record: dict[str, Any],
+    past: list[dict[str, Any]],
+    wanted: tuple[str, ...],
+    late: tuple[str, ...],
+    expected: str | None,
+) -> None:
+    assert event(record, past, wanted, "mail", late) == expected

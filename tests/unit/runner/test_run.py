@@ -30,6 +30,8 @@ DOCUMENT = {
     "enabled": True,
     "partner": {"host": "here", "connection": "local"},
     "settings": {"direction": "to_partner", "exclude": []},
+    "schedule": None,
+    "notification": {"late_after": None},
     "on_error": {"retries": 2, "delay": "20m", "backoff": 2.0, "max_delay": None},
     "elements": [{"path": "/a", "partner_path": "/b"}],
     "before": [],

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from serversync import cli, linux, unit
-from serversync.failure import Failure
+from serversync.failure import Failure, InvalidDocument
 from serversync.layout import Layout
 
 
@@ -120,6 +120,7 @@ class Confined(Exception):
     [
         (cli.command_unit, {"job": "demo"}),
         (cli.command_serve, {"pairing": "hq", "connection": True}),
+        (cli.command_late, {"job": None}),
     ],
 )
 def test_what_is_in_a_unit_reaches_no_process_outside_before_it_does_anything(
@@ -129,5 +130,13 @@ def test_what_is_in_a_unit_reaches_no_process_outside_before_it_does_anything(
         raise Confined
 
     monkeypatch.setattr(linux, "confine", confine)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(Confined):
         command(layout, argparse.Namespace(**arguments))
+
+
+def test_root_does_not_look_in_a_directory_of_the_accounts(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(InvalidDocument, match=r"systemctl start serversync-late\.service"):
+        cli.command_late(layout, argparse.Namespace(job=None))
+    assert not layout.late.exists()

@@ -102,6 +102,7 @@ def parser() -> Parser:
     recover.add_argument("job", metavar="JOB", nargs="?")
     recover.add_argument("--give-up", action="store_true", help="end what waits for another attempt instead")
     add("notify", "send the mails that wait in the outbox, until none does")
+    add("late", "tell of jobs that are late").add_argument("job", metavar="JOB", nargs="?")
     rename = add("rename", "give a declared job what is known of the one that had another name")
     rename.add_argument("job", metavar="JOB")
     rename.add_argument("--from", metavar="JOB", required=True, dest="previous")
@@ -259,6 +260,19 @@ def command_notify(layout: Layout, _arguments: argparse.Namespace) -> int:
     if layout.outbox.is_dir():
         outbox.send_all(layout.outbox, lambda one: Post.of(layout, handed).deliver(one), log, time.sleep)
     return 0
+
+
+def command_late(layout: Layout, arguments: argparse.Namespace) -> int:
+    from serversync import alarm, job, linux, outbox
+
+    if layout.privileged and os.geteuid() == 0:
+        # What it notes is the account's.
+        message = "serversync-late.service looks; to have it look now: systemctl start serversync-late.service"
+        raise InvalidDocument("usage", message)
+    if layout.privileged:
+        linux.confine()
+    name = job.check_name(arguments.job) if arguments.job else None
+    return 0 if alarm.look(layout, name, outbox.now(), log) else FAILED
 
 
 def give_way(layout: Layout, nice: int) -> None:

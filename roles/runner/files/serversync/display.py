@@ -7,7 +7,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 SIGNS = {
@@ -51,8 +51,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str |
         justify: Literal["left", "right"] = "right" if column in NUMBERS else "left"
         grid.add_column(column, overflow="fold", justify=justify, no_wrap=column in ("job", "run", "state", "after"))
     for row in rows:
-        grid.add_row(*(Text(lines(cell), style=COLOURS.get(str(cell), "")) for cell in row))
+        grid.add_row(*(Text(lines(cell), style=colour(cell)) for cell in row))
     Console(width=None if sys.stdout.isatty() else 100, highlight=False).print(grid)
+
+
+def colour(cell: object) -> str:
+    """That of its last line, where it has several."""
+    return COLOURS.get(str(cell[-1] if isinstance(cell, tuple) else cell), "")
 
 
 def lines(cell: object) -> str:
@@ -66,6 +71,7 @@ COLOURS = {
     "failed": "bold red",
     "different": "yellow",
     "skipped": "yellow",
+    "late": "bold red",
     "invalid": "bold red",
     "running": "cyan",
     "waiting": "yellow",
@@ -75,6 +81,8 @@ COLOURS = {
 LONG = "%Y-%m-%d %H:%M:%S"
 # The table of jobs has many columns.
 SHORT = "%m-%d %H:%M"
+# In minutes.
+LASTING = (("day", 24 * 60), ("hour", 60))
 
 
 def local_time(text: str | None, form: str = LONG) -> str:
@@ -87,6 +95,13 @@ def duration(record: dict[str, Any]) -> str:
         return "-"
     span = datetime.fromisoformat(record["ended"]) - datetime.fromisoformat(record["started"])
     return f"{span.total_seconds():.1f} s"
+
+
+def lasting(span: timedelta) -> str:
+    """In whole units of the largest of which there are two: ``47 hours``, ``2 days``."""
+    minutes = max(0, int(span.total_seconds()) // 60)
+    unit, count = next(((unit, minutes // size) for unit, size in LASTING if minutes >= 2 * size), ("minute", minutes))
+    return f"{count} {unit}{'' if count == 1 else 's'}"
 
 
 def size(count: int) -> str:
@@ -258,7 +273,8 @@ def show_status(rows: list[dict[str, Any]]) -> None:
         following: object = "paused" if paused else when
         if row["retry"]:
             following = (local_time(row["retry"], SHORT), "another attempt")
-        return (row["job"], row["partner"] or "-", row["state"] or "-", *outcome, following)
+        state = row["state"] or "-"
+        return (row["job"], row["partner"] or "-", (state, "late") if row["late"] else state, *outcome, following)
 
     if not rows:
         print("no jobs on this server; declare one with serversync.core.sync_job")
@@ -266,6 +282,9 @@ def show_status(rows: list[dict[str, Any]]) -> None:
     columns = ("job", "partner", "state", "last run", "duration", "copied", "deleted", "conflicts", "next run")
     table(columns, map(cells, rows))
     for row in rows:
+        if row["late"]:
+            good = f"since {local_time(row['good'])}" if row["good"] else "yet"
+            print(f"{row['job']}: late since {local_time(row['late_at'])}: no good run {good}")
         if row["problem"]:
             print(f"{row['job']}: {safe(row['problem'])}")
         elif row["last"] and row["last"]["error"]:

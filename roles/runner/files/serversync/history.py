@@ -16,6 +16,7 @@ from typing import Any
 from serversync.failure import Failure, InvalidDocument
 from serversync.job import Job, check_name
 from serversync.layout import Layout, read_plain
+from serversync.schedule import terms
 
 # What a run, or an element, came to; a job is as its worst element. One that was skipped is not known to agree, which
 # passes by itself; one that is different waits for a person.
@@ -137,8 +138,8 @@ class History:
         published = {
             "job": job.name,
             "comment": job["comment"],
-            "enabled": job["enabled"],
             "partner": job.partner,
+            **terms(job),
             "elements": [element.path for element in job.elements],
             # The end of the last run after which the replicas were as declared.
             "good": good,

@@ -61,11 +61,15 @@ class Element:
 
 
 class Job:
-    """A valid job document with every key; ``digest`` is the SHA-256 of the file's bytes (hex)."""
+    """A valid job document with every key; ``digest`` is the SHA-256 of the file's bytes (hex).
 
-    def __init__(self, document: dict[str, Any], digest: str) -> None:
+    written: when the file was (seconds since the epoch), which is when the job was declared or changed.
+    """
+
+    def __init__(self, document: dict[str, Any], digest: str, written: float = 0) -> None:
         self.document = document
         self.digest = digest
+        self.written = written
 
     def __getitem__(self, option: str) -> Any:
         return self.document[option]
@@ -233,7 +237,8 @@ def names(layout: Layout) -> list[str]:
 def load_file(path: Path, known: Path | None = None, *, remember: bool = False) -> Job:
     """The job in a file; ``known`` holds the seal of the document that was last found valid."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as stream:
+            data, written = stream.read(), os.fstat(stream.fileno()).st_mtime
     except IsADirectoryError as error:
         raise InvalidDocument("invalid_document", f"{path}: is a directory where a file belongs") from error
     try:
@@ -250,7 +255,7 @@ def load_file(path: Path, known: Path | None = None, *, remember: bool = False) 
             with suppress(OSError):
                 known.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 known.write_text(seal, encoding="ascii")
-    return Job(complete(document, schema()), hashlib.sha256(data).hexdigest())
+    return Job(complete(document, schema()), hashlib.sha256(data).hexdigest(), written)
 
 
 def load_files(path: Path) -> list[Job]:

@@ -46,6 +46,7 @@ EVENTS = {
     "units": "545b6d99e40843faa74774abe87a4a77",
     "notification": "db634cf556e14245bb6d05abe956d140",
     "metrics": "c1911d81a23b4ad295a11827524908c3",
+    "late": "3a78b6671b114e9e884a469100471c99",
     "died": "d61fbf5089024cef8f769b3e4b2247e2",
     "recovered": "3128fa3494ff4081aea1d0c5e41d2e3f",
     "failure": "a9132ff1ccd744c1be943a48b3b0d3f0",

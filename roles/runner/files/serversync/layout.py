@@ -93,6 +93,11 @@ class Layout(NamedTuple):
         return self.state / "outbox"
 
     @property
+    def late(self) -> Path:
+        """What was told of jobs that are late."""
+        return self.state / "late"
+
+    @property
     def locks(self) -> Path:
         return self.runtime / "locks"
 

@@ -1,16 +1,25 @@
 # SPDX-FileCopyrightText: serversync.core contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is said of a run to people: a subject that says it all, a text, and the same for those who read HTML."""
+"""What is said of a run, or of a job that is late, to people.
+
+A subject that says it all, a text, and the same for those who read HTML.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from html import escape
+from itertools import takewhile
 from typing import Any, NamedTuple
 
-from serversync.display import ARROWS, describe, duration, local_time, safe, size, units
-from serversync.job import Job
+from serversync.display import ARROWS, LONG, describe, duration, lasting, local_time, safe, size, units
+from serversync.history import PUBLISHED, UNFINISHED
+from serversync.job import Job, span
+from serversync.late import Lateness
+from serversync.layout import Layout
 
 # Decisions that somebody should read.
 OPEN = ("conflict", "unresolved")
@@ -26,6 +35,8 @@ SECTIONS, LINES, LONGEST = 50, 20, 1000
 # Of white letters on it, as of it on white, the contrast is above 4.5 : 1.
 COLOURS = {"failed": "#b3261e", "different": "#8a5300", "skipped": "#5f6368"}
 FINE = "#1b6e3c"
+# No run is late by seconds.
+MINUTES = "%Y-%m-%d %H:%M"
 
 
 class Section(NamedTuple):
@@ -50,7 +61,10 @@ class Letter(NamedTuple):
 
 def compose(job: Job, record: dict[str, Any], *, recovered: bool) -> dict[str, str]:
     """subject, text and html; nothing in them steers a terminal or a browser."""
-    letter = letter_of(job, record, recovered=recovered)
+    return bodies(letter_of(job, record, recovered=recovered))
+
+
+def bodies(letter: Letter) -> dict[str, str]:
     return {"subject": letter.subject, "text": text(letter), "html": html(letter)}
 
 
@@ -64,10 +78,7 @@ def letter_of(job: Job, record: dict[str, Any], *, recovered: bool) -> Letter:
         # The remedy stands behind the semicolon; it is for the body.
         headline += f": {record['error']['message'].split(';')[0]}"
     facts = [
-        ("Job", job.name),
-        ("Comment", job["comment"] or "-"),
-        ("Server", server),
-        ("Partner", job.partner),
+        *whose(job, server),
         ("Run", f"{record['run']} ({record['trigger']}, configuration {record['configuration']})"),
         ("Started", f"{local_time(record['started'])}, took {duration(record)}"),
         ("Attempts", str(attempts)),
@@ -80,12 +91,85 @@ def letter_of(job: Job, record: dict[str, Any], *, recovered: bool) -> Letter:
         commands.append(("To decide", f"serversync conflicts {job.name}; serversync plan {job.name}"))
     elif record["state"] == "failed":
         commands.append(("Once it is mended", f"serversync run {job.name}"))
-    subject = safe(f"[serversync] {server}: {headline}")[:200]
+    subject = subject_of(server, headline)
     colour = COLOURS.get(record["state"], FINE)
     sections = [*map(section, record["elements"][:SECTIONS])]
     if len(record["elements"]) > SECTIONS:
         sections.append(Section(f"... and {len(record['elements']) - SECTIONS} elements more", "", []))
     return Letter(subject, headline, colour, facts, sections, bounded(errors, LINES), commands)
+
+
+def whose(job: Job, server: str) -> list[tuple[str, str]]:
+    return [("Job", job.name), ("Comment", job["comment"] or "-"), ("Server", server), ("Partner", job.partner)]
+
+
+def subject_of(server: str, headline: str) -> str:
+    return safe(f"[serversync] {server}: {headline}")[:200]
+
+
+def compose_late(
+    layout: Layout, job: Job, it: Lateness, known: Mapping[str, Any], elapse: int | None, now: datetime
+) -> dict[str, str]:
+    """As ``compose``, of a job that is late.
+
+    known: what is published of it: good, runs. elapse: when its timer elapses next, in seconds since the epoch.
+    """
+    runs: Sequence[dict[str, Any]] = known["runs"]
+    server, since = os.uname().nodename, local_time(it.since.isoformat(), MINUTES)
+    event = since if it.well else f"the job was changed, {since}"
+    headline = f"{job.name} LATE: no good run since {event} ({lasting(now - it.since)})"
+    facts = [
+        *whose(job, server),
+        ("Late", f"after {span(int((it.at - it.since).total_seconds()))} without a good run"),
+        ("Last good", local_time(known["good"]) if known["good"] else "none on record"),
+        ("Meanwhile", meanwhile(it, runs)),
+        *(("Last run", outcome_of(run)) for run in runs[:1]),
+        # One that others are skipped for.
+        *(("On", outcome_of(run)) for run in runs[1:] if run["state"] in UNFINISHED),
+        ("Next run", next_run(job, elapse, runs)),
+    ]
+    errors = [describe(run["error"]) for run in runs[:1] if run["error"]]
+    user = "" if layout.privileged else "--user "
+    commands = [("The last run", f"serversync show {job.name}")] if runs else []
+    if job["schedule"]:
+        commands.append(("Its schedule", f"systemctl {user}list-timers --all serversync@{job.name}.timer"))
+    if any(run["state"] == "running" for run in runs):
+        commands.append(("To end that one", f"systemctl {user}stop serversync@{job.name}.service"))
+    commands += [
+        ("Its journal", f"journalctl {user}-u serversync@{job.name}.service"),
+        ("What hinders it", f"serversync check {job.name}"),
+        ("Once it is mended", f"serversync run {job.name}"),
+    ]
+    return bodies(
+        Letter(subject_of(server, headline), headline, COLOURS["failed"], facts, [], bounded(errors, LINES), commands)
+    )
+
+
+def meanwhile(it: Lateness, runs: Sequence[dict[str, Any]]) -> str:
+    """What the runs came to since the job was well or changed, by their order and not by clocks."""
+    begun = [*takewhile(lambda run: not run["state"].startswith("equal"), runs)]
+    if not it.well:
+        begun = [run for run in begun if datetime.fromisoformat(run["started"]) >= it.since]
+    counts = Counter(run["state"] for run in begun)
+    more = "at least " if len(begun) == PUBLISHED else ""
+    return more + (", ".join(f"{count} {state}" for state, count in counts.items()) or "no run began")
+
+
+def outcome_of(run: dict[str, Any]) -> str:
+    took = f", took {duration(run)}" if run["ended"] else ""
+    return f"{run['run']} ({run['trigger']}): {run['state']}, started {local_time(run['started'])}{took}"
+
+
+def next_run(job: Job, elapse: int | None, runs: Sequence[dict[str, Any]]) -> str:
+    """When it is due; and where it is not, why."""
+    waiting = next((run["retry"]["at"] for run in runs if run["state"] == "waiting"), None)
+    if waiting:
+        return f"{local_time(waiting)}, another attempt"
+    if elapse:
+        return datetime.fromtimestamp(elapse).strftime(LONG)
+    if any(run["state"] == "running" for run in runs):
+        return "when the one that is on is over"
+    return "none: its timer is off; apply the job again" if job["schedule"] else "by hand, for it has no schedule"
 
 
 def bounded(lines: list[str], most: int) -> list[str]:

@@ -38,6 +38,7 @@ HELP = {
     "serversync_job_state": "1 for the state that the job is in, 0 for all others.",
     "serversync_last_run_timestamp_seconds": "When the last run began.",
     "serversync_last_good_run_timestamp_seconds": "When the last run ended after which the replicas were as declared.",
+    "serversync_late_timestamp_seconds": "From when on the job is late, unless a good run ends before.",
     "serversync_last_run_duration_seconds": "How long the last run took, with its attempts and the waits between them.",
     "serversync_last_run_attempts": "Attempts of the last run.",
     "serversync_last_run_files_copied": "New and updated files of the last run.",
@@ -64,6 +65,8 @@ def samples(rows: Iterable[dict[str, Any]]) -> Iterator[Sample]:
         yield from (one("job_state", int(state == each), state=each) for each in STATES)
         if job["good"]:
             yield one("last_good_run_timestamp_seconds", moment(job["good"]))
+        if job["late_at"]:
+            yield one("late_timestamp_seconds", moment(job["late_at"]))
         if job["next"]:
             yield one("next_run_timestamp_seconds", job["next"])
         last = job["last"]

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
-from serversync import outbox
+from serversync import late, outbox
 from serversync.failure import Failure
 from serversync.job import Job
 from serversync.journal import ERR, INFO, WARNING, Entry
@@ -25,18 +25,22 @@ GOOD = ("equal", "equal_with_warnings")
 
 
 def event(
-    record: dict[str, Any], past: Iterable[dict[str, Any]], wanted: Collection[str], way: str = MAIL
+    record: dict[str, Any],
+    past: Iterable[dict[str, Any]],
+    wanted: Collection[str],
+    way: str = MAIL,
+    late: Collection[str] = (),
 ) -> str | None:
     """Which of the wanted events the record is; the first that fits, as there is one message a run.
 
     past: the job's records before it, the newest first. What waits for a person is told once in each way, and again
-    when it is not the same any more.
+    when it is not the same any more. late: the ways in which it was told that the job is late.
     """
     state = record["state"]
     found = [BAD[state]] if state in BAD else []
     if state in GOOD:
         before = next((run["state"] for run in past if run["state"] in (*BAD, *GOOD)), None)
-        found = [*(["recovery"] if before in BAD else []), "success"]
+        found = [*(["recovery"] if before in BAD or way in late else []), "success"]
     for one in (*found, "always"):
         if one in wanted and not (one == "conflict" and told_already(record, past, way)):
             return one
@@ -81,6 +85,24 @@ def tell(
 
     past: see ``event``.
     """
+    note = late.noted(layout, job.name) if record["state"] in GOOD else None
+    try:
+        return tell_of(layout, job, record, past, log, note.told if note else ())
+    finally:
+        if note:
+            # Nobody is owed a word on it any more.
+            late.forget(layout, job.name)
+
+
+def tell_of(
+    layout: Layout,
+    job: Job,
+    record: dict[str, Any],
+    past: Callable[[], Sequence[dict[str, Any]]],
+    log: Callable[[str], None],
+    told_late: Collection[str],
+) -> dict[str, Any] | None:
+    """As ``tell``; told_late: see ``event``."""
     recipients, wanted = job["notification"]["email"], job["notification"]["events"]
     urls, hindrance = urls_of(layout, job)
     if hindrance:
@@ -88,7 +110,7 @@ def tell(
         log(entry(record, f"warning: {hindrance}", WARNING))
     ways = [*([MAIL] if recipients else []), *urls]
     earlier = [as_it_went(layout, run) for run in past()] if ways else []
-    told = {way: one for way in ways if (one := event(record, earlier, wanted, way))}
+    told = {way: one for way in ways if (one := event(record, earlier, wanted, way, told_late))}
     if not told:
         return None
     this = "conflict" if "conflict" in told.values() else next(iter(told.values()))

@@ -71,7 +71,10 @@ def now() -> datetime:
 
 
 def post(layout: Layout, name: str, mail: Mail) -> None:
-    """Puts a mail into the outbox. mail: job, run, event, to, subject, text, html. Raises Failure."""
+    """Puts a mail into the outbox. mail: job, run, event, to, subject, text, html. Raises Failure.
+
+    run: its name, or what stands for it where the mail is not about one.
+    """
     letter = {**mail, "posted": now().isoformat(timespec="seconds"), "tries": 0, "error": None}
     try:
         # The role makes it, for the account that sends.
@@ -95,6 +98,12 @@ def read(path: Path) -> Mail:
         raise
     except Exception as error:  # whatever it is, it is none, and the others are to be sent
         raise ValueError(f"{path}: {error}") from error
+
+
+def called(mail: Mail) -> str:
+    """How texts name a mail."""
+    what = "lateness" if mail["event"] == "late" else "run"
+    return f"{mail['job']}, {what} {mail['run']}: mail to {', '.join(mail['to'])}"
 
 
 def moment(mail: Mail) -> datetime:
@@ -147,7 +156,7 @@ def send(outbox: Path, deliver: Deliver, log: Callable[[str], None]) -> Left | N
                 continue
 
             def say(what: str, level: int, mail: Mail = mail) -> None:
-                line = f"{mail['job']}, run {mail['run']}: mail to {', '.join(mail['to'])} {what}"
+                line = f"{called(mail)} {what}"
                 log(Entry(line, "notification", level, job=mail["job"], run=mail["run"]))
 
             try:

@@ -34,6 +34,8 @@ def rename(layout: Layout, job: Job, previous: str) -> None:
                 shutil.rmtree(new, ignore_errors=True)
                 old.rename(new)
         (layout.state / "validated" / previous).unlink(missing_ok=True)
+        if (layout.late / f"{previous}.json").exists():
+            (layout.late / f"{previous}.json").replace(layout.late / f"{job.name}.json")
         with closing(History(layout)) as history:
             history.rename(previous, job.name)
             history.publish(job)

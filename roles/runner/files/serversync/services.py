@@ -89,7 +89,12 @@ def deliver(service: Any, subject: str, body: str, this: str) -> bool:
     """Hands a message to a service; whether it was taken."""
     from apprise import Apprise, NotifyFormat, NotifyType
 
-    kinds = {"failure": NotifyType.FAILURE, "conflict": NotifyType.WARNING, "always": NotifyType.INFO}
+    kinds = {
+        "failure": NotifyType.FAILURE,
+        "late": NotifyType.FAILURE,
+        "conflict": NotifyType.WARNING,
+        "always": NotifyType.INFO,
+    }
     messenger = Apprise(asset=service.asset)
     messenger.add(service)
     kind = kinds.get(this, NotifyType.SUCCESS)

@@ -7,19 +7,22 @@ from __future__ import annotations
 import json
 import subprocess
 from contextlib import suppress
+from datetime import datetime, timezone
 from typing import Any
 
-from serversync import job
+from serversync import job, late
 from serversync.failure import InvalidDocument
 from serversync.history import PUBLISHED, UNFINISHED, published, published_names, worst
 from serversync.layout import Layout
+from serversync.schedule import terms
 
 MICROSECONDS = 1_000_000
 
 
 def status(layout: Layout, name: str | None) -> list[dict[str, Any]]:
     """A row a job: name, partner, enabled, state, problem, last (its record), good (when the last good run ended),
-    unresolved (paths), next (seconds since the epoch), retry (when its next attempt is due, where one waits)."""
+    late (whether it is), late_at (from when on it is, unless a good run ends before; None: it never is), unresolved
+    (paths), next (seconds since the epoch), retry (when its next attempt is due, where one waits)."""
     declared = known_jobs(layout)
     if name is not None:
         check_known(name, declared)
@@ -45,7 +48,8 @@ def check_known(name: str, declared: list[str]) -> None:
 def row(layout: Layout, name: str, elapse: int | None) -> dict[str, Any]:
     """One job; a document or record that cannot be used is a row as well, with what is wrong with it."""
     found: dict[str, Any] = {"job": name, "partner": None, "enabled": None, "state": None, "problem": None}
-    found |= {"next": elapse, "retry": None, "last": None, "good": None, "unresolved": 0}
+    found |= {"next": elapse, "retry": None, "last": None, "good": None, "late": False, "late_at": None}
+    found["unresolved"] = 0
     try:
         known = published(layout, name) or {"runs": []}
     except InvalidDocument as damage:
@@ -54,13 +58,17 @@ def row(layout: Layout, name: str, elapse: int | None) -> dict[str, Any]:
     try:
         with suppress(PermissionError):
             document = job.load(layout, name)
-            known |= {"partner": document.partner, "enabled": document["enabled"]}
+            known |= {"partner": document.partner, **terms(document)}
             paths = [element.path for element in document.elements]
     except InvalidDocument as damage:
         found["problem"] = str(damage)
     past = known["runs"]
     found |= {"partner": known.get("partner"), "enabled": known.get("enabled"), "last": next(iter(past), None)}
     found["good"] = known.get("good")
+    lateness = late.lateness(known)
+    if lateness:
+        is_late = late.is_late(lateness, past, datetime.now(timezone.utc))
+        found |= {"late": is_late, "late_at": lateness.at.isoformat(timespec="milliseconds")}
     found["retry"] = next((run["retry"]["at"] for run in past if run["state"] == "waiting"), None)
     # One that was skipped has looked at nothing.
     looked: dict[str, Any] = next((run for run in past if run["elements"]), {"elements": []})

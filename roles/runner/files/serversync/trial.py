@@ -8,22 +8,18 @@ import grp
 import json
 import os
 import secrets
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from serversync.entry import HERE, THERE
-from serversync.failure import Failure
 from serversync.job import Element, Job
 from serversync.layout import Layout
 from serversync.synchronize import TARGETS
-from serversync.unit import GROUP, service
+from serversync.unit import GROUP, lines_of, service
 
 # Seconds that it may take to try jobs, whatever a partner says.
 TRIAL = 600
-# What of a job's unit says how it is started, and nothing of what it may do.
-STARTING = ("Type", "Exec", "SuccessExitStatus", "Timeout", "RuntimeDirectory", "Environment")
 
 
 def try_as_unit(layout: Layout, path: str, jobs: Sequence[Job], argv: list[str]) -> NoReturn:
@@ -48,16 +44,7 @@ def try_as_unit(layout: Layout, path: str, jobs: Sequence[Job], argv: list[str])
 def sandbox(layout: Layout, jobs: Sequence[Job]) -> list[str]:
     """The lines of a unit's section that confine these jobs, as the module will write them."""
     # Of none of the jobs, which have something of their own.
-    template = service("")
-    output = subprocess.run(["systemctl", "cat", template], capture_output=True, text=True, check=False)
-    if output.returncode:
-        raise Failure("systemd", f"systemctl cat {template}: {output.stderr.strip()}")
-    lines, section = [], ""
-    for line in output.stdout.splitlines():
-        if line.startswith("["):
-            section = line
-        elif section == "[Service]" and line[:1].isalpha() and not line.startswith(STARTING):
-            lines.append(line)
+    lines = lines_of(service(""))
     targets: set[str] = set()
     needed: set[str | None] = set()
     for job in jobs:

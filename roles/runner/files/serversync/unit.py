@@ -54,6 +54,24 @@ def show(unit: str, *properties: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in output.stdout.splitlines() if "=" in line)
 
 
+# What of a unit says how it is started, and nothing of what it may do.
+STARTING = ("Type", "Exec", "SuccessExitStatus", "Timeout", "RuntimeDirectory", "Environment")
+
+
+def lines_of(unit: str) -> list[str]:
+    """The lines of a service's section, without those that say how it is started: its sandbox, and its secrets."""
+    output = subprocess.run(["systemctl", "cat", unit], capture_output=True, text=True, check=False)
+    if output.returncode:
+        raise Failure("systemd", f"systemctl cat {unit}: {output.stderr.strip()}")
+    lines, section = [], ""
+    for line in output.stdout.splitlines():
+        if line.startswith("["):
+            section = line
+        elif section == "[Service]" and line[:1].isalpha() and not line.startswith(STARTING):
+            lines.append(line)
+    return lines
+
+
 def ask(
     layout: Layout,
     name: str,

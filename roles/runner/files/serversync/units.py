@@ -4,6 +4,7 @@
 
 In system scope a run may start nothing: root does it, at a socket, and takes no more from a run than a job's name, and
 how long to wait for the next attempt. Which units these are it reads in the job document, which only root writes.
+Whoever finds a job late has its services told in the same way.
 """
 
 from __future__ import annotations
@@ -20,14 +21,19 @@ from serversync.failure import Failure
 from serversync.job import Job
 from serversync.layout import Layout
 from serversync.run import timestamp
+from serversync.services import URLS
+from serversync.unit import lines_of, service
 
 # Of a question.
 LONGEST = 4096
 SOCKET = Path("/run/serversync-units.sock")
 PHASES = ("before", "after")
 AGAIN = "again"
+TELL = "late"
 # As a job's delay may be.
 LONGEST_WAIT = 86400
+# What looks at all jobs, and in seconds how long services may take to be told.
+LOOK, LONGEST_TELLING = "serversync-late.service", 600
 
 
 def systemctl(layout: Layout, *words: str) -> subprocess.CompletedProcess[str]:
@@ -108,6 +114,31 @@ def arm(name: str, seconds: int) -> None:
         raise Failure("units", f"{timer} cannot be made: {done.stderr.strip()}")
 
 
+def have_told(job: Job) -> None:
+    """Has the services of ``notification.urls`` told that the job is late; nobody waits for it."""
+    question({"job": job.name, "phase": TELL})
+
+
+def tell(job: Job) -> None:
+    """Root's part of it: a passing unit with the sandbox of what looks at all jobs, a network, and this job's URLs.
+
+    The job's own unit, which may hang, is not needed for it.
+    """
+    secrets = [line for line in lines_of(service(job.name)) if line.startswith("LoadCredential")]
+    lines = [
+        *lines_of(LOOK),
+        "PrivateNetwork=no",
+        "RestrictAddressFamilies=AF_INET AF_INET6",
+        f"RuntimeMaxSec={LONGEST_TELLING}",
+        *(line for line in secrets if line.partition("=")[2].startswith(f"{URLS}:")),
+    ]
+    unit = f"serversync-late-{job.name}.service"
+    what = [f"--unit={unit}", *(f"--property={line}" for line in lines), "--", sys.argv[0], "late", job.name]
+    done = command("systemd-run", "--quiet", "--no-ask-password", "--collect", *what)
+    if done.returncode:
+        raise Failure("units", f"{unit} cannot be started: {done.stderr.strip()}")
+
+
 def going_down() -> bool:
     """Whether this server is being shut down, which stops runs that are to go on."""
     for _try in range(5):
@@ -123,11 +154,13 @@ def serve(layout: Layout) -> int:
     try:
         asked = json.loads(sys.stdin.readline(LONGEST))
         phase, job = asked["phase"], jobs.load(layout, str(asked["job"]))
-        if phase not in (*PHASES, AGAIN):
-            raise Failure("units", f"{phase!r} is not one of {', '.join((*PHASES, AGAIN))}")
+        if phase not in (*PHASES, AGAIN, TELL):
+            raise Failure("units", f"{phase!r} is not one of {', '.join((*PHASES, AGAIN, TELL))}")
         answer: dict[str, Any] = {}
         if phase == AGAIN:
             arm(job.name, min(max(int(asked["after"]), 0), LONGEST_WAIT))
+        elif phase == TELL:
+            tell(job)
         else:
             answer["units"] = start(layout, job, phase)
     except (ValueError, KeyError, TypeError) as error:

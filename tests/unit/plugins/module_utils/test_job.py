@@ -92,7 +92,7 @@ def test_the_normal_form_of_the_least_job():
         "account": ACCOUNT,
         "schedule": None,
         "on_error": {"retries": 3, "delay": "5m", "backoff": 2.0, "max_delay": None},
-        "notification": {"email": [], "urls": [], "events": ["conflict", "failure", "recovery"]},
+        "notification": {"email": [], "urls": [], "events": ["conflict", "failure", "recovery"], "late_after": None},
         "settings": SETTINGS,
         "elements": [{"path": "/srv/a", "partner_path": "/srv/a", **ELEMENT}],
         "before": [],
@@ -136,6 +136,7 @@ def test_the_order_of_the_document():
 
 HOST = "write a host name, an IPv4 address, an IPv6 address without brackets, or the name of a pairing"
 DURATION = "is not a duration; write a number and a unit, e.g. 90s, 15m, 2h or 7d"
+BY_CALENDAR = "how much time schedule.calendar leaves between two runs only systemd knows"
 DAYS = "mon, tue, wed, thu, fri, sat, sun"
 PUB = "write TYPE BASE64 as in /etc/ssh/ssh_host_ed25519_key.pub of the partner"
 KINDS = ", ".join(_host_key.KEY_TYPES)
@@ -210,7 +211,7 @@ BAD = [
     *(
         ({"notification": notification}, "notification" + message)
         for notification, message in (
-            ("json://s3cret", ": is text, not a dictionary; write it with the keys email, urls, events"),
+            ("json://s3cret", ": is text, not a dictionary; write it with the keys email, urls, events, late_after"),
             ({"url": ["json://s3cret"]}, ".url: is not an option; did you mean urls?"),
             ({"urls": {"s3cret": 1}}, ".urls: is a dictionary, not a list; begin each entry with a dash"),
             ({"urls": True}, ".urls: is a boolean, not a list; begin each entry with a dash"),
@@ -326,8 +327,8 @@ BAD = [
     ({"settings": {"paralel": 2}}, "settings.paralel: is not an option; use one of " + ", ".join(SETTINGS)),
     ({"settings": {"max_deletes": 2}}, "settings.max_deletes: is not an option; did you mean max_delete?"),
     (
-        {"notification": {"events": ["failure", "late"]}},
-        "notification.events[1]: 'late' is not one of failure, conflict, recovery, success, always",
+        {"notification": {"events": ["failure", "start"]}},
+        "notification.events[1]: 'start' is not one of failure, conflict, recovery, late, success, always",
     ),
     # partner and account
     ({"partner": None}, "partner.host: is missing; name the partner server"),
@@ -477,6 +478,42 @@ BAD = [
     (
         {"on_error": {"delay": "10m", "max_delay": "5m"}},
         "on_error.max_delay: 5m is shorter than on_error.delay 10m; use that or more, or null",
+    ),
+    *(
+        (
+            {"notification": {"events": ["late"]}, **more},
+            "notification.late_after: is missing; %s, so give it, e.g. 2d, or leave late out of notification.events"
+            % why,
+        )
+        for more, why in (
+            ({}, "without a schedule nothing says when a run is due"),
+            ({"schedule": {"calendar": "daily"}}, BY_CALENDAR),
+        )
+    ),
+    (
+        {"schedule": {"at": "02:30"}, "notification": {"late_after": "23h"}},
+        "notification.late_after: 23h is shorter than the 1d that the schedule leaves between two runs; use that or "
+        "more, or null for 2d",
+    ),
+    (
+        {"schedule": {"at": "02:30", "days": ["mon", "thu"]}, "notification": {"late_after": "3d", "events": "late"}},
+        "notification.late_after: 3d is shorter than the 4d that the schedule leaves between two runs; use that or "
+        "more, or null for 8d",
+    ),
+    ({"notification": {"late_after": "59s"}}, "notification.late_after: '59s' is out of range; use 1m to 3650d"),
+    ({"notification": {"late_after": 0}}, "notification.late_after: '0' is out of range; use 1m to 3650d"),
+    ({"notification": {"late_after": "3651d"}}, "notification.late_after: '3651d' is out of range; use 1m to 3650d"),
+    ({"notification": {"late_after": 7}}, "notification.late_after: 7 has no unit; write e.g. 90s, 15m, 2h or 7d"),
+    ({"notification": {"late_after": "late"}}, "notification.late_after: 'late' " + DURATION),
+    ({"notification": {"late_afer": "2d"}}, "notification.late_afer: is not an option; did you mean late_after?"),
+    # only what is wrong with the schedule itself
+    (
+        {"schedule": {"every": "7m"}, "notification": {"events": ["late"]}},
+        "schedule.every: '7m' divides neither an hour nor a day; use 6m, the nearest that does, or at",
+    ),
+    (
+        {"schedule": {"timezone": "UTC"}, "notification": {"events": ["late"]}},
+        "schedule: has none of every, at, calendar; give one of them, or schedule: null for none",
     ),
     (
         {"limits": {"timeout": "5\u017f"}},
@@ -1111,6 +1148,10 @@ def test_a_private_key_is_never_repeated():
             {"partner": {"host": "hq", "host_key": [KEY, OTHER_KEY]}},
         ),
         ({"notification": {"events": "success,failure"}}, {"notification": {"events": ["failure", "success"]}}),
+        (
+            {"notification": {"events": "success,late", "late_after": "48 H"}, "schedule": {"at": "1:00"}},
+            {"notification": {"events": ["late", "success"], "late_after": "2d"}, "schedule": {"at": "1:00"}},
+        ),
         ({"settings": {"exclude": "*.tmp"}}, {"settings": {"exclude": ["*.tmp", "*.tmp"]}}),
         ({"settings": {"exclude": ""}}, {}),
         ({"settings": {"exclude": ["*", "!a", "*", "!b", "!b"]}}, {"settings": {"exclude": ["*", "!b"]}}),
@@ -1231,7 +1272,7 @@ def full():
         account={"user": "u", "private_key_file": "/k"},
         schedule={"at": ["02:30", "14:00"], "days": ["mon"], "timezone": "UTC", "jitter": "7m", "catch_up": False},
         on_error={"retries": 1, "delay": "1m", "backoff": 1.5, "max_delay": "10m"},
-        notification={"email": ["a@b"], "urls": ["json://s3cret"], "events": ["success"]},
+        notification={"email": ["a@b"], "urls": ["json://s3cret"], "events": ["late", "success"], "late_after": "90d"},
         settings={
             "direction": "from_partner",
             "conflict": "keep_both",
@@ -1357,6 +1398,26 @@ def test_a_default_jitter_follows_the_period_and_a_chosen_one_stays():
     chosen = changed(job, schedule={"jitter": "4m"})
     assert changed(chosen, schedule={"every": "10m"})["schedule"]["jitter"] == "4m"
     assert changed(chosen, schedule={"jitter": None})["schedule"]["jitter"] == "15m"
+
+
+@pytest.mark.parametrize("schedule", [{"every": "1m"}, {"at": "02:30"}, {"at": "02:30", "day_of_month": 31}])
+def test_a_schedule_says_when_a_job_is_late_and_a_job_may_say_it_itself(schedule):
+    job = made(schedule=schedule, notification={"events": "late"})
+    assert job["notification"]["late_after"] is None
+    VALIDATOR.validate(job)
+    chosen = changed(job, notification={"late_after": "1464h"})
+    assert chosen["notification"]["late_after"] == "61d"
+    for more in ({"schedule": None}, {"schedule": {"calendar": "daily"}}, {"notification": {"events": None}}):
+        other = changed(chosen, **more)
+        assert other["notification"]["late_after"] == "61d"
+        VALIDATOR.validate(other)
+        assert changed(other, schedule=schedule, notification={"events": "late"}) == chosen
+    for more in ({"schedule": None}, {"schedule": {"calendar": "daily"}}):
+        problems = _job.declare({"name": "demo", **more}, job)[1]
+        assert [problem.path for problem in problems] == ["notification.late_after"]
+    shorter = changed(made(schedule={"every": "1h"}), notification={"late_after": "1h"})
+    problems = _job.declare({"name": "demo", "schedule": {"every": "2h"}}, shorter)[1]
+    assert [problem.path for problem in problems] == ["notification.late_after"]
 
 
 def test_between_ssh_and_local_and_back():
@@ -1656,6 +1717,7 @@ def test_the_schema_is_one_and_describes_every_field():
 LATER = {
     "account.password",
     "notification.urls",
+    "notification.late_after",
     "machine_id",
     "before",
     "after",
@@ -1805,6 +1867,12 @@ def test_what_may_be_left_out_of_a_document_has_a_default_and_nothing_else_has()
             )
         ),
         {"elements": [dict(full()["elements"][0], partner_path="/tmp/a")]},
+        *(
+            {"schedule": schedule, "notification": dict({"email": [], "events": ["late"]}, **late)}
+            for schedule in (None, dict(full()["schedule"], at=None, days=[], calendar="daily"))
+            for late in ({}, {"late_after": None})
+        ),
+        {"notification": dict(full()["notification"], late_after="48 h")},
         {"on_error": {"retries": -1, "delay": "5m"}},
         {"on_error": {"retries": 3, "delay": "5 m"}},
         {"on_error": {"retries": 3, "delay": "5m", "backoff": 0.5}},
@@ -2174,7 +2242,9 @@ def declarations(draw):
             notification=maybe(
                 email=st.lists(st.sampled_from(["a@b", "c@d.e"])),
                 urls=st.lists(st.from_regex(_job._URL, fullmatch=True), max_size=3),
-                events=st.lists(st.sampled_from(["failure", "conflict", "recovery", "success", "always"])),
+                events=st.lists(st.sampled_from(["failure", "conflict", "recovery", "late", "success", "always"])),
+                # no schedule leaves as much
+                late_after=st.sampled_from(["62d", "1488h", " 400 D"]),
             ),
             settings=settings_maybe(),
             before=UNITS,
@@ -2234,6 +2304,7 @@ def test_the_normal_form_is_a_fixed_point(declaration):
             "account.private_key_file",
             "account.password",
             "notification.urls",  # equal ones, and those of services on this server
+            "notification.late_after",  # missing where there is no schedule, or a calendar
         }
         return
     given = _job.secrets_of(_job.read(declaration)[0])

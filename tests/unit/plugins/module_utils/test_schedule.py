@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 
 import pytest
@@ -124,6 +125,41 @@ def test_the_time_zone_at_the_end_of_an_expression(text, parts):
 )
 def test_the_default_jitter(every, at, jitter):
     assert _schedule.default_jitter(every, at) == jitter
+
+
+WEEK = st.lists(st.sampled_from(_schedule.DAYS), min_size=1, max_size=6, unique=True)
+MONTH = st.lists(st.integers(1, 31), min_size=1, max_size=6, unique=True)
+
+
+def is_day(date, days, day_of_month):
+    return (not days or _schedule.DAYS[date.weekday()] in days) and (not day_of_month or date.day in day_of_month)
+
+
+@given(
+    st.lists(st.integers(0, 86399), min_size=1, max_size=3, unique=True),
+    st.one_of(st.tuples(WEEK, st.just([])), st.tuples(st.just([]), MONTH), st.just(([], []))),
+)
+def test_the_longest_gap_is_that_of_the_runs_of_eight_years(seconds, dates):
+    """An oracle that lists them all; a year of 366 days is among them."""
+    at = sorted(_schedule.time_of("%d:%02d:%02d" % (one // 3600, one // 60 % 60, one % 60)) for one in seconds)
+    days = [day for day in _schedule.DAYS if day in dates[0]]
+    first = datetime.date(2025, 1, 1)
+    calendar = [first + datetime.timedelta(number) for number in range(8 * 365)]
+    runs = [day.toordinal() * 86400 + second for day in calendar if is_day(day, *dates) for second in sorted(seconds)]
+    gap = max(later - earlier for earlier, later in zip(runs, runs[1:]))
+    assert _schedule.longest_gap(None, at, days, sorted(dates[1])) == gap
+
+
+@pytest.mark.parametrize(("every", "gap"), [("1m", 60), ("90m", 5400), ("1d", 86400), (None, 0)])
+def test_the_gap_of_other_schedules(every, gap):
+    assert _schedule.longest_gap(every, None, [], []) == gap
+
+
+@pytest.mark.parametrize(
+    ("gap", "late_after"), [(60, "2h"), (3600, "2h"), (5400, "3h"), (44990, "89980s"), (86400, "2d"), (5270400, "122d")]
+)
+def test_a_job_is_late_when_two_runs_in_a_row_were_none(gap, late_after):
+    assert _schedule.default_late_after(gap) == late_after
 
 
 @settings(max_examples=50)

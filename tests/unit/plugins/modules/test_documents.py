@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
-from ansible_collections.serversync.core.plugins.module_utils import _job, _store, _units
+from ansible_collections.serversync.core.plugins.module_utils import _job, _schedule, _store, _units
 from hypothesis import given
 from hypothesis import strategies as st
-from serversync import job, machine
+from serversync import job, machine, schedule
 from serversync.failure import InvalidDocument
 
 ELEMENTS = [{"path": "/srv/a"}, {"path": "/srv/b", "partner_path": "/srv/c", "previous_path": "/srv/d"}]
@@ -77,6 +78,39 @@ def test_waits_grow_up_to_the_longest():
     assert waits(backoff=1) == ["5m"] * 6
     assert waits(backoff=1.5, max_delay="10m") == ["5m", "450s", "10m", "10m", "10m", "10m"]
     assert waits(delay="2h") == ["2h"] * 6
+
+
+TIMES = st.lists(st.from_regex(_schedule.TIME_PATTERN, fullmatch=True), min_size=1, max_size=4)
+
+
+@given(
+    st.one_of(
+        st.none(),
+        st.builds(lambda every: {"every": every}, st.sampled_from(["1m", "90s", "45m", "1h", "8h", "1d"])),
+        st.builds(lambda calendar: {"calendar": calendar}, st.just("Mon..Fri *-*-* 02:30")),
+        st.builds(lambda at, days: {"at": at, "days": days}, TIMES, st.lists(st.sampled_from(_schedule.DAYS))),
+        st.builds(lambda at, days: {"at": at, "day_of_month": days}, TIMES, st.lists(st.integers(1, 31))),
+    )
+)
+def test_both_sides_know_how_much_time_a_schedule_lets_pass(times):
+    made = declared(schedule=times)
+    gap = schedule.longest_gap(made["schedule"])
+    names = ("every", "at", "days", "day_of_month")
+    assert gap == (_schedule.longest_gap(*map(made["schedule"].get, names)) if times else 0)
+    after = schedule.late_after(job.Job(made, ""))
+    assert after == (_schedule.seconds_of(_schedule.default_late_after(gap)) if gap else None)
+    # just as much is the least that may be given
+    if gap:
+        least = declared(schedule=times, notification={"late_after": _schedule.duration_of(gap)})
+        assert schedule.late_after(job.Job(least, "")) == gap
+
+
+def test_when_a_job_was_declared_is_when_its_document_was_written(tmp_path):
+    document = declared(schedule={"at": "02:30"}, enabled=False)
+    loaded(tmp_path, document)
+    os.utime(tmp_path / "demo.json", (0, 1795746600.5))
+    terms = {"enabled": False, "late_after": 2 * 86400, "declared": "2026-11-27T02:30:00.500+00:00"}
+    assert schedule.terms(job.load_file(tmp_path / "demo.json")) == terms
 
 
 def test_defaults_are_not_shared_between_jobs(tmp_path):

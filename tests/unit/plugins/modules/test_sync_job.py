@@ -98,7 +98,7 @@ def test_create(server):
             "catch_up": True,
         },
         "on_error": {"retries": 3, "delay": "5m", "backoff": 2.0, "max_delay": None},
-        "notification": {"email": [], "urls": [], "events": ["conflict", "failure", "recovery"]},
+        "notification": {"email": [], "urls": [], "events": ["conflict", "failure", "recovery"], "late_after": None},
         "settings": {
             "direction": "to_partner",
             "conflict": "newer_wins",
@@ -162,6 +162,7 @@ EDITS = [
     {"schedule": {"jitter": "0s", "catch_up": False}},
     {"on_error": {"retries": 0}},
     {"notification": {"email": "ops@example.com", "events": ["failure", "success"]}},
+    {"notification": {"events": "late", "late_after": "72h"}},
     {"settings": {"direction": "from_partner", "exclude": ["*.tmp"]}},
     {"settings": {"direction": "both", "conflict": "keep_both", "delete": "synced", "max_delete": 40}},
     {"settings": {"delete": "extraneous", "max_delete": "100%", "max_change": "50 %", "include": "*.txt,/a/"}},
