@@ -21,6 +21,7 @@ import re
 from typing import Any, Callable, Iterable, Iterator, Mapping, NamedTuple, Sequence
 
 from . import _schedule
+from ._settings import settings_of
 
 VERSION = 1
 
@@ -1570,18 +1571,6 @@ def _resolve_on_error(job: Mapping[str, Any], problems: list[Problem]) -> None:
     if longest and _schedule.seconds_of(longest) < _schedule.seconds_of(delay):
         text = "%s is shorter than on_error.delay %s; use that or more, or null" % (longest, delay)
         problems.append(Problem("out_of_range", "on_error.max_delay", text))
-
-
-def settings_of(job: Mapping[str, Any], element: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The settings that hold for an element: its own, and of what it has none the job's."""
-    common: Mapping[str, Any] = job["settings"]
-    own = element.get("settings")
-    if not own:
-        return common
-    settings = dict(common, **own)
-    if settings.get("verify") == "checksum":
-        settings["verify_every"] = None
-    return settings
 
 
 def _resolve_settings(job: dict[str, Any], given: Mapping[str, Any], problems: list[Problem]) -> None:
