@@ -244,9 +244,9 @@ def published(layout: Layout, name: str) -> dict[str, Any] | None:
     path = layout.public / f"{check_name(name)}.json"
     try:
         document = json.loads(read_plain(path))
-        if isinstance(document, dict):
+        if isinstance(document, dict) and isinstance(document.get("runs"), list):
             return document
-        reason: object = "not a mapping"
+        reason: object = "no mapping with runs"
     except FileNotFoundError:
         return None
     except PermissionError:
