@@ -258,6 +258,9 @@ def published(layout: Layout, name: str) -> dict[str, Any] | None:
 
 
 def published_names(layout: Layout) -> list[str]:
-    if not layout.public.is_dir():
+    """The jobs of which something is published; PermissionError where the caller may not know."""
+    try:
+        names = [path.name for path in layout.public.iterdir()]
+    except FileNotFoundError:
         return []
-    return sorted(path.stem for path in layout.public.glob("[a-z0-9]*.json"))
+    return sorted(name[: -len(".json")] for name in names if name.endswith(".json") and not name.startswith("."))
