@@ -18,6 +18,7 @@ import yaml
 from serversync import report
 
 from tests.integration.conftest import Server, Site, free_port
+from tests.loopback import ROOT
 
 BOTH = {"direction": "both", "exclude": [], "delete": "never", "conflict": "no_winner"}
 
@@ -165,7 +166,8 @@ def test_the_playbook_makes_one_page_of_all_servers(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x").write_text("1")
     elements = [{"path": str(tmp_path / "a"), "partner_path": str(tmp_path / "b")}]
-    site.turn("sync_job", name="nightly").apply(partner={"host": "hq", "connection": "local"}, elements=elements)
+    job = {"partner": {"host": "hq", "connection": "local"}, "elements": elements, "comment": "{{ 6 * 7 }}"}
+    site.turn("sync_job", name="nightly").apply(**job)
     site.serversync("run", "nightly")
     local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
     # Where no runner is, one that knows no reports, and one that is not there.
@@ -195,6 +197,8 @@ def test_the_playbook_makes_one_page_of_all_servers(tmp_path: Path) -> None:
         "127.0.0.1 port",
         "no report old: serversync: usage: invalid choice: 'report'",
         "site-a1 job",
+        # What a server tells is no template.
+        "{{ 6 * 7 }}",
     ):
         assert expected in text, expected
     assert f"site-a:{tmp_path}/a->site-a:{tmp_path}/b" in text
@@ -212,3 +216,11 @@ def test_the_playbook_makes_one_page_of_all_servers(tmp_path: Path) -> None:
         f"report_scope=user report_file={tmp_path}/one.html",
     )
     assert "Synchronization jobs of site-a" in (tmp_path / "one.html").read_text(encoding="utf-8")
+
+
+def test_the_guide_has_every_variable_of_the_playbook() -> None:
+    book = (ROOT / "playbooks" / "report.yml").read_text(encoding="utf-8")
+    guide = (ROOT / "docs" / "many-servers.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"^\| `(report_\w+)` \|", guide, re.MULTILINE))
+    assert documented == set(re.findall(r"(?<!\w)report_[a-z]+", book))
+    assert "serversync.core.report\n" in guide
