@@ -8,6 +8,7 @@ import html
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,26 @@ def test_the_page_is_written_in_one_step(ran: Server, tmp_path: Path) -> None:
     printed = ran.serversync("report", "--html", "-").stdout
     moment = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?")
     assert moment.sub("", printed) == moment.sub("", page)
+
+
+@pytest.mark.parametrize("pairs", [["ab"], ["ab", "cd"]])
+def test_the_commands_on_the_page_decide(server: Server, tmp_path: Path, pairs: list[str]) -> None:
+    names = ("-x", "it's here", "y")
+    for side in "".join(pairs):
+        (tmp_path / side).mkdir()
+        for name in names:
+            (tmp_path / side / name).write_text(f"of {side}")
+    server.declare("nightly", [(tmp_path / one, tmp_path / other) for one, other in pairs], settings=BOTH)
+    server.run("nightly", code=3)
+    page = server.serversync("report", "--html", "-").stdout
+    commands = [html.unescape(one) for one in re.findall(r"Decide: <code>(.*?)</code>", page)]
+    assert len(commands) == len(names) * len(pairs)
+    for command in commands:
+        program, *words = shlex.split(command)
+        assert program == "serversync"
+        server.serversync(*words)
+    assert server.run("nightly")["state"] == "equal"
+    assert "No path waits for a decision." in server.serversync("report", "--html", "-").stdout
 
 
 def test_a_file_for_the_page_that_cannot_be_one_is_refused(ran: Server, tmp_path: Path) -> None:
