@@ -146,17 +146,17 @@ def test_what_is_in_circles_is_what_is_marked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "room", "shown"),
+    ("said", "room", "beginning", "end"),
     [
-        ("/srv/x", 6, "/srv/x"),
-        ("/srv/x", 5, "\u2026rv/x"),
-        ("\u6f22\u5b57", 4, "\u6f22\u5b57"),
-        ("\u6f22\u5b57", 3, "\u2026"),
-        ("", 0, ""),
+        ("/srv/x", 6, "/srv/x", "/srv/x"),
+        ("/srv/x", 5, "/srv\u2026", "\u2026rv/x"),
+        ("\u6f22\u5b57", 4, "\u6f22\u5b57", "\u6f22\u5b57"),
+        ("\u6f22\u5b57", 3, "\u2026", "\u2026"),
+        ("", 0, "", ""),
     ],
 )
-def test_the_end_of_a_path_is_shown(said: str, room: int, shown: str) -> None:
-    assert fitting(said, room) == shown
+def test_so_much_of_a_name_is_shown_as_there_is_room_for(said: str, room: int, beginning: str, end: str) -> None:
+    assert (fitting(said, room), fitting(said, room, end=True)) == (beginning, end)
 
 
 def test_nothing_is_drawn_of_nothing() -> None:

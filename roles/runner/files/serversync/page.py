@@ -359,7 +359,7 @@ def table_of_connections(graph: Mapping[str, Any]) -> str:
 def servers_part(servers: Iterable[Server]) -> Iterator[str]:
     rows = []
     for server in servers:
-        begin = f"<tr><th scope=row>{name(server['server'])}"
+        begin = f"<tr><th scope=row class=long>{name(server['server'])}"
         if server["problem"]:
             rows.append(f"{begin}<td>{state_of('silent')}<td><td><td class=error>{plain(server['problem'])}")
             continue

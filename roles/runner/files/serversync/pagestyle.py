@@ -77,7 +77,7 @@ table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.93re
 caption{text-align:left;padding:0 0 .2rem}
 th,td{text-align:left;vertical-align:top;padding:.2rem .9rem .2rem 0;border-bottom:1px solid var(--line);
 font-weight:400;overflow-wrap:normal}
-td.path,td.error{overflow-wrap:anywhere;min-width:8rem}
+td.path,td.error,th.long{overflow-wrap:anywhere;min-width:8rem}
 td.error{min-width:18rem}
 thead th{color:var(--soft);font-size:.87rem;white-space:nowrap}
 .number,.way,time{white-space:nowrap}

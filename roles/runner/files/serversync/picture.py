@@ -22,8 +22,8 @@ MOST_PLACES, MOST_SERVERS, MOST_NAMES = 160, 200, 60
 BOX, GAP, ROW, HEAD, MARGIN, INDENT = 232, 160, 18, 24, 10, 10
 # The gap below a box; how far an arrow is from the middle of its line.
 BELOW, APART = 14, 3
-# Letters that fit into a box, and that an arrow's name may have.
-LETTERS, NAME = 33, 20
+# Letters that fit into a line of a box and into its title, and that an arrow's name may have.
+LETTERS, TITLE, NAME = 33, 26, 20
 CIRCLE = "\u21bb"
 
 
@@ -220,7 +220,7 @@ def height(lines: Sequence[Any]) -> float:
 def box(name: str, lines: Sequence[tuple[int, Mapping[str, Any]]], column: int, top: float) -> str:
     left = MARGIN + column * (BOX + GAP)
     parts = [f'<rect class="box" x="{left}" y="{top:g}" width="{BOX}" height="{height(lines) - BELOW:g}" rx="4"/>']
-    parts.append(text(left + 8, top + 16, name, LETTERS - 3, "server"))
+    parts.append(text(left + 8, top + 16, name, TITLE, "server"))
     for line, (depth, place) in enumerate(lines):
         sign = f"{CIRCLE} " if place["circle"] else ""
         kind = "path round" if place["circle"] else "path"
@@ -232,18 +232,20 @@ def box(name: str, lines: Sequence[tuple[int, Mapping[str, Any]]], column: int, 
 
 
 def text(left: float, base: float, said: str, room: int, kind: str, sign: str = "") -> str:
-    shown, whole = fitting(safe(said), room), safe(said)
+    whole = safe(said)
+    shown = fitting(whole, room, end=kind != "server")
     title = f"<title>{escape(whole)}</title>" if shown != whole else ""
     return f'<text class="{kind}" x="{left:g}" y="{base:g}">{sign}{escape(shown)}{title}</text>'
 
 
-def fitting(said: str, room: int) -> str:
-    """The end of a text, which of paths says the most, in so many letters; some count for two."""
-    left = room
-    for at in range(len(said) - 1, -1, -1):
-        left -= 2 if unicodedata.east_asian_width(said[at]) in "WF" else 1
-        if left < 0:
-            return f"\u2026{said[at + 2 :]}"
+def fitting(said: str, room: int, *, end: bool = False) -> str:
+    """So much of a text as there is room for, in letters, of which some count for two; of a path the end says most."""
+    kept = ""
+    for letter in reversed(said) if end else said:
+        room -= 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+        if room < 0:
+            return f"\u2026{kept[:-1][::-1]}" if end else f"{kept[:-1]}\u2026"
+        kept += letter
     return said
 
 
