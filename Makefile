@@ -4,12 +4,13 @@
 # Every target installs what it needs into .venv, and Debian packages where it may.
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test alerts bench faults servers lint sanity docs release clean
+.PHONY: help demo test alerts browser bench faults servers lint sanity docs release clean
 
 help:
 	@echo "make demo     a job declared, run, duplicated and removed, here and without root (1 minute)"
 	@echo "make test     unit and integration tests; no root, no container"
 	@echo "make alerts   alert rules and rulebook, tried with Prometheus' promtool and ansible-rulebook (a minute; needs Java)"
+	@echo "make browser  the page of reports in a headless Chromium (a minute; installs the browser)"
 	@echo "make bench    how fast it is against rsync and unison; writes docs/performance.md (an hour; BENCH='P1 P3' for some)"
 	@echo "make faults   kills, lost links, full disks, damaged archives; 500 kills (an hour; FAULTS='--kills 20' for a few)"
 	@echo "make servers  two Debian servers with systemd in containers, end to end (root, podman)"
@@ -39,6 +40,10 @@ alerts: .venv/.alerts
 	@scripts/need-packages rsync=rsync java=default-jre-headless
 	@scripts/need-promtool
 	PATH="$$PWD/.venv/bin:$$PATH" .venv/bin/python -m pytest tests/alerts
+
+browser: .venv/.test
+	@scripts/need-packages chromium=chromium
+	.venv/bin/python -m pytest tests/browser
 
 bench: .venv/.test
 	@scripts/need-packages rsync=rsync unison=unison sshd=openssh-server ssh=openssh-client setfacl=acl

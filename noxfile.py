@@ -186,9 +186,9 @@ OLDEST = list(ANSIBLE_CORES)[-1]
 
 @nox.session(python=sanity_python(OLDEST))
 def oldest(session: nox.Session) -> None:
-    """Role and modules do what the guides say by the oldest ansible-core, too."""
+    """Role, modules and playbook do what the guides say by the oldest ansible-core, too."""
     session.install(f"ansible-core=={OLDEST}.*", "--requirement", "requirements/test.txt")
-    tests = ["tests/integration/test_guide.py", *session.posargs]
+    tests = ["tests/integration/test_guide.py", "tests/integration/test_report.py", *session.posargs]
     session.run("python", "-m", "pytest", "--quiet", "--numprocesses", "auto", *tests)
 
 

@@ -24,10 +24,10 @@ from ._job import (
     resolve_all,
     secrets_in,
     secrets_of,
-    settings_of,
     show,
 )
 from ._module import JobModule
+from ._settings import settings_of
 from ._store import (
     FileState,
     Found,

@@ -14,7 +14,7 @@ import ipaddress
 import re
 from typing import Any, Iterator, Mapping, NamedTuple, Sequence, Tuple
 
-from ._job import settings_of
+from ._settings import settings_of
 
 _LOOPBACK = ("localhost", "ip6-localhost", "::1")
 

@@ -21,6 +21,7 @@ import re
 from typing import Any, Callable, Iterable, Iterator, Mapping, NamedTuple, Sequence
 
 from . import _schedule
+from ._settings import settings_of
 
 VERSION = 1
 
@@ -1601,18 +1602,6 @@ def _resolve_late(job: Mapping[str, Any], problems: list[Problem]) -> None:
             why = "how much time schedule.calendar leaves between two runs only systemd knows"
         text = "is missing; %s, so give it, e.g. 2d, or leave late out of notification.events"
         problems.append(Problem("missing", path, text % why))
-
-
-def settings_of(job: Mapping[str, Any], element: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The settings that hold for an element: its own, and of what it has none the job's."""
-    common: Mapping[str, Any] = job["settings"]
-    own = element.get("settings")
-    if not own:
-        return common
-    settings = dict(common, **own)
-    if settings.get("verify") == "checksum":
-        settings["verify_every"] = None
-    return settings
 
 
 def _resolve_settings(job: dict[str, Any], given: Mapping[str, Any], problems: list[Problem]) -> None:

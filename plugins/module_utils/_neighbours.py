@@ -10,7 +10,8 @@ import re
 from typing import Any, Collection, Iterable, Mapping, Sequence
 
 from ._fleet import Server
-from ._job import JOB, Problem, foreign, loads, settings_of
+from ._job import JOB, Problem, foreign, loads
+from ._settings import settings_of
 from ._store import Layout, declared_names, read_document
 from ._topology import analyse
 

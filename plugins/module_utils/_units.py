@@ -9,8 +9,8 @@ import posixpath
 import re
 from typing import Any, Collection, Mapping
 
-from ._job import settings_of
 from ._schedule import HOUR, on_calendar, seconds_of
+from ._settings import settings_of
 
 HEADER = "# Written by serversync.core.sync_job; changes made here are lost.\n"
 

@@ -290,6 +290,29 @@ def test_what_waits_for_a_person_is_told_once(server: Server, sink: Sink, tmp_pa
     assert [mail["Subject"].partition(" told ")[2] for mail in sink.mails] == ["LEFT PATHS TO DECIDE", "RECOVERED"]
 
 
+def test_what_waits_for_a_person_is_on_record_with_both_versions(server: Server, tmp_path: Path) -> None:
+    for side, text in (("a", "this"), ("b", "the other")):
+        (tmp_path / side).mkdir()
+        for name in ("x", "y"):
+            (tmp_path / side / name).write_text(text)
+            os.utime(tmp_path / side / name, (0, 0))
+    settings = {"direction": "both", "exclude": [], "delete": "never", "conflict": "no_winner"}
+    server.declare("told", [(tmp_path / "a", tmp_path / "b")], settings=settings)
+    (found,) = json.loads(server.serversync("conflicts", "told", "--json").stdout)["elements"]
+    assert found["conflicts"] == []
+    for _run in range(2):
+        entry = server.run("told", code=3)["elements"][0]
+        (found,) = json.loads(server.serversync("conflicts", "told", "--json", code=3).stdout)["elements"]
+        assert entry["open"] == found["conflicts"]
+    assert [one["path"] for one in entry["open"]] == entry["unresolved"] == ["x", "y"]
+    one = entry["open"][0]
+    assert one["reason"] == "different, never agreed"
+    assert one["this_server"].startswith("file, 4 bytes, 1970-01-01 ")
+    assert one["partner"].startswith("file, 9 bytes, 1970-01-01 ")
+    server.serversync("resolve", "told", "x", "--use", "partner")
+    assert [one["path"] for one in server.run("told", code=3)["elements"][0]["open"]] == ["y"]
+
+
 def test_a_mail_server_that_is_away_costs_neither_the_run_nor_the_mail(
     server: Server, sink: Sink, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from serversync import display
+from serversync.display import in_words
+from serversync.entry import Row
 from serversync.ssh import explain
 
 
@@ -95,3 +98,31 @@ def test_what_ssh_says(stderr: str, code: str, transient: bool) -> None:
     failure = explain(stderr, "hq:22")
     assert (failure.code, failure.transient, failure.field) == (code, transient, "partner.host")
     assert "hq:22" in failure.message
+
+
+FILE = b"f 7 1.0000000000 1763849999.5000000000 1536 644 0 0 1 "
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (Row(b"x", "unresolved", FILE, b"", FILE, b"", b"both"), "changed on both servers"),
+        (Row(b"x", "unresolved", FILE, b"", FILE, b""), "different, never agreed"),
+        (Row(b"x", "unresolved", FILE, b"", None, b"", b"both"), "deleted on the partner, changed on this server"),
+        (Row(b"x", "unresolved", None, b"", FILE, b"", b"both"), "deleted on this server, changed on the partner"),
+        (Row(b"x", "unresolved", FILE, b"", None, b""), "only on this server"),
+        (Row(b"x", "unresolved", FILE, b"", None, b"", b"both", by="guard"), "held back by a guard"),
+    ],
+)
+def test_why_a_path_waits_for_a_person(row: Row, reason: str) -> None:
+    assert in_words(row)["reason"] == reason
+
+
+def test_both_versions_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as zone:
+        zone.setenv("TZ", "UTC")
+        time.tzset()
+        told = in_words(Row(b"a\xff", "unresolved", FILE, b"", None, b""))
+    time.tzset()
+    assert told["path"] == "a\udcff"
+    assert (told["this_server"], told["partner"]) == ("file, 1536 bytes, 2025-11-22 22:19:59, mode 644, 0:0", "absent")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
+import time
+from collections.abc import Iterator
 from contextlib import closing
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from serversync.history import History
+import pytest
+from serversync.history import PUBLISHED_DAYS, History
 from serversync.layout import Layout
 
 
@@ -62,3 +66,98 @@ def test_records_go_to_another_name_behind_its_own_configurations(tmp_path: Path
         assert not history.runs("nightly", 9)
         found = history.database.execute("SELECT job, number FROM configurations ORDER BY number").fetchall()
         assert found == [("other", 4), ("other", 5), ("other", 6)]
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> Iterator[History]:
+    with closing(History(Layout("user", tmp_path, tmp_path / "state", tmp_path))) as history:
+        yield history
+
+
+@pytest.fixture
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as zone:
+        zone.setenv("TZ", "CET-1")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+NOW = datetime.now(timezone.utc)
+
+
+def ago(days: int) -> str:
+    return (NOW - timedelta(days=days)).date().isoformat()
+
+
+def ended(run: str, day: str, state: str = "equal", begin: str = "02:30:00", end: str = "02:31:30") -> dict[str, Any]:
+    """A run of one element that copied 3 files and deleted one."""
+    element = {"created": 2, "updated": 1, "deleted": 1, "bytes": 1000, "conflicts": 4}
+    times = {"started": f"{day}T{begin}.000+00:00", "ended": f"{day}T{end}.000+00:00"}
+    return {**record(run, "", state), **times, "elements": [element] if state != "skipped" else []}
+
+
+def test_a_run_counts_once_when_it_is_over(history: History, berlin: None) -> None:
+    day = ago(3)
+    run = ended("a", day)
+    for state in ("running", "waiting", "running", "equal", "equal"):
+        history.keep({**run, "state": state, "ended": run["ended"] if state == "equal" else None})
+    history.keep(ended("b", day, "failed", end="02:30:10"))
+    history.keep(ended("c", day, "skipped", end="02:30:00"))
+    history.keep({**ended("d", day), "state": "running"})
+    counts = {"equal": 1, "failed": 1, "skipped": 1, "seconds": 100, "longest": 90}
+    figures = {"copied": 6, "deleted": 2, "bytes": 2000, "conflicts": 8}
+    assert history.days("nightly") == [{"day": day, **counts, **figures}]
+
+
+def test_a_day_is_one_of_the_servers_calendar(history: History, berlin: None) -> None:
+    history.keep(ended("a", ago(3), begin="22:59:59", end="23:30:00"))
+    history.keep(ended("b", ago(3), begin="23:00:00", end="23:30:00"))
+    assert [(one["day"], one["longest"]) for one in history.days("nightly")] == [(ago(3), 1801), (ago(2), 1800)]
+
+
+def test_a_clock_that_was_set_back_makes_no_run_shorter_than_nothing(history: History, berlin: None) -> None:
+    history.keep(ended("a", ago(3), begin="02:30:00", end="02:00:00"))
+    assert "seconds" not in history.days("nightly")[0]
+
+
+def test_only_days_of_late_are_told(history: History, berlin: None) -> None:
+    for days in (PUBLISHED_DAYS + 1, PUBLISHED_DAYS - 2, 0, -3):
+        history.keep(ended(f"{days}", ago(days)))
+    assert [one["day"] for one in history.days("nightly")] == [ago(PUBLISHED_DAYS - 2), ago(0)]
+
+
+def test_what_was_kept_before_there_were_days_is_counted_with_the_first_run(history: History, berlin: None) -> None:
+    runs = [
+        ended("a", ago(9)),
+        ended("b", ago(9), "failed"),
+        ended("c", ago(8)),
+        {**ended("d", ago(8)), "state": "running"},
+    ]
+    for run in runs:
+        history.keep(run)
+    history.keep({**ended("e", ago(8)), "job": "other"})
+    expected = [*history.days("nightly")]
+    history.database.execute("DELETE FROM days")
+    history.keep({**runs[-1], "state": "running"})
+    assert history.days("nightly") == []
+    history.keep(ended("z", ago(1)))
+    assert history.days("nightly")[:-1] == expected
+    assert [one["day"] for one in history.days("nightly")] == [ago(9), ago(8), ago(1)]
+
+
+def test_days_go_to_another_name_and_are_added_to_its_own(history: History, berlin: None) -> None:
+    history.keep(ended("a", ago(3)))
+    history.keep(ended("b", ago(2)))
+    history.keep({**ended("c", ago(3), "failed", end="03:30:00"), "job": "other"})
+    history.rename("nightly", "other")
+    assert history.days("nightly") == []
+    first, second = history.days("other")
+    assert (first["day"], first["equal"], first["failed"], first["seconds"], first["longest"]) == (
+        ago(3),
+        1,
+        1,
+        3690,
+        3600,
+    )
+    assert (second["day"], second["equal"], second["copied"]) == (ago(2), 1, 3)

@@ -2,9 +2,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from serversync.history import published_names
+from serversync.layout import Layout
 from serversync.status import state
 
 
@@ -47,3 +50,21 @@ def run(job: str, **elements: str) -> dict[str, Any]:
 )
 def test_the_state_is_that_of_all_declared_elements(runs: list[dict[str, Any]], expected: str | None) -> None:
     assert state(runs, ["a", "b"]) == expected
+
+
+def test_who_may_not_see_the_records_is_not_told_that_there_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = Layout("system", tmp_path, tmp_path / "state", tmp_path)
+    assert published_names(layout) == []
+    layout.public.mkdir(parents=True)
+    for name in ("b.json", "a.b.json", ".b.json.x1y2z3", "x.prom"):
+        (layout.public / name).touch()
+    assert published_names(layout) == ["a.b", "b"]
+
+    def refuse(_path: Path) -> list[Path]:
+        raise PermissionError(13, "Permission denied", str(layout.public))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(PermissionError):
+        published_names(layout)

@@ -90,6 +90,11 @@ def parser() -> Parser:
     add("show", "one run with every attempt, element and error", "one").add_argument(
         "run", metavar="RUN", nargs="?", help="the run's name; default: the last"
     )
+    report = add("report", "the jobs with their last 90 days, conflicts and connections, as a page", "any")
+    report.add_argument("--html", metavar="FILE", help="write the page there; - is standard output")
+    report.add_argument(
+        "--from", metavar="FILE", action="append", dest="sources", help="of what reports in JSON tell, once or more"
+    )
     check = add("check", "validate documents and try what a run needs, on both servers", "any")
     check.add_argument("--connect", action="store_true", help="of a file, which may hold a list: not its text alone")
     door = add("serve", "answer a paired partner; only ever started by a paired key")
@@ -577,6 +582,25 @@ def command_metrics(layout: Layout, arguments: argparse.Namespace) -> int:
     found = [*metrics.samples(status.status(layout, arguments.job))]
     told = [one._asdict() for one in found]
     tell(arguments, told, lambda: print(metrics.render(found), end=""))
+    return 0
+
+
+def command_report(layout: Layout, arguments: argparse.Namespace) -> int:
+    from serversync import report
+
+    if arguments.html is None and not arguments.json:
+        raise InvalidDocument("usage", "say where the page is to be written: --html FILE; or give --json")
+    if arguments.html == "-" and arguments.json:
+        raise InvalidDocument("usage", "standard output takes one of --html - and --json")
+    if arguments.job and arguments.sources:
+        raise InvalidDocument("usage", "a report --from FILE is of all jobs in it; leave JOB out")
+    servers = report.read(arguments.sources) if arguments.sources else [report.gather(layout, arguments.job)]
+    if arguments.html is not None:
+        from serversync.page import page
+
+        report.write(arguments.html, page(servers))
+    if arguments.json:
+        print(json.dumps(report.document_of(servers)))
     return 0
 
 

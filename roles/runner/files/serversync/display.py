@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
+
+from serversync.entry import Entry, Row
 
 SIGNS = {
     "new": "+",
@@ -237,6 +240,48 @@ def show_conflicts(elements: list[dict[str, Any]], job: str) -> None:
         return
     table(("element", "path", "this server", "partner"), rows)
     print(f"decide: serversync resolve {job} PATH --use this_server|partner|both")
+
+
+def in_words(row: Row) -> dict[str, str]:
+    """An unresolved path with both versions, and why it waits for a person."""
+    return {
+        "path": os.fsdecode(row.path),
+        "this_server": entry_in_words(row.here, row.here_more),
+        "partner": entry_in_words(row.there, row.there_more),
+        "reason": disagreement(row),
+    }
+
+
+def disagreement(row: Row) -> str:
+    if row.by == "guard":
+        return "held back by a guard"
+    if row.here is not None and row.there is not None:
+        return "changed on both servers" if row.base else "different, never agreed"
+    has, lacks = ("the partner", "this server") if row.here is None else ("this server", "the partner")
+    return f"deleted on {lacks}, changed on {has}" if row.base else f"only on {has}"
+
+
+KINDS = {
+    "f": "file",
+    "d": "directory",
+    "l": "link",
+    "p": "fifo",
+    "s": "socket",
+    "b": "block device",
+    "c": "character device",
+}
+
+
+def entry_in_words(record: bytes | None, more: bytes) -> str:
+    if record is None:
+        return "absent"
+    entry = Entry.parse(record, more)
+    try:
+        when = datetime.fromtimestamp(entry.mtime / 1e9).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):
+        when = f"{entry.mtime // 1_000_000_000} s since 1970"
+    size = f", {entry.size} bytes" if entry.kind == "f" else ""
+    return f"{KINDS[entry.kind]}{size}, {when}, mode {entry.mode:o}, {entry.uid}:{entry.gid}"
 
 
 def show_versions(elements: list[dict[str, Any]], job: str) -> None:

@@ -10,9 +10,11 @@ import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from serversync.display import copied, total
 from serversync.failure import Failure, InvalidDocument
 from serversync.job import Job, check_name
 from serversync.layout import Layout, read_plain
@@ -26,6 +28,8 @@ UNFINISHED = ("running", "waiting")
 KEEP_RUNS = 10_000
 KEEP_DAYS = 400
 PUBLISHED = 50
+# Days that are published: 90, and one to either side for whose calendar is ahead or behind.
+PUBLISHED_DAYS = 92
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
     run TEXT PRIMARY KEY, job TEXT NOT NULL, started TEXT NOT NULL, state TEXT NOT NULL, record TEXT NOT NULL
@@ -33,7 +37,25 @@ CREATE TABLE IF NOT EXISTS runs (
 CREATE TABLE IF NOT EXISTS configurations (
     job TEXT NOT NULL, number INTEGER NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (job, number)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS days (
+    job TEXT NOT NULL, day TEXT NOT NULL,
+    equal INTEGER NOT NULL, equal_with_warnings INTEGER NOT NULL, skipped INTEGER NOT NULL,
+    different INTEGER NOT NULL, failed INTEGER NOT NULL,
+    seconds REAL NOT NULL, longest REAL NOT NULL,
+    copied INTEGER NOT NULL, deleted INTEGER NOT NULL, bytes INTEGER NOT NULL, conflicts INTEGER NOT NULL,
+    PRIMARY KEY (job, day)
+) WITHOUT ROWID;
 """
+# What is known of a day: how many of its runs came to each state; their seconds together, and what they did; the
+# longest of them.
+SUMS = (*SEVERITY, "seconds", "copied", "deleted", "bytes", "conflicts")
+COUNTED = (*SUMS, "longest")
+NAMES = ", ".join(COUNTED)
+MERGED = (
+    f"ON CONFLICT (job, day) DO UPDATE SET longest = max(longest, excluded.longest), "
+    f"{', '.join(f'{name} = {name} + excluded.{name}' for name in SUMS)}"
+)
+ADDED = f"INSERT INTO days (job, day, {NAMES}) VALUES (:job, :day, :{NAMES.replace(', ', ', :')}) {MERGED}"  # noqa: S608
 
 
 # In which order a job's runs came; a clock that was wrong for a while tells another one.
@@ -43,6 +65,25 @@ IN_ORDER = "DROP INDEX IF EXISTS runs_of_job; CREATE INDEX IF NOT EXISTS runs_in
 
 def worst(states: Iterable[str]) -> str:
     return max(states, key=SEVERITY.index)
+
+
+def of_day(record: dict[str, Any]) -> dict[str, Any]:
+    """What a run that is over adds to the day on which it began, by this server's calendar."""
+    record = {"ended": None, "elements": [], **record}
+    began = datetime.fromisoformat(record["started"]).astimezone()
+    ended = datetime.fromisoformat(record["ended"]).astimezone() if record["ended"] else began
+    # A clock that was set back meanwhile makes none shorter than nothing.
+    seconds = max((ended - began).total_seconds(), 0)
+    return {
+        **dict.fromkeys(SEVERITY, 0),
+        "job": record["job"],
+        "day": began.date().isoformat(),
+        record["state"]: 1,
+        "seconds": seconds,
+        "longest": seconds,
+        "copied": copied(record),
+        **{counter: total(record, counter) for counter in ("deleted", "bytes", "conflicts")},
+    }
 
 
 class History:
@@ -85,13 +126,38 @@ class History:
 
     def keep(self, record: dict[str, Any]) -> None:
         row = (record["run"], record["job"], record["started"], record["state"], json.dumps(record))
-        with self.kept():
+        with self.kept(), self.database:
+            self.database.execute("BEGIN IMMEDIATE")
+            query = "SELECT state FROM runs WHERE run = ?"
+            (before,) = self.database.execute(query, (record["run"],)).fetchone() or ("running",)
             self.database.execute(
                 "INSERT INTO runs VALUES (?, ?, ?, ?, ?, "
                 "(SELECT COALESCE(MAX(number), 0) + 1 FROM runs WHERE job = ?)) "
                 "ON CONFLICT (run) DO UPDATE SET state = excluded.state, record = excluded.record",
                 (*row, record["job"]),
             )
+            if before in UNFINISHED and record["state"] not in UNFINISHED:
+                self.count(record)
+
+    def count(self, record: dict[str, Any]) -> None:
+        """Adds a run that has just ended to its day, once: what is kept of it later tells of its mail."""
+        job = record["job"]
+        if self.database.execute("SELECT 1 FROM days WHERE job = ? LIMIT 1", (job,)).fetchone():
+            self.database.execute(ADDED, of_day(record))
+            return
+        # It is the first, or those before it are from a version that knew no days.
+        query = "SELECT started, state, record FROM runs WHERE job = ? AND started > date('now', ?)"
+        for started, state, text in self.database.execute(query, (job, f"-{PUBLISHED_DAYS} days")):
+            if state not in UNFINISHED:
+                run = {**json.loads(text), "job": job, "started": started, "state": state}
+                self.database.execute(ADDED, of_day(run))
+
+    def days(self, job: str) -> list[dict[str, Any]]:
+        """The days of which something is known, the oldest first; what is 0 is left out."""
+        window = "day > date('now', ?) AND day <= date('now', '+1 day')"
+        query = f"SELECT day, {NAMES} FROM days WHERE job = ? AND {window} ORDER BY day"  # noqa: S608
+        rows = self.database.execute(query, (job, f"-{PUBLISHED_DAYS} days"))
+        return [{name: value for name, value in zip(("day", *COUNTED), row) if value} for row in rows]
 
     def unfinished(self, job: str) -> list[dict[str, Any]]:
         """The records of runs that have not said how they ended, the newest first: they wait, or are on, or died."""
@@ -115,6 +181,9 @@ class History:
                     f"(SELECT coalesce(max(number), 0) FROM {table} WHERE job = ?) WHERE job = ?",
                     (job, job, previous),
                 )
+            taken = f"SELECT ?, day, {NAMES} FROM days WHERE job = ?"  # noqa: S608
+            self.database.execute(f"INSERT INTO days (job, day, {NAMES}) {taken} {MERGED}", (job, previous))
+            self.database.execute("DELETE FROM days WHERE job = ?", (previous,))
 
     def runs(self, job: str, limit: int) -> list[dict[str, Any]]:
         """The job's records, the newest first."""
@@ -128,6 +197,9 @@ class History:
                 "DELETE FROM runs WHERE job = ? AND (started < datetime('now', ?) OR run NOT IN "
                 "(SELECT run FROM runs WHERE job = ? ORDER BY number DESC, started DESC LIMIT ?))",
                 (job.name, f"-{KEEP_DAYS} days", job.name, KEEP_RUNS),
+            )
+            self.database.execute(
+                "DELETE FROM days WHERE job = ? AND day < date('now', ?)", (job.name, f"-{KEEP_DAYS} days")
             )
         # The last one alone is read: there may be ten thousand.
         query = (
@@ -143,6 +215,7 @@ class History:
             "elements": [element.path for element in job.elements],
             # The end of the last run after which the replicas were as declared.
             "good": good,
+            "days": self.days(job.name),
             "runs": self.runs(job.name, PUBLISHED),
         }
         with self.kept():
@@ -172,9 +245,9 @@ def published(layout: Layout, name: str) -> dict[str, Any] | None:
     path = layout.public / f"{check_name(name)}.json"
     try:
         document = json.loads(read_plain(path))
-        if isinstance(document, dict):
+        if isinstance(document, dict) and isinstance(document.get("runs"), list):
             return document
-        reason: object = "not a mapping"
+        reason: object = "no mapping with runs"
     except FileNotFoundError:
         return None
     except PermissionError:
@@ -186,6 +259,9 @@ def published(layout: Layout, name: str) -> dict[str, Any] | None:
 
 
 def published_names(layout: Layout) -> list[str]:
-    if not layout.public.is_dir():
+    """The jobs of which something is published; PermissionError where the caller may not know."""
+    try:
+        names = [path.name for path in layout.public.iterdir()]
+    except FileNotFoundError:
         return []
-    return sorted(path.stem for path in layout.public.glob("[a-z0-9]*.json"))
+    return sorted(name[: -len(".json")] for name in names if name.endswith(".json") and not name.startswith("."))

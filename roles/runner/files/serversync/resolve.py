@@ -7,12 +7,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from typing import Any
 
 from serversync import place
 from serversync.archive import Archive
-from serversync.entry import Entry, Row
+from serversync.display import in_words
+from serversync.entry import Entry
 from serversync.failure import Failure
 from serversync.job import Element, Job, select
 from serversync.layout import Layout
@@ -39,37 +39,6 @@ def conflicts(layout: Layout, job: Job, only: Sequence[str] | None) -> Result:
                 found = [in_words(row) for row in archive.standing(("unresolved",))]
         elements.append({"path": element.path, "partner_path": element.partner_path, "conflicts": found})
     return {"job": job.name, "elements": elements}
-
-
-def in_words(row: Row) -> dict[str, str]:
-    return {
-        "path": os.fsdecode(row.path),
-        "this_server": entry_in_words(row.here, row.here_more),
-        "partner": entry_in_words(row.there, row.there_more),
-    }
-
-
-KINDS = {
-    "f": "file",
-    "d": "directory",
-    "l": "link",
-    "p": "fifo",
-    "s": "socket",
-    "b": "block device",
-    "c": "character device",
-}
-
-
-def entry_in_words(record: bytes | None, more: bytes) -> str:
-    if record is None:
-        return "absent"
-    entry = Entry.parse(record, more)
-    try:
-        when = datetime.fromtimestamp(entry.mtime / 1e9).strftime("%Y-%m-%d %H:%M:%S")
-    except (ValueError, OverflowError, OSError):
-        when = f"{entry.mtime // 1_000_000_000} s since 1970"
-    size = f", {entry.size} bytes" if entry.kind == "f" else ""
-    return f"{KINDS[entry.kind]}{size}, {when}, mode {entry.mode:o}, {entry.uid}:{entry.gid}"
 
 
 def find(job: Job, path: str, only: Sequence[str] | None) -> tuple[Element, bytes]:

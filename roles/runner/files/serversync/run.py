@@ -40,6 +40,8 @@ Record = dict[str, Any]
 Tell = Callable[[Record, Callable[[], list[Record]]], "dict[str, Any] | None"]
 # Over one connection: each has a conversation and an rsync, and sshd allows ten sessions (MaxSessions).
 AT_ONCE = 4
+# Unresolved paths of an element that a record has with both versions.
+SHOWN_CONFLICTS = 50
 EXIT = {"equal": 0, "equal_with_warnings": 0, "failed": 1, "waiting": 1, "different": 3, "skipped": 4}
 
 
@@ -736,7 +738,8 @@ class Run:
         entry["bytes"] += report.sent
         entry["files"] = report.entries
         entry["standing"] = report.standing
-        entry["unresolved"] = [os.fsdecode(path) for path in report.unresolved]
+        entry["unresolved"] = [os.fsdecode(row.path) for row in report.unresolved]
+        entry["open"] = [display.in_words(row) for row in report.unresolved[:SHOWN_CONFLICTS]]
         entry["warnings"] = list(dict.fromkeys(entry["warnings"] + report.warnings))
         entry["guards"] = report.guards
         if entry["state_before"] is None:
@@ -868,7 +871,7 @@ def required(element: Element, unwell: list[tuple[str, str, bool]]) -> Failure:
 def blank(element: Element) -> dict[str, Any]:
     counters = dict.fromkeys(("files", "created", "updated", "attributes", "deleted", "conflicts", "lines", "bytes"), 0)
     states = dict.fromkeys(("state_before", "state_after", "error"))
-    lists: dict[str, Any] = {name: [] for name in ("problems", "paths", "unresolved", "warnings", "guards")}
+    lists: dict[str, Any] = {name: [] for name in ("problems", "paths", "unresolved", "open", "warnings", "guards")}
     return {**describe(element), **states, **counters, **lists, "standing": {}}
 
 

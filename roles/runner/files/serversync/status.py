@@ -89,15 +89,22 @@ def state(runs: list[dict[str, Any]], paths: list[str] | None) -> str | None:
         return on
     if runs[0]["state"] == "skipped":
         return "skipped"
-    last: dict[str, str] = {}
-    for run in reversed(runs):
-        if run["state"] not in UNFINISHED:
-            entries = [entry for entry in run["elements"] if entry["state_after"] != "skipped"]
-            last |= {entry["path"]: entry["state_after"] for entry in entries}
+    last = {path: str(entry["state_after"]) for path, entry in last_of_elements(runs).items()}
     states = [last[path] for path in paths if path in last] if paths is not None else [*last.values()]
     state = worst([*states, str(runs[0]["state"])])
     unknown = paths is not None and len(states) < len(paths)
     return None if unknown and state in ("equal", "equal_with_warnings") else state
+
+
+def last_of_elements(runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What each element's last run has on record, by its path; one that was skipped counts as it was found before."""
+    return {
+        entry["path"]: entry
+        for run in reversed(runs)
+        if run["state"] not in UNFINISHED
+        for entry in run["elements"]
+        if entry["state_after"] != "skipped"
+    }
 
 
 def next_runs(layout: Layout) -> dict[str, int]:

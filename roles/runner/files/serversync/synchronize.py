@@ -120,7 +120,7 @@ class Report:
     sent: int = 0
     standing: dict[str, int] = field(default_factory=dict)
     # The first of what waits for a person, whenever that was found.
-    unresolved: list[bytes] = field(default_factory=list)
+    unresolved: list[Row] = field(default_factory=list)
     guards: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     problems: dict[bytes, tuple[str, str]] = field(default_factory=dict)
@@ -998,7 +998,7 @@ class Synchronization:
         counts = self.archive.counts
         report.standing = {status: counts[status] for status in ("kept", "left", "unresolved") if counts[status]}
         if counts["unresolved"]:
-            report.unresolved = [row.path for row in islice(self.archive.standing(("unresolved",)), NAMED_PATHS)]
+            report.unresolved = [*islice(self.archive.standing(("unresolved",)), NAMED_PATHS)]
         report.failure = failure_of(report.problems, self.transient, self.field(HERE))
         if report.guards or self.held_back or report.standing.get("unresolved"):
             report.state_after = "different"
