@@ -435,7 +435,8 @@ def read_pairings(place: Layout) -> list[dict[str, Any]]:
 
 def zone_text(zone: str, directory: str = ZONES) -> str | None:
     """What is wrong with a time zone, where this server can tell; None when nothing is."""
-    if not os.path.isdir(directory) or _is_zone(os.path.join(directory, zone)):
+    # UTC is known to systemd itself
+    if zone == "UTC" or not os.path.isdir(directory) or _is_zone(os.path.join(directory, zone)):
         return None
     import difflib
 

@@ -1103,6 +1103,12 @@ def test_a_private_key_is_never_repeated():
             {"schedule": {"calendar": "Mon  02:30 Europe/Berlin"}},
             {"schedule": {"calendar": "Mon 02:30", "timezone": "Europe/Berlin"}},
         ),
+        ({"schedule": {"at": "02:30", "timezone": " Etc/UTC"}}, {"schedule": {"at": "02:30", "timezone": "UTC"}}),
+        ({"schedule": {"at": "02:30", "timezone": "Greenwich"}}, {"schedule": {"at": "02:30", "timezone": "utc"}}),
+        (
+            {"schedule": {"calendar": "Mon 02:30 Etc/GMT+0", "timezone": "zulu"}},
+            {"schedule": {"calendar": "Mon 02:30 utc"}},
+        ),
         ({"schedule": None}, {}),
         ({"notification": {"email": "a@b.c, d@e.f"}}, {"notification": {"email": ["a@b.c", "d@e.f", "a@b.c"]}}),
         ({"notification": {"email": ["d@e.f", "a@b.c"]}}, {"notification": {"email": ["a@b.c", "d@e.f"]}}),

@@ -344,6 +344,8 @@ def test_time_zones(tmp_path):
     where = str(tmp_path)
     assert _store.zone_text("Europe/Berlin", where) is None
     assert _store.zone_text("Europe/Berlin", where + "/none") is None
+    # which has no file of it
+    assert _store.zone_text("UTC", where + "/Europe") is None
     for zone, hint in (
         ("Europe/Berln", "did you mean Europe/Berlin?"),
         ("europe/berlin", "did you mean Europe/Berlin?"),
