@@ -374,6 +374,19 @@ def test_directories_are_made_closed_where_the_document_is(tmp_path):
     assert modes[config / "systemd" / "user"] == 0o755
 
 
+def test_a_directory_has_its_group_from_its_first_moment(tmp_path, monkeypatch):
+    place = _store.layout("user", "demo", {"XDG_CONFIG_HOME": str(tmp_path)})._replace(scope="system")
+    calls, mkdir = [], os.mkdir
+    monkeypatch.setattr(os, "setegid", lambda gid: calls.append(("setegid", gid)))
+    monkeypatch.setattr(os, "mkdir", lambda path, mode: (calls.append(os.path.basename(path)), mkdir(path, mode)))
+    monkeypatch.setattr(os, "chown", lambda *words: calls.append(words[1:]))
+    _store.make_directory(place.config, place, GID)
+    assert calls == [("setegid", GID), "serversync", ("setegid", os.getegid()), (0, GID)]
+    # what others have to read is root's as it is
+    _store.make_directory(os.path.dirname(place.drop_in), place, GID)
+    assert calls[4:] == ["systemd", "user", "serversync@demo.service.d"]
+
+
 # --- several jobs at once --------------------------------------------------------------------------------------
 
 
