@@ -13,7 +13,10 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from tests import crashing, forking
 
 PROGRAM = """
 import contextlib, json, runpy, sys
@@ -32,19 +35,14 @@ with context:
     runpy.run_module("ansible_collections.serversync.core.plugins.modules.MODULE", run_name="__main__")
 """
 
-# Put before PROGRAM: the module is killed before the step of this number.
-CRASH = """
-import os, signal
-from ansible_collections.serversync.core.plugins.module_utils import _module
-left = [%d]
-def last(function):
-    def counted(*arguments, **more):
-        left[0] -= 1
-        if left[0] < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return function(*arguments, **more)
-    return counted
-_module.JobModule._do = last(_module.JobModule._do)
+# Put before PROGRAM: the module is killed before the step of this number, or it records which steps there are.
+KILL = """
+from tests import crashing
+crashing.kill_before(%d, %r)
+"""
+RECORD = """
+from tests import crashing
+crashing.record(%r, %r, %r, %r)
 """
 
 # Put before PROGRAM: whose machine id this server has.
@@ -177,6 +175,30 @@ def assert_on_disk(diff: list) -> None:
             assert not os.path.lexists(entry["before_header"])
 
 
+def remove(path: str) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        os.unlink(path)
+
+
+def put_back(saved: str, path: str) -> None:
+    """Makes a directory what a copy of it is; what is the same stays, as the runner knows things by their inodes."""
+    for name in {*os.listdir(path)} - {*os.listdir(saved)}:
+        remove(os.path.join(path, name))
+    for name in os.listdir(saved):
+        copy, there = os.path.join(saved, name), os.path.join(path, name)
+        if os.path.isdir(copy) and not os.path.islink(copy):
+            if not os.path.isdir(there):
+                os.mkdir(there)
+            put_back(copy, there)
+        elif not os.path.lexists(there) or crashing.what_is(copy) != crashing.what_is(there):
+            if os.path.lexists(there):
+                remove(there)
+            shutil.copy2(copy, there, follow_symlinks=False)
+    shutil.copystat(saved, path)
+
+
 class Server:
     """A home directory with a runner deployed, and systemd where asked for."""
 
@@ -233,14 +255,11 @@ class Server:
         arguments.update(
             _ansible_check_mode=check, _ansible_diff=True, _ansible_remote_tmp=str(self.tmp), _ansible_no_log=False
         )
-        return subprocess.run(
-            [sys.executable, "-c", self.program.replace("modules.MODULE", "modules." + self.name)],
-            input=json.dumps(arguments),
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return self.process(self.program.replace("modules.MODULE", "modules." + self.name), json.dumps(arguments))
+
+    def process(self, program: str, given: str) -> subprocess.CompletedProcess:
+        """The module's process; Python and Ansible have started before."""
+        return forking.run(program, given, self.environment)
 
     def module(self, check: bool, parameters: dict) -> dict:
         done = self.start(check, parameters)
@@ -255,15 +274,48 @@ class Server:
             result["warnings"] = texts
         return result
 
-    def killed(self, step: int, **parameters) -> bool:
-        """Runs the module, which is killed before the step of this number; whether it came to that."""
-        whole, self.program = self.program, CRASH % step + self.program
-        code = self.start(False, parameters).returncode
-        self.program = whole
-        for path in self.tmp.iterdir():
-            shutil.rmtree(path)
-        assert code in (0, -signal.SIGKILL)
-        return code != 0
+    def crashes(self, **parameters) -> Iterator[bytes]:
+        """Kills what is armed before each of its steps, each time anew from what is there now; then the test goes on.
+
+        It is told what is in the module's temporary files, which nobody comes back for.
+        Of steps before which there is the same on the server it is one, and not those that leave all as it is.
+        """
+        path = str(self.root.parent)
+        log, before = Path(path + ".steps"), Path(path + ".before")
+        shutil.copytree(path, str(before), symlinks=True)
+        disarm = self.arm(RECORD % (str(log), path, str(self.home), str(self.root / "memory.json")))
+        assert self.start(False, parameters).returncode == 0
+        disarm()
+        first, *steps = map(int, log.read_text().split())
+        assert first == 0
+        for step in steps:
+            self.restore(before)
+            disarm = self.arm(KILL % (step, path))
+            assert self.start(False, parameters).returncode == self.dies
+            disarm()
+            left = b"".join(path.read_bytes() for path in self.tmp.rglob("*") if path.is_file())
+            for directory in self.tmp.iterdir():
+                shutil.rmtree(directory)
+            yield left
+        self.restore(before)
+        shutil.rmtree(before)
+        log.unlink()
+
+    #: What the module exits with when what is armed is killed.
+    dies = -signal.SIGKILL
+
+    def arm(self, program: str) -> Callable[[], None]:
+        """From now on the module runs this first; what is returned ends that."""
+        whole, self.program = self.program, program + self.program
+
+        def disarm() -> None:
+            self.program = whole
+
+        return disarm
+
+    def restore(self, saved: Path) -> None:
+        """Makes the server what a copy of it is."""
+        put_back(str(saved), str(self.root.parent))
 
     def turn(self, module: str, **options: object) -> Server:
         """From now on this module is run, with these options beside those of a call."""
@@ -310,3 +362,11 @@ class Server:
         """What people see: the files' texts and modes, and the timer."""
         files = {name: (mode, content) for name, (mode, _ino, _time, content) in self.snapshot().items()}
         return files, self.memory()["active"]
+
+
+class ColdServer(Server):
+    """One where every module starts Python and Ansible, as it really does: for measuring."""
+
+    def process(self, program: str, given: str) -> subprocess.CompletedProcess:
+        argv = [sys.executable, "-c", program]
+        return subprocess.run(argv, input=given, env=self.environment, capture_output=True, text=True, check=False)

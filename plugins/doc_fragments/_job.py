@@ -166,6 +166,8 @@ options:
         description:
           - The time zone of the schedule, such as V(Europe/Berlin). V(null) is that of this server, and the
             default on creation.
+          - The names of UTC (V(Etc/UTC), V(GMT), V(Zulu) and the like) are all taken for V(UTC). Other names that stand
+            for one zone, such as V(Europe/Kiev) and V(Europe/Kyiv), are different, since not every server knows both.
         type: str
       jitter:
         description:

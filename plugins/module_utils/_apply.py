@@ -42,6 +42,7 @@ from ._store import (
     layout,
     manager_environment,
     merge,
+    names_of_secrets,
     owner_of,
     plan,
     read_document,
@@ -145,13 +146,17 @@ def declare(server: Server, listed: Sequence[tuple[str, Mapping[str, Any]]]) -> 
 
 
 def former_of(given: Mapping[str, Any], place: Layout) -> tuple[Layout | None, list[Problem]]:
-    """Where the job is that is to be renamed; None where that is done, or there was none."""
+    """Where the job is that is to be renamed; None where that is done, or there was none.
+
+    Where there are two jobs of a rename that was cut off, it goes on, or back.
+    """
     previous = given.get("previous_name")
     if not previous:
         return None, []
     former = place._replace(name=previous)
-    if read_file(place.renaming).data == renaming_note(former).encode("utf-8"):
-        return former, []
+    for one, other in ((place, former), (former, place)):
+        if read_file(one.renaming).data == renaming_note(other).encode("utf-8"):
+            return former, []
     if not os.path.lexists(former.document):
         return None, []
     if os.path.lexists(place.document):
@@ -391,9 +396,9 @@ def apply(
         names = {given["name"] for _at, given in entries}
         # what is renamed goes by that
         names.update(given.get("previous_name") for _at, given in entries if given.get("state") != "absent")
-        listed += [
-            ("", {"name": name, "state": "absent"}) for name in declared_names(server.place) if name not in names
-        ]
+        # a task that was killed may have left the secrets of a job that is none yet
+        known = {*declared_names(server.place), *names_of_secrets(server.place)}
+        listed += [("", {"name": name, "state": "absent"}) for name in sorted(known - names)]
     declarations, problems = declare(server, listed)
     if problems:
         module.fail(problems)
@@ -417,6 +422,8 @@ def apply(
         if former and left:
             there = left.files[former.document].data if there is None else there
             gone = plan(former, left, wanted_files(former, None, "", server.gid), server.uid)
+            if os.path.lexists(former.renaming):
+                gone = without_note(former, gone)
             one = renaming(place, one, former, gone, server.gid)
             found = found._replace(neighbours=left.neighbours)
         elif os.path.lexists(place.renaming):

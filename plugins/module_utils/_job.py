@@ -425,6 +425,7 @@ def _check_calendar(text: str) -> str:
 
 
 def _check_timezone(text: str) -> str:
+    text = _schedule.zone_of(text)
     no_longer(text, _TIMEZONE_LONGEST)
     if not re.search(_schedule.TIMEZONE_PATTERN, text):
         raise Wrong("%s is not a time zone; write its name, e.g. Europe/Berlin or UTC" % show(text))

@@ -13,7 +13,18 @@ from typing import Any, Iterable, Mapping, NoReturn, Sequence
 from ansible.module_utils.basic import AnsibleModule
 
 from ._job import JOB, Field, Problem, argument_spec, read
-from ._store import Layout, Plan, Step, StoreError, Wanted, command_error, make_directory, start_error
+from ._store import (
+    LITTER,
+    Layout,
+    Plan,
+    Step,
+    StoreError,
+    Wanted,
+    command_error,
+    made_as,
+    make_directory,
+    start_error,
+)
 
 _HIDDEN = "(a private key, hidden)"
 #: Files that are put on the disk at a time: one after another each would wait for a turn of the journal.
@@ -61,6 +72,13 @@ def _named(jobs: Any) -> Any:
     if not isinstance(jobs, list):
         return None
     return [{"name": job["name"]} for job in jobs if isinstance(job, dict) and isinstance(job.get("name"), str)]
+
+
+def _give(path: str | int, file: Wanted, uid: int) -> None:
+    """Gives a file its owner and rights."""
+    if file.gid is not None:
+        os.chown(path, uid, file.gid)
+    os.chmod(path, file.mode)
 
 
 def on_disk(paths: Iterable[str]) -> None:
@@ -174,7 +192,7 @@ class JobModule(AnsibleModule):  # type: ignore[misc]
         """Everything that can fail for want of room or rights comes first; then files are only put in their places."""
         number = 0
         try:
-            ready = self._prepare([step for step in plan.steps if step.do == "write"])
+            ready = self._prepare([step for step in plan.steps if step.do == "write"], place, uid, gid)
             if any(step.argv[-1:] == ("daemon-reload",) for step in plan.steps):
                 make_directory(os.path.dirname(place.pending), place, gid)
                 with open(place.pending, "wb"):
@@ -199,16 +217,21 @@ class JobModule(AnsibleModule):  # type: ignore[misc]
             raise command_error(argv, code, "", err)
         return out.encode("utf-8")
 
-    def _prepare(self, steps: Sequence[Step]) -> dict[str, str]:
+    def _prepare(self, steps: Sequence[Step], place: Layout, uid: int, gid: int | None) -> dict[str, str]:
         """The new files on the disk, to be moved to where they belong; by their paths there."""
         ready = {}
         for step in steps:
-            handle, temporary = tempfile.mkstemp(dir=self.tmpdir)
+            directory, prefix = self.tmpdir, "tmp"
+            if step.file.secret:
+                directory, prefix = os.path.dirname(step.path), LITTER
+                make_directory(directory, place, gid)
+            handle, temporary = tempfile.mkstemp(dir=directory, prefix=prefix)
             self.add_cleanup_file(temporary)
             ready[step.path] = temporary
             data = (step.file.text or "").encode("utf-8")
             with os.fdopen(handle, "wb") as stream:
                 stream.write(self._encrypted(step.file.encrypted, data) if step.file.encrypted else data)
+                _give(handle, step.file, uid)
         on_disk(ready.values())
         return ready
 
@@ -242,12 +265,6 @@ class JobModule(AnsibleModule):  # type: ignore[misc]
             # atomic_move() would fail by itself, without the file that this is about and the remedy; here the reason is
             # told by the system
             tempfile.TemporaryFile(dir=os.path.dirname(path)).close()
-        # a new file gets the rights that the umask leaves it, which must not be more than it is to have
-        umask = os.umask(0o777 & ~file.mode)
-        try:
+        with made_as(file.mode, file.gid):
             self.atomic_move(temporary, path, keep_dest_attrs=False)
-        finally:
-            os.umask(umask)
-        if file.gid is not None:
-            os.chown(path, uid, file.gid)
-        os.chmod(path, file.mode)
+        _give(path, file, uid)

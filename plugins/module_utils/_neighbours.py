@@ -11,6 +11,7 @@ from typing import Any, Collection, Iterable, Mapping, Sequence
 
 from ._fleet import Server
 from ._job import JOB, Problem, foreign, loads
+from ._otherscope import read_others
 from ._settings import settings_of
 from ._store import Layout, declared_names, read_document
 from ._topology import analyse
@@ -96,6 +97,8 @@ def findings_of(
 ) -> tuple[list[Problem], list[str]]:
     """Errors and warnings that jobs which change have part in; the others on the server are read beside them.
 
+    What those of the other scope have part in is beside what there is without them.
+
     `declared`: the jobs of the task, with how their options are named in errors; None: such a job there shall not be.
     """
     others, none = read_neighbours(place, declared, machine_id)
@@ -105,17 +108,26 @@ def findings_of(
     paths.update(element["partner_path"] for job in local for element in job["elements"])
     name = os.uname().nodename
     partners = {str(one["name"]): str(one["host"]) for one in pairings}
-    places = places_of(sorted(paths), read_mounts())
-    here = Server(name, jobs, [name.partition(".")[0]], None, partners, places)
+    here = Server(name, jobs, [name.partition(".")[0]], None, partners, places_of(sorted(paths), read_mounts()))
+    about = [(name, job) for job in changing]
+    findings = [(one, one.level) for one in analyse([here], about).findings]
+    others = read_others(place, machine_id)
+    if others:
+        strangers = {job["name"] for job in others}
+        # a user is not to forbid root a job by one of its own
+        levels = {"error": "warning" if place.scope == "system" else "error", "warning": "warning"}
+        for one in analyse([here._replace(jobs=jobs + others)], about).findings:
+            if strangers.intersection(member.job for member in one.members):
+                findings.append((one, levels.get(one.level, one.level)))
     problems = []
     warnings = ["%s; it is not looked at for circular connections" % text for text in none]
-    for finding in analyse([here], [(name, job) for job in changing]).findings:
+    for finding, level in findings:
         member = next(one for one in finding.members if one.job in changing)
         path = "%selements[%d]" % (declared[member.job][0], member.element)
         text = str(finding)
         text = text[0].lower() + text[1:]
-        if finding.level == "error":
+        if level == "error":
             problems.append(Problem(finding.kind, path, text))
-        elif finding.level == "warning":
+        elif level == "warning":
             warnings.append("%s: %s" % (path, text))
     return problems, warnings

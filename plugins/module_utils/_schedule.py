@@ -25,6 +25,10 @@ TIME_PATTERN = r"^(?:[01][0-9]|2[0-3]):[0-5][0-9](?::(?:0[1-9]|[1-5][0-9]))?$(?!
 TIMEZONE_PATTERN = r"^[A-Za-z][A-Za-z0-9_+-]*(?:/[A-Za-z0-9_+-]+)*$(?!\n)"
 CALENDAR_PATTERN = r"^[A-Za-z0-9*](?:[A-Za-z0-9*,.:/~+_ -]*[A-Za-z0-9*])?$(?!\n)"
 
+#: What tzdata calls UTC too, and GMT, which no clock can tell from it; each also below Etc/. Of the other names that
+#: stand for one zone a server may know only some, which differ from one to another, so these are left as they are.
+_UTC = ("utc", "uct", "universal", "zulu", "gmt", "gmt0", "gmt+0", "gmt-0", "greenwich")
+
 _UNITS = (("d", DAY), ("h", HOUR), ("m", MINUTE), ("s", 1))
 _DURATION = re.compile(r"([0-9]{1,10})\s*([smhd])", re.IGNORECASE | re.ASCII)
 _TIME = re.compile(r"([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?")
@@ -70,6 +74,13 @@ def day_of(text: str) -> str:
     return day
 
 
+def zone_of(text: str) -> str:
+    """A time zone; UTC by the one name that systemd knows without tzdata."""
+    zone = text.strip()
+    name = zone.lower()
+    return "UTC" if (name[4:] if name.startswith("etc/") else name) in _UTC else zone
+
+
 def divides(period: int) -> bool:
     """Whether runs with this period fall on the same times every hour or every day."""
     return DAY % period == 0  # as every divisor of an hour does
@@ -86,7 +97,7 @@ def split_zone(calendar: str) -> tuple[str, str | None]:
     """A calendar expression without the time zone that may end it, and that time zone."""
     words = calendar.split()
     if len(words) > 1 and words[-1][0].isalpha():
-        return " ".join(words[:-1]), words[-1]
+        return " ".join(words[:-1]), zone_of(words[-1])
     return " ".join(words), None
 
 

@@ -8,13 +8,14 @@ Reading touches the disk; plan() is pure, and so the same in check mode and for 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import grp
 import json
 import os
 import re
 import stat
-from typing import Any, Callable, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
 
 from ._job import MACHINE_ID_PATTERN, NAME_PATTERN, SECRETS, loads, parse_document, tells_secrets
 from ._units import drop_in_text, service_name, timer_name, timer_text
@@ -359,8 +360,9 @@ class Found(NamedTuple):
     litter: tuple[str, ...] = ()
 
 
-#: How atomic_move() calls what it copies from another file system, until it is whole.
-_LITTER = ".ansible_tmp"
+#: How atomic_move() calls what it copies from another file system, until it is whole; and so is a secret called until
+#: it is where it belongs, so that nobody has to look elsewhere for one that a kill has left.
+LITTER = ".ansible_tmp"
 
 
 def find(place: Layout, units: Units | None, run: Run) -> Found:
@@ -372,13 +374,13 @@ def find(place: Layout, units: Units | None, run: Run) -> Found:
         secrets = read_credentials(place, run)
         files.update(secrets)
         names = os.listdir(place.credentials)
-        litter += [os.path.join(place.credentials, name) for name in names if name.startswith(_LITTER)]
+        litter += [os.path.join(place.credentials, name) for name in names if name.startswith(LITTER)]
         known = {*map(os.path.basename, secrets), *map(os.path.basename, litter)}
         credentials = known.issuperset(names)
     directory = os.path.dirname(place.drop_in)
     try:
         names = os.listdir(directory)
-        litter += [os.path.join(directory, name) for name in names if name.startswith(_LITTER)]
+        litter += [os.path.join(directory, name) for name in names if name.startswith(LITTER)]
         others = tuple(sorted({*names} - {os.path.basename(place.drop_in), *map(os.path.basename, litter)}))
         exists = True
     except (FileNotFoundError, NotADirectoryError):
@@ -394,17 +396,26 @@ def metrics_of(place: Layout) -> str | None:
     return path if os.path.lexists(path) else None
 
 
-def declared_names(place: Layout) -> list[str]:
-    """The jobs of a scope that are on this server."""
-    directory = os.path.dirname(place.document)
+def _names_in(directory: str, ending: str) -> list[str]:
+    """The job names among the names in a directory, without their ending; sorted."""
     try:
         files = os.listdir(directory)
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise _unreadable(directory, error) from error
-    names = [file[: -len(".json")] for file in files if file.endswith(".json")]
+    names = [file[: len(file) - len(ending)] for file in files if file.endswith(ending)]
     return sorted(name for name in names if re.search(NAME_PATTERN, name))
+
+
+def declared_names(place: Layout) -> list[str]:
+    """The jobs of a scope that are on this server."""
+    return _names_in(os.path.dirname(place.document), ".json")
+
+
+def names_of_secrets(place: Layout) -> list[str]:
+    """The jobs of a scope that have, or had, secrets on this server."""
+    return _names_in(os.path.dirname(place.credentials), "")
 
 
 def read_pairings(place: Layout) -> list[dict[str, Any]]:
@@ -435,7 +446,8 @@ def read_pairings(place: Layout) -> list[dict[str, Any]]:
 
 def zone_text(zone: str, directory: str = ZONES) -> str | None:
     """What is wrong with a time zone, where this server can tell; None when nothing is."""
-    if not os.path.isdir(directory) or _is_zone(os.path.join(directory, zone)):
+    # UTC is known to systemd itself
+    if zone == "UTC" or not os.path.isdir(directory) or _is_zone(os.path.join(directory, zone)):
         return None
     import difflib
 
@@ -773,6 +785,23 @@ def _together(steps: Sequence[Step]) -> list[Step]:
     ]
 
 
+@contextlib.contextmanager
+def made_as(mode: int, gid: int | None) -> Iterator[None]:
+    """What is made meanwhile has these rights, and this group, from its first moment: a task may be killed in its next.
+
+    It still has to be given them where a directory hands on its own group.
+    """
+    umask, group = os.umask(0o777 & ~mode), os.getegid()
+    try:
+        if gid is not None:
+            os.setegid(gid)
+        yield
+    finally:
+        if gid is not None:
+            os.setegid(group)
+        os.umask(umask)
+
+
 def make_directory(path: str, place: Layout, gid: int | None) -> None:
     """A missing directory on the way to one of the job's files, closed to others where the job's document is."""
     if os.path.isdir(path):
@@ -780,12 +809,12 @@ def make_directory(path: str, place: Layout, gid: int | None) -> None:
     make_directory(os.path.dirname(path), place, gid)
     private = path == place.config or path.startswith(place.config + os.sep)
     mode = 0o755 if not private else 0o700 if place.scope == "user" else 0o750
+    group = gid if private else None
     try:
-        os.mkdir(path, mode)
-        # regardless of the umask
-        os.chmod(path, mode)
-        if private and gid is not None:
-            os.chown(path, 0, gid)
+        with made_as(mode, group):
+            os.mkdir(path, mode)
+        if group is not None:
+            os.chown(path, 0, group)
     except OSError as error:
         if error.errno != errno.EEXIST:
             raise

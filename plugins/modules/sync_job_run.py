@@ -238,6 +238,7 @@ failure:
 import json
 import os
 import re
+import time
 from typing import Any, Callable, Mapping, NoReturn, Sequence
 
 from ansible_collections.serversync.core.plugins.module_utils._detached import begin
@@ -301,7 +302,7 @@ GRAMMAR = Field(
         duration("timeout", "How long the run may take.", None, 1, 30 * DAY, optional=True),
     ),
 )
-#: What timeout(1) exits with when it has ended the command, or had to kill it.
+#: What timeout(1) exits with when it has ended the command, or had to kill it; so may the command, of itself.
 TIMED_OUT = (124, 128 + 9)
 
 
@@ -339,6 +340,9 @@ class Runner:
         try:
             answer = json.loads(out)
         except ValueError:
+            if code < 0:
+                text = "serversync was ended by signal %d; see: serversync status %s"
+                self.fail("command_failed", text % (-code, self.place.name))
             said = (err or out).strip().splitlines() or ["no output"]
             self.fail("command_failed", "serversync failed with exit code %d: %s" % (code, printable(said[-1])))
         failure = answer.get("failure")
@@ -382,10 +386,12 @@ class Runner:
         if timeout is None:
             return self.answer(*self.module.run(argv))
         # in the foreground: the runner itself ends what it has started
-        limit = ["timeout", "--foreground", "--kill-after=60", str(seconds_of(timeout))]
+        seconds = seconds_of(timeout)
+        limit = ["timeout", "--foreground", "--kill-after=60", str(seconds)]
         new = self.since()
+        begun = time.monotonic()
         code, out, err = self.module.run([*limit, *argv])
-        if code not in TIMED_OUT:
+        if code not in TIMED_OUT or time.monotonic() - begun < seconds:
             return self.answer(code, out, err)
         if self.place.scope == "system":
             # what was ended is the command that waited; between two attempts there is no unit that could be stopped

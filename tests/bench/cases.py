@@ -23,7 +23,7 @@ from typing import Any
 
 from tests.bench import trees
 from tests.bench.measure import OURS, Bar, Contender, Fact, Work, Wrong, environment, measure, peak, say
-from tests.declaring import Server as Declaring
+from tests.declaring import ColdServer as Declaring
 from tests.loopback import PACKAGE, Pair, loopback, make_key
 from tests.loopback import ROOT as REPOSITORY
 from tests.proxy import Proxy

@@ -270,6 +270,11 @@ def test_a_start_that_fails_is_told(site: Site) -> None:
         )
 
 
+# Between two looks at the clock there are 90 seconds.
+CLOCK = """
+import itertools, time
+time.monotonic = (90.0 * number for number in itertools.count()).__next__
+"""
 # timeout(1), but the time is over as soon as the run has begun.
 TIMEOUT = """#!%(python)s -IS
 import signal, subprocess, sys
@@ -296,7 +301,9 @@ def test_a_run_that_takes_too_long_is_stopped(site: Site, tmp_path: Path) -> Non
     program = site.server.root / "bin" / "timeout"
     program.write_text(TIMEOUT % {"python": sys.executable, "begun": str(begun)})
     program.chmod(0o755)
+    whole, site.server.program = site.server.program, CLOCK + site.server.program
     result = site.go(timeout="90s")
+    site.server.program = whole
     assert result["msg"] == "demo: the run was not over after 90s and was stopped; the next one goes on from there"
     assert result["failure"]["code"] == "timeout"
     assert (result["run"]["state"], result["run"]["error"]["code"]) == ("failed", "stopped")
@@ -313,9 +320,25 @@ def test_a_run_that_is_stopped_before_it_has_begun_has_no_record(site: Site, cod
     program = site.server.root / "bin" / "timeout"
     program.write_text(f"#!/bin/sh\nexit {code}\n")
     program.chmod(0o755)
+    whole, site.server.program = site.server.program, CLOCK + site.server.program
     result = site.go(timeout="90s")
     assert result["msg"] == "demo: the run was not over after 90s and was stopped; the next one goes on from there"
     assert (result["failure"]["code"], result["run"]) == ("timeout", None)
+    # the same, but its time is not over
+    site.server.program = whole
+    result = site.go(timeout="90s")
+    assert result["msg"] == f"demo: serversync failed with exit code {code}: no output"
+    assert (result["failure"]["code"], result["run"]) == ("command_failed", None)
+
+
+@pytest.mark.parametrize("more", [{}, {"timeout": "1h"}], ids=["without a timeout", "with one"])
+def test_a_run_that_somebody_else_kills_is_told_as_such(site: Site, more: dict[str, str]) -> None:
+    (site.here / "f").write_text("1")
+    site.declare()
+    site.install("from serversync import run\nrun.Run.attempt = lambda *_: run.os.kill(run.os.getpid(), 9)")
+    result = site.go(**more)
+    assert result["msg"] == "demo: serversync was ended by signal 9; see: serversync status demo"
+    assert (result["failure"]["code"], result["run"]) == ("command_failed", None)
 
 
 # The system's scope, in the places of the user's.
@@ -341,7 +364,7 @@ _store.layout = lambda scope, *more: places("user", *more)._replace(scope=scope)
 )
 def test_what_takes_too_long_in_the_service_is_stopped_there(site: Site, code: int, message: str) -> None:
     site.declare()
-    site.server.program = AS_SYSTEM + site.server.program
+    site.server.program = CLOCK + AS_SYSTEM + site.server.program
     for name, text in (
         ("timeout", "exit 124"),
         ("systemctl", f'echo "$@" >>{site.server.root}/calls\necho Connection timed out >&2\nexit {code}'),

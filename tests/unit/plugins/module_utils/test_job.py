@@ -1140,6 +1140,12 @@ def test_a_private_key_is_never_repeated():
             {"schedule": {"calendar": "Mon  02:30 Europe/Berlin"}},
             {"schedule": {"calendar": "Mon 02:30", "timezone": "Europe/Berlin"}},
         ),
+        ({"schedule": {"at": "02:30", "timezone": " Etc/UTC"}}, {"schedule": {"at": "02:30", "timezone": "UTC"}}),
+        ({"schedule": {"at": "02:30", "timezone": "Greenwich"}}, {"schedule": {"at": "02:30", "timezone": "utc"}}),
+        (
+            {"schedule": {"calendar": "Mon 02:30 Etc/GMT+0", "timezone": "zulu"}},
+            {"schedule": {"calendar": "Mon 02:30 utc"}},
+        ),
         ({"schedule": None}, {}),
         ({"notification": {"email": "a@b.c, d@e.f"}}, {"notification": {"email": ["a@b.c", "d@e.f", "a@b.c"]}}),
         ({"notification": {"email": ["d@e.f", "a@b.c"]}}, {"notification": {"email": ["a@b.c", "d@e.f"]}}),
@@ -2172,108 +2178,121 @@ UNITS = st.lists(
 )
 
 
-def choices_of(name):
-    return st.sampled_from(next(part for part in _job.field_of("settings").parts if part.name == name).choices)
+@st.composite
+def maybe(draw, **strategies):
+    """A mapping with any of these keys: one in three is left out, and one in six null."""
+    found = {}
+    for name, one in strategies.items():
+        kind = draw(st.integers(0, 5))
+        if kind > 1:
+            found[name] = draw(one) if kind > 2 else None
+    return found
 
 
-def maybe(**strategies):
-    """A mapping with any of these keys, each perhaps null."""
-    return st.fixed_dictionaries({}, optional={name: st.none() | one for name, one in strategies.items()})
-
-
-def settings_maybe():
-    return maybe(
-        direction=st.sampled_from(["to_partner", "from_partner", "both"]),
-        conflict=choices_of("conflict"),
-        delete=choices_of("delete"),
-        max_delete=AMOUNTS,
-        max_change=AMOUNTS,
-        include=st.lists(WORDS),
-        exclude=st.lists(WORDS),
-        preserve=st.lists(st.sampled_from(PRESERVE.split(", "))),
-        owners=choices_of("owners"),
-        verify=choices_of("verify"),
-        verify_every=st.integers(1, 10000),
-        keep_versions=DURATIONS,
-        versions_max=SHARES | SIZES.filter(lambda size: size[-1] not in "kK"),
-        bandwidth_limit=SIZES.filter(lambda size: size[-1] not in "tT"),
-        compress=choices_of("compress"),
-    )
-
-
-SCHEDULES = st.one_of(
-    st.none(),
+FLAGS = st.sampled_from(["yes", "no", True, False, 0, 1])
+WHEN = st.one_of(
+    st.builds(lambda one: {"every": one}, PERIODS),
     st.builds(
-        dict,
+        lambda at, days: {"at": at, **days},
+        st.lists(TIMES, min_size=1, max_size=4),
         st.one_of(
-            st.builds(lambda one: {"every": one}, PERIODS),
-            st.builds(
-                lambda at, days: {"at": at, **days},
-                st.lists(TIMES, min_size=1, max_size=4),
-                st.one_of(
-                    st.builds(lambda days: {"days": days}, st.lists(st.sampled_from(_schedule.DAYS), max_size=9)),
-                    st.builds(lambda days: {"day_of_month": days}, st.lists(st.integers(1, 31), max_size=40)),
-                ),
-            ),
-            st.builds(lambda one: {"calendar": one}, st.sampled_from(["daily", "Mon..Fri *-*-* 02:30", "*:0/7 UTC"])),
+            st.builds(lambda days: {"days": days}, st.lists(st.sampled_from(_schedule.DAYS), max_size=9)),
+            st.builds(lambda days: {"day_of_month": days}, st.lists(st.integers(1, 31), max_size=40)),
         ),
     ),
+    st.builds(lambda one: {"calendar": one}, st.sampled_from(["daily", "Mon..Fri *-*-* 02:30", "*:0/7 UTC"])),
 )
+#: By their paths the options that are more than a choice, a flag or a number.
+DRAWN = {
+    "name": st.from_regex(_job.NAME_PATTERN, fullmatch=True),
+    "comment": WORDS,
+    "partner.host": st.just("hq"),
+    "partner.host_key": st.lists(st.sampled_from([KEY, OTHER_KEY])),
+    "account.user": st.sampled_from(["a", "b.c"]),
+    "account.private_key_file": PATHS,
+    "account.password": WORDS,
+    # with one way of saying when
+    "schedule.every": st.nothing(),
+    "schedule.at": st.nothing(),
+    "schedule.days": st.nothing(),
+    "schedule.day_of_month": st.nothing(),
+    "schedule.calendar": st.nothing(),
+    "schedule.timezone": st.sampled_from(["UTC", "zulu", "Europe/Berlin"]),
+    "schedule.jitter": st.builds("{}s".format, st.integers(0, 59)),
+    "on_error.retries": st.integers(0, 100) | st.just("7"),
+    "on_error.delay": DURATIONS.filter(lambda d: _schedule.seconds_of(d) <= 3600),
+    "on_error.backoff": st.floats(1, 10) | st.integers(1, 10) | st.just("1.5"),
+    "on_error.max_delay": st.sampled_from(["1h", "60m", "1d"]),
+    "notification.email": st.lists(st.sampled_from(["a@b", "c@d.e"])),
+    "notification.urls": st.lists(st.from_regex(_job._URL, fullmatch=True), max_size=3),
+    # no schedule leaves as much
+    "notification.late_after": st.sampled_from(["62d", "1488h", " 400 D"]),
+    "settings.max_delete": AMOUNTS,
+    "settings.max_change": AMOUNTS,
+    "settings.include": st.lists(WORDS),
+    "settings.exclude": st.lists(WORDS),
+    "settings.keep_versions": DURATIONS,
+    "settings.versions_max": SHARES | SIZES.filter(lambda size: size[-1] not in "kK"),
+    "settings.bandwidth_limit": SIZES.filter(lambda size: size[-1] not in "tT"),
+    "elements.path": PATHS,
+    "elements.partner_path": PATHS,
+    "elements.kind": st.sampled_from(["tree", "tree", "tree", "log"]),
+    "elements.previous_path": PATHS,
+    # of elements of the same job
+    "elements.requires": st.nothing(),
+    "before": UNITS,
+    "after": UNITS,
+    "limits.timeout": DURATIONS.filter(lambda d: _schedule.seconds_of(d) >= 60),
+    "accept_circular": WORDS.filter(lambda words: words.strip().rstrip(".")),
+}
 
 
-KINDS_OF_ELEMENTS = st.sampled_from(["tree", "tree", "tree", "log"])
+def drawn(field, path=""):
+    """How an option is drawn: as its kind says, or else DRAWN has to."""
+    if path == "elements.settings":
+        return drawn(_job.field_of("settings"), "settings")
+    if path in DRAWN:
+        return DRAWN[path]
+    if field.kind == "mapping":
+        parts = {
+            part.name: drawn(part, ("%s.%s" % (path, part.name)).strip(".")) for part in field.parts if not part.option
+        }
+        return maybe(**{name: one for name, one in parts.items() if not one.is_empty})
+    if field.element and field.element.parts:
+        return st.lists(drawn(field.element, path), min_size=1, max_size=3)
+    inner = field.element or field
+    one = (
+        st.sampled_from(inner.choices)
+        if inner.choices
+        else FLAGS
+        if inner.kind == "flag"
+        else st.integers(*inner.limits)
+    )
+    return st.lists(one) if field.element else one
+
+
+JOBS, PARTNERS = drawn(_job.JOB), drawn(_job.field_of("partner"), "partner")
 
 
 @st.composite
 def declarations(draw):
-    job = draw(
-        maybe(
-            comment=WORDS,
-            enabled=st.sampled_from(["yes", "no", True, False, 0, 1]),
-            scope=st.sampled_from(["system", "user"]),
-            account=maybe(user=st.sampled_from(["a", "b.c"]), private_key_file=PATHS, password=WORDS),
-            schedule=SCHEDULES,
-            on_error=maybe(
-                retries=st.integers(0, 100) | st.just("7"),
-                delay=DURATIONS.filter(lambda d: _schedule.seconds_of(d) <= 3600),
-                backoff=st.floats(1, 10) | st.integers(1, 10) | st.just("1.5"),
-                max_delay=st.sampled_from(["1h", "60m", "1d"]),
-            ),
-            notification=maybe(
-                email=st.lists(st.sampled_from(["a@b", "c@d.e"])),
-                urls=st.lists(st.from_regex(_job._URL, fullmatch=True), max_size=3),
-                events=st.lists(st.sampled_from(["failure", "conflict", "recovery", "late", "success", "always"])),
-                # no schedule leaves as much
-                late_after=st.sampled_from(["62d", "1488h", " 400 D"]),
-            ),
-            settings=settings_maybe(),
-            before=UNITS,
-            after=UNITS,
-            limits=maybe(
-                parallel=st.integers(1, 8),
-                timeout=DURATIONS.filter(lambda d: _schedule.seconds_of(d) >= 60),
-                nice=st.integers(0, 19),
-            ),
-            accept_circular=WORDS.filter(lambda words: words.strip().rstrip(".")),
-        )
-    )
-    job["name"] = draw(st.from_regex(_job.NAME_PATTERN, fullmatch=True))
-    job["partner"] = dict(
-        draw(
-            maybe(
-                port=st.integers(1, 65535),
-                connection=st.sampled_from(["ssh", "sftp"]),
-                host_key=st.lists(st.sampled_from([KEY, OTHER_KEY])),
-            )
-        ),
-        host="hq",
-    )
-    job["elements"] = draw(st.lists(st.builds(dict, path=PATHS), min_size=1, max_size=3))
-    for element in job["elements"]:
-        element.update(draw(maybe(previous_path=PATHS, settings=settings_maybe(), kind=KINDS_OF_ELEMENTS)))
-    for number, element in enumerate(job["elements"][1:], 1):
+    job = draw(JOBS)
+    job["name"] = draw(DRAWN["name"])
+    job["partner"] = dict(job.get("partner") or draw(PARTNERS), host="hq")
+    if job.get("schedule") is not None:
+        job["schedule"].update(draw(WHEN))
+    job["elements"] = job.get("elements") or [{}]
+    for number, element in enumerate(job["elements"]):
+        element["path"] = element.get("path") or draw(PATHS)
         paths = [one["path"] for one in job["elements"][:number]]
-        element.update(draw(maybe(requires=st.lists(st.sampled_from(paths)))))
+        if paths:
+            element.update(draw(maybe(requires=st.lists(st.sampled_from(paths)))))
+    if job["partner"].get("connection") == "local":
+        # both replicas are here, and nobody logs in
+        job["account"] = None
+        job["partner"].update(port=None, host_key=[])
+        for number, element in enumerate(job["elements"]):
+            element["partner_path"] = "/%d%s" % (number, draw(PATHS))
     return job
 
 
@@ -2286,6 +2305,41 @@ def spread(job):
         left_out = [name for name in own if log and name not in ("direction", "owners")] + ["compress"] * sftp
         elements.append(dict(element, settings={name: one for name, one in own.items() if name not in left_out}))
     return dict(job, elements=elements)
+
+
+def options(field, path=""):
+    """Every option of a job by its path; what is none of the job says how a task is carried out."""
+    for part in field.parts:
+        if not part.option:
+            where = ("%s.%s" % (path, part.name)).strip(".")
+            yield where
+            yield from options(part.element or part, where)
+
+
+def said(field, value, path=""):
+    """What of that a declaration has a value for."""
+    for part in field.parts:
+        one, where = value.get(part.name), ("%s.%s" % (path, part.name)).strip(".")
+        if one is not None:
+            yield where
+            inner = part.element or part
+            for entry in (one if part.element else [one]) if inner.parts else ():
+                yield from said(inner, entry, where)
+
+
+def test_the_jobs_that_are_drawn_have_every_option():
+    found = set()
+
+    @settings(max_examples=300, derandomize=True, database=None)
+    @given(declarations())
+    def look(declaration):
+        found.update(said(_job.JOB, declaration))
+        if not _job.declare(declaration)[1]:
+            found.add(("declared", declaration["partner"].get("connection")))
+
+    look()
+    assert {("declared", one) for one in (None, *_job.field_of("partner.connection").choices)} - found == set()
+    assert set(options(_job.JOB)) - found == set()
 
 
 @settings(max_examples=200)
@@ -2303,6 +2357,7 @@ def test_the_normal_form_is_a_fixed_point(declaration):
             "settings.preserve",
             "account.private_key_file",
             "account.password",
+            "schedule.timezone",  # another one than at the end of the calendar expression
             "notification.urls",  # equal ones, and those of services on this server
             "notification.late_after",  # missing where there is no schedule, or a calendar
         }

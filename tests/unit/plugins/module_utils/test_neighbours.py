@@ -4,9 +4,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+from types import SimpleNamespace
+
 import pytest
-from ansible_collections.serversync.core.plugins.module_utils import _job
-from ansible_collections.serversync.core.plugins.module_utils._neighbours import moves, places_of, read_mounts
+from ansible_collections.serversync.core.plugins.module_utils import _job, _otherscope, _store
+from ansible_collections.serversync.core.plugins.module_utils._neighbours import (
+    findings_of,
+    moves,
+    places_of,
+    read_mounts,
+)
 
 MOUNTS = r"""
 21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
@@ -107,3 +116,119 @@ def test_a_document_of_an_earlier_version_stays():
     del old["accept_circular"], old["limits"], old["elements"][0]["kind"], old["elements"][0]["settings"]
     old["settings"] = {"direction": "to_partner", "delete": "never", "exclude": []}
     assert not moves(_job.document_text(old).encode("utf-8"), job())
+
+
+# --- the other scope -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def alice(tmp_path, monkeypatch):
+    """The home of a user whose manager runs; bob's does not."""
+    homes = {"alice": tmp_path / "alice", "bob": tmp_path / "bob"}
+    users = {
+        name: SimpleNamespace(pw_name=name, pw_uid=os.geteuid() + number, pw_dir=str(home))
+        for number, (name, home) in enumerate(homes.items())
+    }
+    for name in ("linger", "run"):
+        (tmp_path / name).mkdir()
+    for name in ("alice", "nobody-any-more"):
+        (tmp_path / "linger" / name).touch()
+    for name in (str(os.geteuid()), "4294967294", "x"):
+        (tmp_path / "run" / name).touch()
+    monkeypatch.setattr(_otherscope, "LINGER", str(tmp_path / "linger"))
+    monkeypatch.setattr(_otherscope, "MANAGERS", str(tmp_path / "run"))
+    monkeypatch.setattr(_otherscope, "SYSTEM", str(tmp_path / "etc"))
+    monkeypatch.setattr(_otherscope.pwd, "getpwnam", users.__getitem__)
+    monkeypatch.setattr(_otherscope.pwd, "getpwuid", {one.pw_uid: one for one in users.values()}.__getitem__)
+    return homes["alice"]
+
+
+def way(name, source, target, scope="user", host="localhost"):
+    elements = [{"path": source, "partner_path": target}]
+    settings = {"delete": "synced"}
+    return job(name=name, scope=scope, partner={"host": host}, elements=elements, settings=settings)
+
+
+def put(config, made, **more):
+    document = config / "jobs" / (made["name"] + ".json")
+    document.parent.mkdir(parents=True, exist_ok=True)
+    document.write_text(_job.document_text(dict(made, **more)))
+    return document
+
+
+def found(tmp_path, declared):
+    """What a task of root's finds, whose own directories are empty."""
+    place = _store.layout(declared["scope"], "", {"HOME": str(tmp_path)})._replace(config=str(tmp_path / "none"))
+    return findings_of(place, [], {"own": ("", declared)}, ["own"], "f" * 32)
+
+
+CIRCLE = (
+    "elements[0]: a circle: %(here)s:/srv/y -> %(here)s:/srv/x -> %(here)s:/srv/y, by jobs %(others)s, own. Edits and "
+    "deletions go round: which version stands, and whether a deleted file is gone or comes back, depends on which job "
+    "runs first. Make one element with direction both of the two; where this is meant, give the reason in "
+    "accept_circular."
+)
+
+
+def test_a_circle_with_a_users_job_is_a_warning_of_roots(tmp_path, alice):
+    own = way("own", "/srv/x", "/srv/y", scope="system")
+    assert found(tmp_path, own) == ([], [])
+    put(alice / ".config" / "serversync", way("back", "/srv/y", "/srv/x"))
+    expected = CIRCLE % {"here": os.uname().nodename, "others": "back of user alice"}
+    assert found(tmp_path, own) == ([], [expected])
+
+
+def test_a_users_pairing_hides_no_circle(tmp_path, alice):
+    config = alice / ".config" / "serversync"
+    put(config, way("back", "/srv/y", "/srv/x", host="myself"))
+    own = way("own", "/srv/x", "/srv/y", scope="system")
+    assert found(tmp_path, own) == ([], [])
+    (config / "pairings").mkdir()
+    for number, what in enumerate(
+        ({"name": "myself", "host": "localhost"}, {"name": [], "host": "x"}, {"host": 1}, [])
+    ):
+        (config / "pairings" / ("%d.json" % number)).write_text(json.dumps(what))
+    assert len(found(tmp_path, own)[1]) == 1
+
+
+def test_a_circle_with_a_job_of_the_system_is_an_error_where_it_can_be_read(tmp_path, alice, monkeypatch):
+    own = way("own", "/srv/x", "/srv/y")
+    put(tmp_path / "etc" / "serversync", way("back", "/srv/y", "/srv/x", scope="system"))
+    system = [one._replace(owner=os.geteuid()) for one in _otherscope.other_scopes("user")]
+    monkeypatch.setattr(_otherscope, "other_scopes", lambda scope: system)
+    problems, warnings = found(tmp_path, own)
+    expected = CIRCLE % {"here": os.uname().nodename, "others": "back of scope system"}
+    assert ([str(one) for one in problems], warnings) == ([expected], [])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: (path.unlink(), path.symlink_to("/etc/passwd")),
+        lambda path: (path.rename(path.with_name("true")), path.symlink_to("true")),
+        lambda path: (path.parent.rename(path.parent.with_name("real")), path.parent.symlink_to("real")),
+        lambda path: (path.unlink(), os.mkfifo(path)),
+        lambda path: (path.unlink(), path.mkdir()),
+        lambda path: path.write_bytes(b"\xff"),
+        lambda path: path.write_text("[" * 100_000),
+        lambda path: path.write_text(path.read_text() + " " * (1 << 20)),
+        lambda path: put(path.parent.parent, way("back", "/srv/y", "/srv/x", scope="system")),
+        lambda path: put(path.parent.parent, way("back", "/srv/y", "/srv/x"), machine_id="0" * 32),
+    ],
+    ids=["link", "own link", "linked directory", "pipe", "directory", "no text", "deep", "large", "scope", "foreign"],
+)
+def test_what_a_user_has_in_the_place_of_a_job_is_none(tmp_path, alice, spoil):
+    document = put(alice / ".config" / "serversync", way("back", "/srv/y", "/srv/x"))
+    own = way("own", "/srv/x", "/srv/y", scope="system")
+    assert len(found(tmp_path, own)[1]) == 1
+    spoil(document)
+    assert found(tmp_path, own) == ([], [])
+
+
+def test_the_paths_of_users_are_not_touched(tmp_path, alice, monkeypatch):
+    """They may lead to what hangs, or mounts something."""
+    put(alice / ".config" / "serversync", way("back", "/srv/y", "/net/far/away"))
+    asked = []
+    monkeypatch.setattr(os.path, "realpath", lambda path: asked.append(path) or path)
+    found(tmp_path, way("own", "/srv/x", "/srv/y", scope="system"))
+    assert asked == ["/srv/x"]

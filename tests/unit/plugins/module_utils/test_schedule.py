@@ -112,11 +112,24 @@ def test_calendar_expressions(schedule, lines):
         ("Mon..Fri  02:30", ("Mon..Fri 02:30", None)),
         ("Mon 02:30 UTC", ("Mon 02:30", "UTC")),
         ("daily Europe/Berlin", ("daily", "Europe/Berlin")),
+        ("daily Etc/UTC", ("daily", "UTC")),
         ("*:0/15", ("*:0/15", None)),
     ],
 )
 def test_the_time_zone_at_the_end_of_an_expression(text, parts):
     assert _schedule.split_zone(text) == parts
+
+
+@pytest.mark.parametrize(
+    "text", ["UTC", "utc", " Etc/UTC ", "etc/uct", "Zulu", "Universal", "GMT", "GMT0", "Etc/GMT+0", "Greenwich"]
+)
+def test_the_names_of_utc(text):
+    assert _schedule.zone_of(text) == "UTC"
+
+
+@pytest.mark.parametrize("text", ["Etc/GMT+1", "Etc", "GMT+00", "Europe/London", "WET", "Etc/Etc/UTC"])
+def test_no_names_of_utc(text):
+    assert _schedule.zone_of(text) == text
 
 
 @pytest.mark.parametrize(

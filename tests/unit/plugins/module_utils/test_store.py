@@ -344,6 +344,8 @@ def test_time_zones(tmp_path):
     where = str(tmp_path)
     assert _store.zone_text("Europe/Berlin", where) is None
     assert _store.zone_text("Europe/Berlin", where + "/none") is None
+    # which has no file of it
+    assert _store.zone_text("UTC", where + "/Europe") is None
     for zone, hint in (
         ("Europe/Berln", "did you mean Europe/Berlin?"),
         ("europe/berlin", "did you mean Europe/Berlin?"),
@@ -370,6 +372,19 @@ def test_directories_are_made_closed_where_the_document_is(tmp_path):
     config = tmp_path / "config"
     assert modes[config / "serversync" / "jobs"] == modes[config / "serversync"] == 0o700
     assert modes[config / "systemd" / "user"] == 0o755
+
+
+def test_a_directory_has_its_group_from_its_first_moment(tmp_path, monkeypatch):
+    place = _store.layout("user", "demo", {"XDG_CONFIG_HOME": str(tmp_path)})._replace(scope="system")
+    calls, mkdir = [], os.mkdir
+    monkeypatch.setattr(os, "setegid", lambda gid: calls.append(("setegid", gid)))
+    monkeypatch.setattr(os, "mkdir", lambda path, mode: (calls.append(os.path.basename(path)), mkdir(path, mode)))
+    monkeypatch.setattr(os, "chown", lambda *words: calls.append(words[1:]))
+    _store.make_directory(place.config, place, GID)
+    assert calls == [("setegid", GID), "serversync", ("setegid", os.getegid()), (0, GID)]
+    # what others have to read is root's as it is
+    _store.make_directory(os.path.dirname(place.drop_in), place, GID)
+    assert calls[4:] == ["systemd", "user", "serversync@demo.service.d"]
 
 
 # --- several jobs at once --------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
-import itertools
 import json
 import os
 import re
@@ -297,27 +296,6 @@ def test_secrets_go_with_a_name_and_not_to_a_copy(server):
         "copy/notification.urls": "json://another",
         "new/notification.urls": "json://plant-ed",
     }
-
-
-def test_a_task_that_is_killed_on_its_way_to_a_secret_is_finished_by_the_next_one(server):
-    """The document never says that something is kept which is not there."""
-    steps = [
-        {"notification": {"urls": "json://plant-ed"}},
-        {"notification": {"urls": "json://another"}, "comment": "c"},
-        {"notification": {"urls": None}},
-    ]
-    server.apply(**job(server, partner=SFTP))
-    kept = server.document.parent.parent / "credentials" / "demo" / "notification.urls"
-    for step in steps:
-        for number in itertools.count():
-            crashed = server.killed(number, **step)
-            said = json.loads(server.document.read_text())["notification"]["urls"]
-            assert not said or kept.exists()
-            if not crashed:
-                break
-        assert not server.apply(**step)["changed"]
-        assert number >= 1
-    assert not kept.parent.exists()
 
 
 def test_a_password_that_is_to_be_kept_has_to_be_there(server):

@@ -5,10 +5,9 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
-from ansible_collections.serversync.core.plugins.module_utils import _job, _store
+from ansible_collections.serversync.core.plugins.module_utils import _job
 
 from tests.declaring import Server, assert_on_disk
 
@@ -198,6 +197,17 @@ def test_rename_by_purge(server):
     assert run["changes"] == {"created": ["z"], "edited": [], "removed": ["a"]}
 
 
+def test_purge_takes_secrets_that_are_no_jobs(server):
+    """As a task that was killed before there was a job to them leaves them."""
+    server.apply(jobs=three(server))
+    lost = document(server, "lost").parent.parent / "credentials" / "lost"
+    lost.mkdir(parents=True)
+    (lost / "account.password").write_text("plant-ed")
+    run = four_steps(server, jobs=three(server), purge=True)
+    assert run["changes"]["removed"] == ["lost"]
+    assert not lost.exists()
+
+
 def test_an_entry_may_be_absent(server):
     server.apply(jobs=three(server))
     run = four_steps(server, jobs=[*three(server)[:2], {"name": "c", "state": "absent"}])
@@ -226,75 +236,6 @@ def test_neighbours_are_left_alone(server):
     for name, (_mode, _ino, _time, content) in before.items():
         if content:
             assert after[name] == before[name]
-
-
-def crashes(tmp_path, old, new):
-    """For every step on the way from old jobs to new ones a server where the task was killed before it."""
-    for step in range(100):
-        there = Server(tmp_path / str(step)).turn("sync_jobs")
-        there.apply(jobs=old)
-        if not there.killed(step, jobs=new, purge=True):
-            return
-        yield there
-
-
-def finish(there, new):
-    result = there.apply(jobs=new, purge=True)
-    assert not result.get("failed"), result
-    assert not there.check(jobs=new, purge=True)["changed"]
-
-
-def test_a_crash_at_any_step_leaves_old_or_new_and_the_next_apply_finishes(server, tmp_path):
-    old = [job(server, "a", schedule=NIGHTLY), job(server, "b"), job(server, "gone", schedule=NIGHTLY)]
-    new = [job(server, "a", schedule={"at": "03:00"}, comment="new"), job(server, "b", schedule=NIGHTLY)]
-
-    def text_of(one):
-        return _job.document_text(_job.bound(_job.declare(dict(one, scope="user"))[0], _store.read_machine_id()))
-
-    known = {one["name"]: {text_of(one)} for one in [*old, job(server, "c")]}
-    for one in new:
-        known[one["name"]].add(text_of(one))
-    new.append(job(server, "c"))
-    crashed = 0
-    for there in crashes(tmp_path, old, new):
-        crashed += 1
-        for path in there.document.parent.glob("*.json"):
-            assert path.read_text() in known[path.stem]
-        finish(there, new)
-        assert there.memory()["active"] == dict.fromkeys(["serversync@a.timer", "serversync@b.timer"], "active")
-        for unit in ("serversync@a.timer", "serversync@a.service"):
-            loaded = there.memory()["loaded"][unit]
-            assert loaded == {path: Path(path).read_text() for path in loaded}, "systemd has the old unit"
-    assert crashed > 10
-
-
-def test_a_crash_at_any_step_leaves_the_old_password_or_the_new_one(server, tmp_path):
-    def one(name, password=None, **more):
-        account = {"user": "nas", **({"password": password} if password else {"private_key_file": "/k"})}
-        return job(server, name, partner={"host": "nas", "connection": "sftp"}, account=account, **more)
-
-    old = [one("a", "old"), one("b"), one("c", "goes"), one("gone", "goes, too")]
-    new = [one("a", "new"), one("b", "comes"), one("c")]
-    may = {"a": {"old", "new"}, "b": {None, "comes"}, "c": {"goes", None}, "gone": {"goes, too", None}}
-    crashed = 0
-    for there in crashes(tmp_path, old, new):
-        crashed += 1
-        home = there.document.parent.parent / "credentials"
-        for name, texts in may.items():
-            kept = home / name / "account.password"
-            assert (kept.read_text() if kept.exists() else None) in texts
-            # A job that has one never stands without, until it is removed, which its document outlives.
-            declared = document(there, name)
-            if name != "gone" and json.loads(declared.read_text())["account"]["password"]:
-                assert kept.exists()
-            assert name != "gone" or declared.exists() or not kept.parent.exists()
-        finish(there, new)
-        assert {path.parent.name: path.read_text() for path in home.rglob("*.*") if path.is_file()} == {
-            "a": "new",
-            "b": "comes",
-        }
-        assert sorted(path.name for path in home.iterdir()) == ["a", "b"]
-    assert crashed > 5
 
 
 def test_a_failing_command_is_told_and_the_next_apply_finishes(server):
