@@ -89,9 +89,8 @@ class Chromium:
                 return dict(answer["result"])
             self.events.append(answer)
 
-    def wait_for(self, event: str, times: int = 1) -> None:
-        """Until it has happened so many times since the page was asked for."""
-        while sum(one.get("method") == event for one in self.events) < times:
+    def wait_for(self, event: str) -> None:
+        while not any(one.get("method") == event for one in self.events):
             self.events.append(self.message())
 
     def show(

@@ -113,13 +113,16 @@ def test_it_asks_for_nothing_and_nothing_is_amiss(browser: Chromium, files: dict
 
 def test_the_policy_lets_nothing_else_in(browser: Chromium, files: dict[str, Path], tmp_path: Path) -> None:
     path = tmp_path / "page.html"
+    browser.show(files["none"])
+    browser.picture(tmp_path / "there.png")
+    (tmp_path / "there.css").write_text("h1 { margin: 77px !important }", encoding="utf-8")
     text = files["one"].read_text(encoding="utf-8")
-    more = "<script>document.title = 'run'</script><img src='there.png'><link rel=stylesheet href='there.css'></body>"
-    path.write_text(text.replace("</body>", more), encoding="utf-8")
+    more = "<script>document.title = 'run'</script><img src=there.png><link rel=stylesheet href=there.css>"
+    path.write_text(text.replace("</body>", f"{more}</body>"), encoding="utf-8")
     browser.show(path)
-    # A script, a picture and a style sheet.
-    browser.wait_for("Log.entryAdded", 3)
     assert browser.run("document.title") == "Synchronization jobs of site-a"
+    assert browser.run("document.images[0].naturalWidth") == 0
+    assert browser.run("getComputedStyle(document.querySelector('h1')).marginTop") == "0px"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
