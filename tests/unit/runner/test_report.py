@@ -64,6 +64,10 @@ def damaged(change: Any) -> dict[str, Any]:
             lambda server: server["jobs"][0]["declared"]["elements"][0]["settings"].update(exclude=[1]),
             "settings is not",
         ),
+        (
+            lambda server: server["jobs"][0]["declared"]["elements"][0]["settings"].update(direction=[]),
+            "settings is not",
+        ),
     ],
 )
 def test_what_cannot_be_used_of_a_server_is_told_and_the_others_are_shown(change: Any, where: str) -> None:

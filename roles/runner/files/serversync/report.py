@@ -78,7 +78,7 @@ def duration(value: Any) -> bool:
 
 def settings(value: Any) -> bool:
     """Those that decide whether jobs are in each other's way; of the others any value will do."""
-    if not isinstance(value, dict) or value.get("direction") not in display.ARROWS:
+    if not isinstance(value, dict) or value.get("direction") not in [*display.ARROWS]:
         return False
     lists = (value.get(name, []) for name in ("include", "exclude"))
     return text(value.get("delete")) and all(isinstance(one, list) and all(map(text, one)) for one in lists)
