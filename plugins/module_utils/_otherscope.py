@@ -12,10 +12,11 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import re
 import stat
 from typing import Any, Iterator, NamedTuple
 
-from ._job import foreign, loads, parse_document
+from ._job import NAME_PATTERN, foreign, loads, parse_document
 from ._store import Layout
 
 #: The users whose systemd manager runs, by their numbers, and those whose runs without a log-in, by their names: of no
@@ -23,8 +24,9 @@ from ._store import Layout
 MANAGERS = "/run/user"
 LINGER = "/var/lib/systemd/linger"
 SYSTEM = "/etc"
-#: Bytes of a document, and documents of a scope: a user is not to keep root waiting.
-_LARGEST = 1 << 20
+#: Bytes of a document, of all of a scope, and how many there may be: a user is not to keep root waiting.
+_LARGEST = 1 << 16
+_ROOM = 1 << 20
 _MOST = 1000
 
 
@@ -68,14 +70,21 @@ def _files(scope: Scope, directory: str) -> Iterator[tuple[str, bytes]]:
         for name in (*scope.way, directory):
             handle = os.open(name, flags | os.O_NOFOLLOW, dir_fd=handle)
             held.callback(os.close, handle)
-        names = sorted(name for name in os.listdir(handle) if name.endswith(".json") and not name.startswith("."))
-        for name in names[:_MOST]:
+        # names that no job has could say anything to whoever reads of them
+        names = [name[: -len(".json")] for name in sorted(os.listdir(handle)) if name.endswith(".json")]
+        room = _ROOM
+        for name in [one for one in names if re.search(NAME_PATTERN, one)][:_MOST]:
             with contextlib.suppress(OSError):
-                file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=handle)
+                file = os.open(
+                    name + ".json", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=handle
+                )
                 with os.fdopen(file, "rb") as stream:
                     info = os.fstat(file)
-                    if stat.S_ISREG(info.st_mode) and info.st_uid == scope.owner and info.st_size <= _LARGEST:
-                        yield name[: -len(".json")], stream.read(_LARGEST)
+                    own = stat.S_ISREG(info.st_mode) and info.st_uid == scope.owner
+                    if scope.owner:
+                        room -= info.st_size
+                    if own and info.st_size <= _LARGEST and room >= 0:
+                        yield name, stream.read(_LARGEST)
 
 
 def read_others(place: Layout, machine_id: str | None) -> list[dict[str, Any]]:

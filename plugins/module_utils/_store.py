@@ -672,7 +672,13 @@ def plan(place: Layout, found: Found, wanted: Mapping[str, Wanted], uid: int) ->
         # what ran stays in the runner's own records; a status of jobs that are no more would mislead
         before.append(Step("remove", place.published))
         diff.append(_entry(place.published, "(records of the last runs)\n", "", will=False))
-    measured = None if present else metrics_of(place)
+    paused = (
+        present
+        and diffs[place.document]
+        and not loads((wanted[place.document].text or "").encode("utf-8")).get("enabled")
+    )
+    # of one that is paused no run says so, and its alerts would go on
+    measured = metrics_of(place) if paused or not present else None
     if measured:
         before.append(Step("remove", measured))
         diff.append(_entry(measured, "(metrics of the last run)\n", "", will=False))

@@ -199,7 +199,16 @@ def test_the_playbook_makes_one_page_of_all_servers(tmp_path: Path) -> None:
         "#!/bin/sh\necho 'usage: serversync' >&2\necho \"serversync: usage: invalid choice: '$1'\" >&2\nexit 2\n"
     )
     old.chmod(0o755)
+    other = {}
+    for name, answer in (("cut-off", "{not json"), ("empty", '{"servers": []}'), ("seven", '{"servers": [7]}')):
+        path = tmp_path / name
+        path.write_text(f"#!/bin/sh\necho '{answer}'\n")
+        path.chmod(0o755)
+        other[name] = {**local, "report_launcher": str(path)}
+    # Nothing of where it is started is imported.
+    (tmp_path / "argparse.py").write_text("raise SystemExit('not this one')\n")
     inventory = {
+        **other,
         "site-a": local,
         "bare": {**local, "report_launcher": f"{tmp_path}/bare/.local/bin/serversync"},
         "old": {**local, "report_launcher": str(old)},
@@ -210,8 +219,9 @@ def test_the_playbook_makes_one_page_of_all_servers(tmp_path: Path) -> None:
     page = (tmp_path / "serversync-report.html").read_text(encoding="utf-8")
     text = html.unescape(re.sub(r"<[^>]*>", "", page))
     for expected in (
-        "Synchronization jobs of 4 servers",
-        "3 servers without a report",
+        "Synchronization jobs of 7 servers",
+        "6 servers without a report",
+        "no report empty: what it answered is no report",
         "no report bare: ",
         "bare/.local/bin/serversync is not there; apply the role serversync.core.runner",
         "no report gone: ",

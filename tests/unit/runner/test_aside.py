@@ -6,7 +6,7 @@ import threading
 from contextlib import ExitStack
 from typing import Any
 
-from serversync.aside import MOST, Aside
+from serversync.aside import MOST, MOST_REQUESTS, Aside
 
 
 def test_what_waits_aside_is_bounded_and_ends_with_the_conversation() -> None:
@@ -72,3 +72,50 @@ def test_who_belongs_behind_a_parcel_waits_for_it_and_no_others() -> None:
         noticed.opening = (6,)
         aside.wait(None)
         assert answered == [3, 4, 6]
+
+
+def test_nobody_waits_for_what_will_not_be_answered() -> None:
+    def respond(_request: dict[str, Any], _payload: bytes) -> bool:
+        gate.wait()
+        raise BrokenPipeError
+
+    gate, told = threading.Event(), []
+    hook, threading.excepthook = threading.excepthook, lambda given: told.append(given.exc_type)
+    try:
+        with Aside(respond) as aside:
+            for number in range(9):
+                assert aside.put({"id": number}, b"")
+            gate.set()
+            assert not aside.wait(None)
+            assert not aside.put({"id": 9}, b"")
+        assert told == [BrokenPipeError]
+    finally:
+        threading.excepthook = hook
+
+
+def test_requests_without_bytes_are_bounded_too() -> None:
+    gate, begun = threading.Event(), threading.Event()
+    put: list[int] = []
+
+    def respond(_request: dict[str, Any], _payload: bytes) -> bool:
+        begun.set()
+        gate.wait()
+        return True
+
+    def put_many() -> None:
+        for number in range(MOST_REQUESTS + 1):
+            aside.put({"id": number}, b"")
+            put.append(number)
+
+    with Aside(respond) as aside:
+        assert aside.put({"id": 0}, b"")
+        begun.wait()
+        putting = threading.Thread(target=put_many)
+        putting.start()
+        with aside.changed:
+            assert aside.changed.wait_for(lambda: len(aside.waiting) == MOST_REQUESTS)
+        assert len(aside.waiting) == MOST_REQUESTS
+        gate.set()
+        putting.join()
+        assert aside.wait(None)
+    assert len(put) == MOST_REQUESTS + 1

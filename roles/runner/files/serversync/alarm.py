@@ -19,7 +19,7 @@ from serversync import late, letter, notify, units
 from serversync.failure import Failure, InvalidDocument
 from serversync.history import published
 from serversync.job import Job
-from serversync.journal import ERR, INFO, WARNING, Entry
+from serversync.journal import ERR, NOTICE, WARNING, Entry
 from serversync.late import Lateness, Note
 from serversync.layout import Layout
 from serversync.machine import machine
@@ -74,9 +74,10 @@ class Look:
         self.known: dict[str, Any] = {"runs": [], "good": None}
         self.fine = True
 
-    def say(self, line: str, level: int = INFO) -> None:
-        name = self.job.name
-        self.log(Entry(f"{name}: {line}", EVENT, line.level if isinstance(line, Entry) else level, job=name))
+    def say(self, line: str, level: int = NOTICE) -> None:
+        # What is less than that its unit keeps out of the journal: that it has looked again is no news.
+        level = min(line.level, NOTICE) if isinstance(line, Entry) else level
+        self.log(Entry(f"{self.job.name}: {line}", EVENT, level, job=self.job.name))
 
     def lateness(self) -> Lateness | None:
         self.known |= terms(self.job)
@@ -128,7 +129,10 @@ class Look:
     def told(self, way: str) -> None:
         """A death between telling and this has it told twice, in a mail that is called the same."""
         self.note = self.note._replace(told={**self.note.told, way: self.now.isoformat(timespec="seconds")})
-        late.keep(self.layout, self.job.name, self.note)
+        there = late.noted(self.layout, self.job.name)
+        # A run that went well meanwhile has forgotten it, and has told those who knew.
+        if there and there.since == self.note.since:
+            late.keep(self.layout, self.job.name, self.note)
 
     def mail(self, it: Lateness, said: dict[str, str]) -> None:
         about = {"job": self.job.name, "run": identity(self.job, it), "event": EVENT}
@@ -152,7 +156,7 @@ class Look:
             if way in self.note.told:
                 continue
             error = hindrance or with_apprise(url, lambda one: deliver(one, said["subject"], said["text"], EVENT))
-            self.say(f"{way}: {error or 'sent'}", ERR if error else INFO)
+            self.say(f"{way}: {error or 'sent'}", ERR if error else NOTICE)
             if error:
                 fine = False
             else:

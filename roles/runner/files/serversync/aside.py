@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-# Bytes that have come and wait to be worked on.
-MOST = 32 << 20
+# Bytes that have come and wait to be worked on, and requests.
+MOST, MOST_REQUESTS = 32 << 20, 256
 
 
 class Aside:
@@ -34,7 +34,7 @@ class Aside:
     def put(self, request: dict[str, Any], payload: bytes) -> bool:
         """Whether it is going to be answered."""
         with self.changed:
-            self.changed.wait_for(lambda: self.ended or self.bytes < MOST)
+            self.changed.wait_for(lambda: self.ended or (self.bytes < MOST and len(self.waiting) < MOST_REQUESTS))
             if self.ended:
                 return False
             self.waiting.append((request, payload))
@@ -46,26 +46,26 @@ class Aside:
                 self.thread.start()
         return True
 
-    def wait(self, number: object) -> None:
-        """Until the requests up to this number are answered; of what is no number: until all are."""
+    def wait(self, number: object) -> bool:
+        """Until the requests up to this number are answered; of what is no number: until all are.
+
+        False where they will not be.
+        """
         behind = number if isinstance(number, int) else math.inf
         with self.changed:
             self.changed.wait_for(lambda: self.answered >= behind or not (self.busy or self.waiting))
+            return not self.ended
 
     def work(self) -> None:
-        while True:
-            with self.changed:
-                self.changed.wait_for(lambda: self.ended or self.waiting)
-                if self.ended:
-                    self.waiting.clear()
-                    self.changed.notify_all()
-                    return
-                self.busy = True
-                request, payload = self.waiting.popleft()
-            goes_on = False
-            try:
+        try:
+            while True:
+                with self.changed:
+                    self.changed.wait_for(lambda: self.ended or self.waiting)
+                    if self.ended:
+                        return
+                    self.busy = True
+                    request, payload = self.waiting.popleft()
                 goes_on = self.respond(request, payload)
-            finally:
                 with self.changed:
                     self.busy = False
                     self.bytes -= len(payload)
@@ -73,6 +73,12 @@ class Aside:
                     self.answered = number if isinstance(number, int) else self.answered
                     self.ended = self.ended or not goes_on
                     self.changed.notify_all()
+        finally:
+            with self.changed:
+                self.busy, self.ended = False, True
+                # Who waits for the rest would wait for ever.
+                self.waiting.clear()
+                self.changed.notify_all()
 
     def __enter__(self) -> Aside:
         return self

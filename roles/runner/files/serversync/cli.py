@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -213,7 +213,9 @@ def log(line: str, *, output: int = 1, result_follows: bool = False) -> None:
 
     if journal.tell(line, output) or (result_follows and journal.is_of_result(line)):
         return
-    print(safe(line), file=sys.stderr if output == 2 else sys.stdout, flush=True)
+    # Whoever reads it may be gone, or its disk full; a run goes on without, and its record says all of it.
+    with suppress(OSError):
+        print(safe(line), file=sys.stderr if output == 2 else sys.stdout, flush=True)
 
 
 def perform(

@@ -90,7 +90,8 @@ def forget(layout: Layout, name: str) -> None:
 def forget_others(layout: Layout, names: Collection[str]) -> None:
     """What was noted of jobs that are no more."""
     for path in layout.late.glob("*.json"):
-        if path.stem not in names:
+        # One that is being renamed is still published by its old name.
+        if path.stem not in names and not (layout.public / path.name).exists():
             forget(layout, path.stem)
 
 

@@ -86,12 +86,11 @@ def tell(
     past: see ``event``.
     """
     note = late.noted(layout, job.name) if record["state"] in GOOD else None
-    try:
-        return tell_of(layout, job, record, past, log, note.told if note else ())
-    finally:
-        if note:
-            # Nobody is owed a word on it any more.
-            late.forget(layout, job.name)
+    told = tell_of(layout, job, record, past, log, note.told if note else ())
+    if note:
+        # Nobody is owed a word on it any more.
+        late.forget(layout, job.name)
+    return told
 
 
 def tell_of(

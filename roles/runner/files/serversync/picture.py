@@ -193,12 +193,13 @@ def in_order(names: Iterable[str], weights: Mapping[tuple[str, str], int]) -> li
     first: list[str] = []
     last: list[str] = []
     rest = sorted(names)
+    placed, left = set[str](), set(rest)
     while rest:
         leaving, coming, fed = Counter[str](), Counter[str](), Counter[str]()
         for (source, target), weight in weights.items():
-            if source in first:
+            if source in placed:
                 fed[target] += weight
-            elif source in rest and target in rest:
+            elif source in left and target in left:
                 leaving[source] += weight
                 coming[target] += weight
         end = next((name for name in rest if coming[name] and not leaving[name]), None)
@@ -208,7 +209,9 @@ def in_order(names: Iterable[str], weights: Mapping[tuple[str, str], int]) -> li
             # Where all are alike, on from those that are there.
             end = max(rest, key=lambda name: (not coming[name], leaving[name] - coming[name], fed[name]))
             first.append(end)
+            placed.add(end)
         rest.remove(end)
+        left.remove(end)
     return [*first, *reversed(last)]
 
 

@@ -110,7 +110,7 @@ DECLARED = {
 JOB = {
     "job": text,
     **dict.fromkeys(("comment", "partner", "state", "problem", "schedule", "plan"), Maybe(text)),
-    "enabled": Maybe(flag),
+    **dict.fromkeys(("enabled", "late"), Maybe(flag)),
     **dict.fromkeys(("next", "retry", "good"), Maybe(moment)),
     "elements": [{"path": text, "partner_path": text, "direction": text, "state": Maybe(text)}],
     "guards": [{"element": text, "text": text}],
@@ -167,10 +167,14 @@ def gather(layout: Layout, name: str | None) -> Server:
 
 def pairings(layout: Layout) -> list[dict[str, str]]:
     """What jobs may call their partners, and where these are; none where the caller may not see them."""
+    found = []
     with suppress(PermissionError):
-        found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(layout.pairings.glob("*.json"))]
-        return [{"name": one["name"], "host": one["host"]} for one in found]
-    return []
+        for path in sorted(layout.pairings.glob("*.json")):
+            # One that is damaged hides no job.
+            with suppress(ValueError, LookupError, TypeError):
+                one = json.loads(path.read_text(encoding="utf-8"))
+                found.append({"name": str(one["name"]), "host": str(one["host"])})
+    return found
 
 
 def local(when: str | None) -> str | None:
@@ -197,7 +201,7 @@ def job_of(layout: Layout, row: Mapping[str, Any]) -> dict[str, Any]:
     paths = [path for path, _partner_path, _direction in elements]
     guards = [{"element": path, "text": guard} for path in paths if path in last for guard in last[path]["guards"]]
     return {
-        **{key: row[key] for key in ("job", "partner", "enabled", "state", "problem")},
+        **{key: row[key] for key in ("job", "partner", "enabled", "late", "state", "problem")},
         "comment": document["comment"] if document else known.get("comment"),
         "schedule": in_words(document["schedule"]) if document else None,
         "next": datetime.fromtimestamp(row["next"]).astimezone().isoformat() if row["next"] else None,

@@ -404,6 +404,8 @@ class Run:
         """An attempt, between the units before and after it, and what is kept and told of it."""
         self.record |= {"state": "running", "retry": None}
         self.keep(history)
+        # One that hangs is to be seen, too.
+        self.measure()
         self.say_start()
         try:
             try:
@@ -432,9 +434,9 @@ class Run:
 
     def close(self, history: History, tell: Tell) -> None:
         """Keeps and tells what the run has come to."""
-        self.log(told_end(self.record))
         try:
             self.keep(history)
+            self.log(told_end(self.record))
         finally:
             self.record["notification"] = tell(self.record, lambda: self.others(history))
         if self.record["notification"]:

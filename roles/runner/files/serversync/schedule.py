@@ -12,13 +12,15 @@ from serversync.job import Job, seconds
 
 # What of a schedule says when it is due.
 TERMS = ("every", "at", "days", "day_of_month")
+# Of what may be given, in seconds; a document that was written by hand may have anything.
+LONGEST = 3650 * 86400
 
 
 def late_after(job: Job) -> int | None:
     """The seconds without a good run after which the job is late; None: nothing makes it late."""
     given = job["notification"]["late_after"]
     if given:
-        return seconds(given)
+        return min(seconds(given), LONGEST)
     schedule = job["schedule"]
     gap = longest_gap(**{name: schedule[name] for name in TERMS}) if schedule else 0
     return seconds(default_late_after(gap)) if gap else None

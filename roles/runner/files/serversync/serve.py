@@ -195,8 +195,8 @@ def converse(frames: Frames, door: Door) -> None:
                     if not aside.put(request, payload):
                         return
                     continue
-                aside.wait(request.get("behind", 0) if verb in MEANWHILE else None)
-                if not respond(frames, desk, request, payload):
+                behind = request.get("behind", 0) if verb in MEANWHILE else None
+                if not (aside.wait(behind) and respond(frames, desk, request, payload)):
                     return
 
 
@@ -207,19 +207,23 @@ def respond(frames: Frames, desk: Desk, request: dict[str, Any], payload: bytes)
         # Whatever it is, it would go back, and may be deeper than can be written.
         number = None
     try:
-        with frames.alive():
-            for answer, data in desk.answer(request, payload):
-                frames.send({"id": number, "ok": True, **answer}, data)
-    except Failure as failure:
+        try:
+            with frames.alive():
+                for answer, data in desk.answer(request, payload):
+                    frames.send({"id": number, "ok": True, **answer}, data)
+            return True
+        except Failure as found:
+            failure = found
+        except (BrokenPipeError, ConnectionResetError):
+            raise
+        except OSError as error:
+            failure = of_system(error)
+        except Exception as error:  # nobody knows what all can be asked; whatever it breaks, it is answered
+            print(f"serversync: request {request!r:.200}: {error!r:.1000}", file=sys.stderr)
+            failure = Failure("partner_error", f"{error!r:.1000}")
         frames.send({"id": number, "ok": False, "failure": failure.as_dict()})
-    except (BrokenPipeError, Stopped):
+    except (BrokenPipeError, ConnectionResetError, Stopped):
         return False
-    except OSError as error:
-        frames.send({"id": number, "ok": False, "failure": of_system(error).as_dict()})
-    except Exception as error:  # nobody knows what all can be asked; whatever it breaks, it is answered
-        print(f"serversync: request {request!r:.200}: {error!r:.1000}", file=sys.stderr)
-        broken = Failure("partner_error", f"{error!r:.1000}")
-        frames.send({"id": number, "ok": False, "failure": broken.as_dict()})
     return True
 
 

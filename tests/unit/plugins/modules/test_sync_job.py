@@ -1139,6 +1139,13 @@ def test_the_metrics_of_a_job_go_with_it(server):
     for path in (own, collector / "serversync-other.prom"):
         path.write_text("1")
     assert not server.apply(**job(server))["changed"]
+    # no run would say that it is paused, and alerts would go on
+    assert str(own) in json.dumps(server.apply(**job(server, enabled=False))["diff"]) and not own.exists()
+    # somebody ran it by hand
+    own.write_text("1")
+    assert not server.apply(**job(server, enabled=False))["changed"] and own.exists()
+    server.apply(**job(server))
+    assert own.exists()
     check = server.check(state="absent")
     assert str(own) in json.dumps(check["diff"]) and "serversync-other" not in json.dumps(check["diff"])
     assert server.apply(state="absent")["diff"] == check["diff"]
