@@ -161,3 +161,16 @@ def test_days_go_to_another_name_and_are_added_to_its_own(history: History, berl
         3600,
     )
     assert (second["day"], second["equal"], second["copied"]) == (ago(2), 1, 3)
+
+
+def test_a_change_of_several_records_is_one(history: History) -> None:
+    for run in ("a", "b"):
+        history.keep(record(run, "2026-11-18T02:30:00.000+00:00", "waiting"))
+    with pytest.raises(ZeroDivisionError), history.changing():
+        history.keep(record("a", "2026-11-18T02:30:00.000+00:00", "failed"))
+        raise ZeroDivisionError
+    assert {run["state"] for run in history.runs("nightly", 9)} == {"waiting"}
+    with history.changing():
+        for run in history.unfinished("nightly"):
+            history.keep({**run, "state": "failed"})
+    assert {run["state"] for run in history.runs("nightly", 9)} == {"failed"}

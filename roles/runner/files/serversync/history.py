@@ -113,6 +113,17 @@ class History:
             message = f"the records cannot be kept in {self.layout.records}: {error}; free space, or move the file away"
             raise Failure("records", message) from error
 
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """What is done in the block is kept whole or not at all; in another such block it is a part of that."""
+        with self.kept():
+            if self.database.in_transaction:
+                yield
+                return
+            with self.database:
+                self.database.execute("BEGIN IMMEDIATE")
+                yield
+
     def configuration(self, job: Job) -> int:
         """The running number of the job's configuration: one more whenever its document differs from the last."""
         query = "SELECT number, digest FROM configurations WHERE job = ? ORDER BY number DESC LIMIT 1"
@@ -126,8 +137,7 @@ class History:
 
     def keep(self, record: dict[str, Any]) -> None:
         row = (record["run"], record["job"], record["started"], record["state"], json.dumps(record))
-        with self.kept(), self.database:
-            self.database.execute("BEGIN IMMEDIATE")
+        with self.changing():
             query = "SELECT state FROM runs WHERE run = ?"
             (before,) = self.database.execute(query, (record["run"],)).fetchone() or ("running",)
             self.database.execute(
@@ -173,8 +183,7 @@ class History:
 
     def rename(self, previous: str, job: str) -> None:
         """The records of one job become those of another; a job that had this name before may have left some."""
-        with self.kept(), self.database:
-            self.database.execute("BEGIN IMMEDIATE")
+        with self.changing():
             for table in ("runs", "configurations"):
                 self.database.execute(
                     f"UPDATE {table} SET job = ?, number = number + "  # noqa: S608 - one of the two above

@@ -105,8 +105,7 @@ def change(layout: Layout, job: Job, what: Change) -> None:
     if layout.privileged:
         become_account()
     with closing(History(layout)) as history:
-        with history.kept(), history.database:
-            history.database.execute("BEGIN IMMEDIATE")
+        with history.changing():
             for run in history.unfinished(job.name):
                 changed: dict[str, Any] | None = what(run)
                 if changed:
