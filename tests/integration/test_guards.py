@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +229,36 @@ def test_an_emptied_replica_stops_both_directions(local: Local, side: int) -> No
     (emptied / "plc").unlink()
     assert "is empty: it looks unmounted" in guards(local.run())[0]
     assert (other / "plc").exists()
+
+
+@pytest.mark.parametrize("direction", ["to_partner", "from_partner"])
+def test_an_empty_source_of_which_no_archive_knows_does_not_stand_against_what_its_target_was_given(
+    local: Local, direction: str
+) -> None:
+    """Another machine may be in its place, or in that of the server with the job."""
+    local.declare(direction=direction, delete="never")
+    source, target = local.path, local.partner_path
+    if direction == "from_partner":
+        source, target = target, source
+    # In the first run of all an empty one is nothing special.
+    (target / "older").write_text("program")
+    assert guards(local.run()) == []
+    (source / "plc").write_text("program")
+    source.chmod(0o750)
+    assert guards(local.run()) == []
+    shutil.rmtree(source)
+    source.mkdir(mode=0o700)
+    shutil.rmtree(local.layout.state / "archives")
+    record = local.run()
+    where = {True: "this server", False: "localhost"}
+    [guard] = guards(record)
+    assert guard == (
+        f"{source} on {where[source == local.path]} is empty, and {target} on {where[target == local.path]} has what "
+        "earlier runs gave it: it looks unmounted, or lost"
+    )
+    assert (stat.S_IMODE(target.stat().st_mode), (target / "plc").read_text()) == (0o750, "program")
+    assert guards(local.run(record["plan"])) == []
+    assert (target / "plc").read_text() == "program"
 
 
 def test_deletions_of_both_sides_count_together(local: Local) -> None:

@@ -936,9 +936,21 @@ class Synchronization:
         limits = self.archive.rows_count, self.settings["max_delete"], self.settings["max_change"]
         found += tripped(plan, *limits, len(self.zeros(readable(plan, *limits))))
         for side in SIDES:
-            if self.scans[side].entries == 0 and self.kind == "directory" and self.archived_paths():
-                found.append(f"{self.paths[side]} on {self.server(side)} is empty: it looks unmounted")
+            if self.scans[side].entries == 0 and self.kind == "directory":
+                if self.archived_paths():
+                    found.append(f"{self.paths[side]} on {self.server(side)} is empty: it looks unmounted")
+                elif self.given_before(OTHER[side]):
+                    found.append(
+                        f"{self.paths[side]} on {self.server(side)} is empty, and {self.paths[OTHER[side]]} on "
+                        f"{self.server(OTHER[side])} has what earlier runs gave it: it looks unmounted, or lost"
+                    )
         return found
+
+    def given_before(self, target: str) -> bool:
+        """Whether the one target is that of runs of which no archive knows, as where the server with the job, or with
+        the source, is another machine now."""
+        marked = self.targets == (target,) and self.sides[target].tree.facts["marker"] is not None
+        return marked and self.archive.condition != "current" and self.scans[target].entries > 0
 
     def crowded(self, plan: Plan) -> dict[str, str]:
         """Per target that has no room for what would arrive: a sentence. Versions make none."""
