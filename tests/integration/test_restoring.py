@@ -23,6 +23,7 @@ import yaml
 
 from tests.integration import conftest
 from tests.loopback import ROOT, Pair, module, tree, write_launcher
+from tests.nas import nas
 from tests.sftp import sftp_loopback
 
 # Killed when a second piece of the plan is in its place and not archived yet, as long as the file is there.
@@ -147,8 +148,8 @@ class Site(conftest.Site):
         return {"path": str(self.here / name), "partner_path": str(self.there / name), "settings": settings}
 
     def job(self, name: str, *elements: dict[str, Any], **more: Any) -> dict[str, Any]:
-        partner = {"host": "hq", "connection": "local"}
-        return {"name": name, "partner": partner, "on_error": {"retries": 0}, "elements": list(elements), **more}
+        defaults = {"partner": {"host": "hq", "connection": "local"}, "on_error": {"retries": 0}}
+        return {"name": name, "elements": list(elements), **defaults, **more}
 
     @property
     def inventory(self) -> Path:
@@ -371,8 +372,13 @@ def test_what_runs_beside_a_job_is_not_started_on_a_machine_that_is_new(timed: S
 
 def test_the_role_comes_first_with_the_variables_of_the_inventory(tmp_path: Path) -> None:
     site = Site(tmp_path, systemd=False)
-    # As long as a name may be.
-    site.jobs = [{**site.jobs[0], "name": "programs".ljust(64, "_")}]
+    # As long as a name may be, and a copy of a job that comes after it.
+    name = "programs".ljust(64, "_")
+    site.jobs = [
+        {"name": "notes", "copy_from": name, "elements": [site.element("notes")]},
+        {**site.jobs[0], "name": name},
+    ]
+    (site.there / "notes" / "theirs").unlink()
     site.declare()
     site.run()
     before = tree(site.here)
@@ -386,12 +392,12 @@ def test_the_role_comes_first_with_the_variables_of_the_inventory(tmp_path: Path
     given = {"lost": "siteA", "from": "hq"}
     said = playbook(site.home, site.environment, inventory, **given)
     assert "serversync.core.runner : Install the program" in said
-    assert tree(site.here / "programs") == {
-        path[len(b"programs/") :]: entry
+    assert tree(site.here) == {
+        path: entry
         for path, entry in before.items()
-        if path.startswith(b"programs/") and path != b"programs/editor.tmp"
+        if path.startswith((b"programs", b"notes")) and path != b"programs/editor.tmp"
     }
-    assert site.names() == [site.jobs[0]["name"]]
+    assert site.names() == ["notes", name]
 
 
 INPUTS: list[tuple[dict[str, Any], str]] = [
@@ -457,11 +463,12 @@ def test_nothing_comes_back_from_where_nothing_is(site: Site) -> None:
 def test_roots_that_are_open_one_way_are_told_before_anything_is_done(tmp_path: Path) -> None:
     site = Site(tmp_path, systemd=False)
     element = {"path": str(site.here / "programs"), "partner_path": str(site.there / "programs")}
-    jobs = [{"name": "programs", "partner": {"host": "hq"}, "elements": [element]}]
+    # By the name under which the pairing reaches it.
+    jobs = [{"name": "programs", "partner": {"host": "hq.example.com"}, "elements": [element]}]
     roots = [{"path": str(site.there), "access": "write"}]
     inventory = write_inventory(
         tmp_path / "inventory.yml",
-        siteA={"runner_jobs": jobs, "runner_partners": [{"name": "hq"}]},
+        siteA={"runner_jobs": jobs, "runner_partners": [{"name": "hq", "host": "hq.example.com"}]},
         hq={"runner_partners": [{"name": "siteA", "roots": roots}]},
     )
     shutil.copytree(site.here / "programs", site.there / "programs", symlinks=True)
@@ -556,3 +563,21 @@ def test_over_sftp_both_ways(tmp_path: Path) -> None:
         assert {
             path: (*entry[:2], entry[2] and entry[2] // 10**9, entry[3]) for path, entry in after.items()
         } == seconds
+
+
+def test_a_password_is_given_to_both_jobs_and_told_nobody(tmp_path: Path) -> None:
+    site = Site(tmp_path, systemd=False)
+    password = "nobody may read this"  # noqa: S105 - of a server that ends with the test
+    with nas(password) as server:
+        partner = {"host": "127.0.0.1", "port": server.port, "connection": "sftp", "host_key": [server.host_key]}
+        account = {"user": server.user, "password": password}
+        site.jobs = [site.job("programs", site.element("programs"), partner=partner, account=account)]
+        site.declare()
+        site.run()
+        before = in_seconds(tree(site.here / "programs"))
+        site.lose()
+        said = site.restore("-vvv", **{"from": "127.0.0.1"})
+        assert "programs: equal" in said
+        assert in_seconds(tree(site.here / "programs")) == before
+        assert password not in said
+        site.run()
