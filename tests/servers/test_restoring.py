@@ -49,7 +49,7 @@ shutil.rmtree("/srv/line1")
 for path in pathlib.Path("/etc/ssh").glob("ssh_host_*"):
     path.unlink()
 pathlib.Path("/etc/machine-id").write_text(uuid.uuid4().hex + "\\n")
-subprocess.run(["ssh-keygen", "-q", "-A"], check=True)
+subprocess.run(["ssh-keygen", "-q", "-A"], check=True, stdout=subprocess.DEVNULL)
 subprocess.run(["systemctl", "restart", "systemd-journald.service"], check=True)
 subprocess.run(["systemctl", "reload", "ssh.service"], check=True)
 print(pathlib.Path("/etc/ssh/ssh_host_ed25519_key.pub").read_text())
