@@ -177,7 +177,7 @@ def seen_to(servers: Sequence[Server], listed: Iterable[Listed]) -> Iterator[str
         if server["problem"]
     ]
     rank = list(WORDS).index
-    waiting = [one for one in listed if one.state in OPEN or one.job["late"]]
+    waiting = [one for one in listed if one.state in OPEN or one.job.get("late")]
     for one in sorted(waiting, key=lambda one: (rank(one.state), one.number)):
         where = f" on {name(one.server['server'])}" if len(servers) > 1 else ""
         items.append(f"<li>{state_of(one.state)} {link(one)}{where}{''.join(what_is(one))}</li>")
@@ -195,7 +195,7 @@ def what_is(one: Listed) -> Iterator[str]:
     said = job["problem"] or error
     if said:
         yield f": {plain(said)}"
-    if job["late"]:
+    if job.get("late"):
         since = f"no good run since {at(job['good'])}" if job["good"] else "no good run yet"
         yield f"<p>It is late: {since}.</p>"
     if job["retry"]:
