@@ -146,7 +146,8 @@ def test_the_answers_that_a_run_waits_for_are_few(
         return asked(self, verb, *arguments, **options)
 
     def hear(self: Conversation, *answer: Any) -> None:
-        if order[-1:] != ["heard"]:
+        # The greeting is answered before or after the next question, as the machine has time.
+        if order[-1:] != ["heard"] and answer[0].get("id") != 1:
             order.append("heard")
         heard(self, *answer)
 

@@ -339,7 +339,9 @@ def test_a_call_that_is_killed_is_gone_on_with(site: Site) -> None:
     write_launcher(site.launcher, DYING.format(flag=str(flag)))
     flag.touch()
     said = site.restore(*noted, only="programs", code=2)
-    assert "programs: serversync failed with exit code -9: no output. Mend that and give the same command again" in said
+    assert (
+        "ended by signal 9; see: serversync status restore-programs. Mend that and give the same command again" in said
+    )
     half = tree(site.here / "programs")
     assert 3 <= len(half) < 16
     assert json.loads((site.document.parent / "programs.json").read_text())["enabled"] is False
