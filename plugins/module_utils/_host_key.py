@@ -1,15 +1,16 @@
 # SPDX-FileCopyrightText: serversync.core contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 # PRIVATE to this collection: it may change in any release.
-"""Public host keys as OpenSSH writes them: their canonical spelling, and their fingerprint."""
+"""Public host keys as OpenSSH writes them: their canonical spelling, their fingerprint, and whether they are pinned."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import hashlib
+from typing import Any, Mapping, Sequence
 
-from ._job import HOST_KEY_LONGEST, Wrong, no_longer, one_of, show
+from ._job import HOST_KEY_LONGEST, Problem, Wrong, no_longer, one_of, pairings_of, show
 
 #: Public key types of OpenSSH and how many strings a key of the type consists of.
 KEY_TYPES = {
@@ -69,3 +70,23 @@ def fingerprint(key: str) -> str:
     """The SHA256 fingerprint of 'TYPE BASE64', as ssh-keygen -l prints it."""
     digest = hashlib.sha256(base64.b64decode(key.split()[1])).digest()
     return "SHA256:" + base64.b64encode(digest).decode("ascii").rstrip("=")
+
+
+def pin_problem(job: Mapping[str, Any], pairings: Sequence[Mapping[str, Any]]) -> Problem | None:
+    """Whether partner.host_key contradicts the pairing that the job belongs to.
+
+    `pairings`: mappings with name, host and keys ('TYPE BASE64' lines).
+    """
+    given = job["partner"]["host_key"]
+    named = pairings_of(job["partner"]["host"], pairings)
+    if not named or not given:
+        return None
+    pairing = named[0]
+    strangers = [key for key in given if key not in pairing["keys"]]
+    if not strangers:
+        return None
+    pinned = one_of(fingerprint(key) for key in pairing["keys"]) or "none"
+    offered = one_of(fingerprint(key) for key in strangers)
+    text = "is not the key pinned for pairing %s (%s pinned, %s given); " % (pairing["name"], pinned, offered)
+    text += "re-pair with the role if the server's key was changed on purpose"
+    return Problem("host_key_mismatch", "partner.host_key", text)

@@ -8,7 +8,7 @@ Schema. Everything here is pure: data in, data out, no disk, no clock, no Ansibl
 
 read()     what a task or a document gives -> the same in canonical spelling, or problems
 resolve()  that, laid over the job that is there -> the whole job in normal form, or problems
-           (resolve_all() of several, of which one may be a copy of another)
+           (_copies.py: of several, of which one may be a copy of another)
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _EMAIL_PATTERN = r"^(?=[^@]{1,64}@)[%s][%s-]*(?:\.[%s-]+)*@%s(?:\.%s)*$(?!\n)" %
     _MAIL_LABEL,
 )
 _EMAIL_LONGEST = 254
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_CONTROL = "[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
 _NO_CONTROL_PATTERN = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$(?!\n)"
 _KERNEL_ROOTS = ("/proc", "/sys", "/dev", "/run")
 PRIVATE_ROOTS = ("/tmp", "/var/tmp")  # noqa: S108  nothing is made there
@@ -207,7 +207,8 @@ def _nearest(word: str, words: Iterable[str]) -> str:
 
 
 def no_control(text: str) -> None:
-    match = _CONTROL.search(text)
+    # most texts are, and need no expression compiled
+    match = None if text.isprintable() else re.search(_CONTROL, text)
     if match:
         raise Wrong("%s contains the control character U+%04X; remove it" % (show(text), ord(match.group())))
 
@@ -321,7 +322,7 @@ def _check_url(text: str) -> str:
     text = text.strip()
     if text == KEPT:
         return text
-    match = _CONTROL.search(text)
+    match = re.search(_CONTROL, text)
     if match:
         raise Wrong("contains the control character U+%04X; remove it" % ord(match.group()))
     if re.search(r"\s", text):
@@ -1723,42 +1724,11 @@ def _resolve_elements(job: dict[str, Any], problems: list[Problem]) -> None:
                 problems.append(Problem("overlap", at + name, text % (show(path), how, what)))
                 break
             replicas.append((side, at + name, path))
-    _resolve_previous(elements, problems)
-    _resolve_requires(elements, problems)
+    if any(element["requires"] or element["previous_path"] for element in elements):
+        from ._coupled import check_previous, check_requires
 
-
-def _resolve_requires(elements: Sequence[Mapping[str, Any]], problems: list[Problem]) -> None:
-    """What is required is an element of this job, and no element has to wait for itself."""
-    before = len(problems)
-    paths = [element["path"] for element in elements]
-    for number, element in enumerate(elements):
-        others = [path for path in paths if path != element["path"]]
-        for path in element["requires"]:
-            if path in others:
-                continue
-            remedy = "use %s" % one_of(others) if others else "leave it out"
-            text = "%s is not the path of another element of this job; %s" % (show(path), remedy)
-            if path == element["path"]:
-                text = "%s is the element itself; leave it out" % show(path)
-            problems.append(Problem("invalid_value", "elements[%d].requires" % number, text))
-    if len(problems) > before:
-        return
-    left = {element["path"]: element["requires"] for element in elements}
-    while True:
-        ready = [path for path, requires in left.items() if not any(one in left for one in requires)]
-        if not ready:
-            break
-        for path in ready:
-            del left[path]
-    if not left:
-        return
-    # from anywhere in what is left one comes to a circle, and goes round
-    way = [next(iter(left))]
-    while way[-1] not in way[:-1]:
-        way.append(next(path for path in left[way[-1]] if path in left))
-    circle = way[way.index(way[-1]) :]
-    text = "%s closes a circle (%s); leave one of them out" % (show(circle[1]), " requires ".join(circle))
-    problems.append(Problem("conflict", "elements[%d].requires" % paths.index(circle[0]), text))
+        check_previous(elements, problems)
+        check_requires(elements, problems)
 
 
 def _resolve_units(job: Mapping[str, Any], problems: list[Problem]) -> None:
@@ -1769,20 +1739,6 @@ def _resolve_units(job: Mapping[str, Any], problems: list[Problem]) -> None:
             if first < number:
                 text = "%s is %s[%d].unit, too; leave one of them out" % (show(unit), name, first)
                 problems.append(Problem("conflict", "%s[%d].unit" % (name, number), text))
-
-
-def _resolve_previous(elements: Sequence[Mapping[str, Any]], problems: list[Problem]) -> None:
-    """An archive is of one element: no other may have it or take it over."""
-    taken = {element["path"]: "elements[%d].path" % number for number, element in enumerate(elements)}
-    for number, element in enumerate(elements):
-        path, at = element["previous_path"], "elements[%d]." % number
-        if path is None:
-            continue
-        if path in taken:
-            remedy = "leave it out" if taken[path] == at + "path" else "an archive is of one element, name another path"
-            text = "%s is the same path as %s; %s" % (show(path), taken[path], remedy)
-            problems.append(Problem("conflict", at + "previous_path", text))
-        taken.setdefault(path, at + "previous_path")
 
 
 def resolve(given: Mapping[str, Any], current: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], list[Problem]]:
@@ -1807,117 +1763,6 @@ def resolve(given: Mapping[str, Any], current: Mapping[str, Any] | None = None) 
     _resolve_units(job, problems)
     _hide_secrets(job)
     return job, problems
-
-
-def _base(job: Mapping[str, Any]) -> dict[str, Any]:
-    """What a copy starts from: the job without what is true of it alone.
-
-    The archives that its elements take over are its own, and so is the circle that it is accepted to be part of.
-    """
-    return dict(job, elements=[dict(one, previous_path=None) for one in job["elements"]], accept_circular=None)
-
-
-def _check_previous_names(
-    entries: Sequence[tuple[str, Mapping[str, Any]]], names: Mapping[str, int]
-) -> dict[int, list[Problem]]:
-    """A name is given up for one job, and is then nobody's. Problems by the number of the entry."""
-    problems = {}
-    taken: dict[str, str] = {}
-    for number, (_at, given) in enumerate(entries):
-        previous = given.get("previous_name")
-        if not previous or given.get("state") == "absent":
-            continue
-        text = ""
-        if previous == given["name"]:
-            text = "%s is the name itself; leave it out"
-        elif previous in names:
-            text = "%s is the name of another job of the same task; it can be given up or kept, do one of them"
-        elif previous in taken:
-            text = "%%s is the previous name of %s, too; a job is renamed once, leave one out" % show(taken[previous])
-        if text:
-            problems[number] = [Problem("conflict", "previous_name", text % show(previous))]
-        taken.setdefault(previous, given["name"])
-    return problems
-
-
-def resolve_all(
-    entries: Sequence[tuple[str, Mapping[str, Any]]], there: Callable[[str], Mapping[str, Any] | None]
-) -> tuple[list[dict[str, Any] | None], list[Problem]]:
-    """resolve() for what read() returned of several jobs of one scope, each with how errors name its options.
-
-    A copy is laid over its base as the list has it, or else as it is on the server; a job that gets another name over
-    the one of its previous name. `there`: the job of that name on the server. The jobs are in the order of the list;
-    None: it is to be absent, or has a problem.
-    """
-    names = {given["name"]: number for number, (_at, given) in enumerate(entries)}
-    absent = {number for number, (_at, given) in enumerate(entries) if given.get("state") == "absent"}
-    jobs: dict[int, dict[str, Any] | None] = dict.fromkeys(absent)
-    problems = _check_previous_names(entries, names)
-    jobs.update(dict.fromkeys(problems))
-    renamed = {
-        given["previous_name"]: given["name"]
-        for number, (_at, given) in enumerate(entries)
-        if given.get("previous_name") and number not in absent
-    }
-
-    def base(name: str) -> Mapping[str, Any] | None:
-        """None: it has problems of its own."""
-        number = names.get(name)
-        if number in absent:
-            raise Wrong("%s is removed by the same task; name a job that stays" % show(name), "unknown_job")
-        if name in renamed:
-            text = "%s is renamed by the same task; name it %s" % (show(name), show(renamed[name]))
-            raise Wrong(text, "unknown_job")
-        found = there(name) if number is None else jobs[number]
-        if found is None and number is None:
-            text = "%s is no job of this scope on this server; declare it first, or name another one"
-            raise Wrong(text % show(name), "unknown_job")
-        return _base(found) if found else None
-
-    def one(number: int) -> None:
-        given = dict(entries[number][1])
-        name = given.pop("copy_from", None)
-        jobs[number] = None
-        try:
-            if name:
-                given.pop("omitted", None)
-                current = base(name)
-                if current is None:
-                    return
-            elif given.get("omitted") == "reset":
-                current = None
-            else:
-                previous = given.get("previous_name")
-                current = there(given["name"]) or (there(previous) if previous else None)
-        except Wrong as wrong:
-            problems[number] = [Problem(wrong.code, "copy_from", wrong.text)]
-            return
-        job, problems[number] = resolve(given, current)
-        jobs[number] = None if problems[number] else job
-
-    for start in range(len(entries)):
-        chain: list[int] = []
-        number: int | None = start
-        while number is not None and number not in jobs and number not in chain:
-            chain.append(number)
-            number = names.get(entries[number][1].get("copy_from") or "")
-        if number in chain:
-            circle = chain[chain.index(number) :]
-            way = [str(entries[one_of_them][1]["name"]) for one_of_them in [*circle, circle[0]]]
-            text = "makes a circle of copies (%s); give one of them options of its own instead" % " -> ".join(way)
-            if len(circle) == 1:
-                text = "%s is this job itself; name another one, or leave it out" % show(way[0])
-            jobs.update(dict.fromkeys(circle))
-            problems[circle[0]] = [Problem("conflict", "copy_from", text)]
-        for number in reversed(chain):
-            if number not in jobs:
-                one(number)
-    found = [
-        problem._replace(path=at + problem.path)
-        for number, (at, _given) in enumerate(entries)
-        for problem in problems.get(number, [])
-    ]
-    return [jobs[number] for number in range(len(entries))], found
 
 
 def declare(
@@ -2017,28 +1862,6 @@ def own_problems(job: Mapping[str, Any], directories: Mapping[str, str]) -> list
 def pairings_of(host: str, pairings: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The pairings that partner.host may mean: the one of that name, else those that reach that host."""
     return [one for one in pairings if one["name"] == host] or [one for one in pairings if one["host"] == host]
-
-
-def pin_problem(job: Mapping[str, Any], pairings: Sequence[Mapping[str, Any]]) -> Problem | None:
-    """Whether partner.host_key contradicts the pairing that the job belongs to.
-
-    `pairings`: mappings with name, host and keys ('TYPE BASE64' lines).
-    """
-    given = job["partner"]["host_key"]
-    named = pairings_of(job["partner"]["host"], pairings)
-    if not named or not given:
-        return None
-    pairing = named[0]
-    strangers = [key for key in given if key not in pairing["keys"]]
-    if not strangers:
-        return None
-    from ._host_key import fingerprint
-
-    pinned = one_of(fingerprint(key) for key in pairing["keys"]) or "none"
-    offered = one_of(fingerprint(key) for key in strangers)
-    text = "is not the key pinned for pairing %s (%s pinned, %s given); " % (pairing["name"], pinned, offered)
-    text += "re-pair with the role if the server's key was changed on purpose"
-    return Problem("host_key_mismatch", "partner.host_key", text)
 
 
 # --- what follows from the table -------------------------------------------------------------------------------

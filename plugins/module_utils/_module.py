@@ -5,30 +5,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import tempfile
-from typing import Any, Iterable, Mapping, NoReturn, Sequence
+from typing import Any, NoReturn, Sequence
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ._job import JOB, Field, Problem, argument_spec, read
-from ._store import (
-    LITTER,
-    Layout,
-    Plan,
-    Step,
-    StoreError,
-    Wanted,
-    command_error,
-    made_as,
-    make_directory,
-    start_error,
-)
+from ._store import Plan, StoreError, start_error
 
 _HIDDEN = "(a private key, hidden)"
-#: Files that are put on the disk at a time: one after another each would wait for a turn of the journal.
-_AT_ONCE = 16
 
 
 def _plain(value: Any) -> Any:
@@ -72,35 +57,6 @@ def _named(jobs: Any) -> Any:
     if not isinstance(jobs, list):
         return None
     return [{"name": job["name"]} for job in jobs if isinstance(job, dict) and isinstance(job.get("name"), str)]
-
-
-def _give(path: str | int, file: Wanted, uid: int) -> None:
-    """Gives a file its owner and rights."""
-    if file.gid is not None:
-        os.chown(path, uid, file.gid)
-    os.chmod(path, file.mode)
-
-
-def on_disk(paths: Iterable[str]) -> None:
-    """Comes back when the files and directories are on the disk."""
-
-    def sync(path: str) -> None:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-    several = list(paths)
-    if len(several) < _AT_ONCE:
-        for path in several:
-            sync(path)
-        return
-    from concurrent.futures import ThreadPoolExecutor  # not for a job or two: the import takes longer
-
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for done in [pool.submit(sync, path) for path in several]:
-            done.result()
 
 
 class JobModule(AnsibleModule):  # type: ignore[misc]
@@ -187,84 +143,3 @@ class JobModule(AnsibleModule):  # type: ignore[misc]
         except OSError as error:
             raise start_error(argv, error) from error
         return code, out, err
-
-    def carry_out(self, plan: Plan, place: Layout, uid: int, gid: int | None) -> None:
-        """Everything that can fail for want of room or rights comes first; then files are only put in their places."""
-        number = 0
-        try:
-            ready = self._prepare([step for step in plan.steps if step.do == "write"], place, uid, gid)
-            if any(step.argv[-1:] == ("daemon-reload",) for step in plan.steps):
-                make_directory(os.path.dirname(place.pending), place, gid)
-                with open(place.pending, "wb"):
-                    pass
-            moved: set[str] = set()
-            for step in plan.steps:
-                self._do(step, ready, place, uid, gid, moved)
-                number += 1
-            on_disk(sorted(filter(os.path.exists, moved)))
-        except OSError as error:
-            path = plan.steps[number].path or str(error.filename or place.config)
-            text = "cannot be changed (%s); repair that and apply the job again" % error.strerror
-            self.fail_store(StoreError("write_failed", path, text), plan, number)
-        except StoreError as error:
-            self.fail_store(error, plan, number)
-
-    def _encrypted(self, name: str, data: bytes) -> bytes:
-        """The credential for systemd, of what reaches its program by a pipe alone."""
-        argv = ["systemd-creds", "encrypt", "--name=" + name, "-", "-"]
-        code, out, err = self.run(argv, data)
-        if code:
-            raise command_error(argv, code, "", err)
-        return out.encode("utf-8")
-
-    def _prepare(self, steps: Sequence[Step], place: Layout, uid: int, gid: int | None) -> dict[str, str]:
-        """The new files on the disk, to be moved to where they belong; by their paths there."""
-        ready = {}
-        for step in steps:
-            directory, prefix = self.tmpdir, "tmp"
-            if step.file.secret:
-                directory, prefix = os.path.dirname(step.path), LITTER
-                make_directory(directory, place, gid)
-            handle, temporary = tempfile.mkstemp(dir=directory, prefix=prefix)
-            self.add_cleanup_file(temporary)
-            ready[step.path] = temporary
-            data = (step.file.text or "").encode("utf-8")
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(self._encrypted(step.file.encrypted, data) if step.file.encrypted else data)
-                _give(handle, step.file, uid)
-        on_disk(ready.values())
-        return ready
-
-    def _do(
-        self, step: Step, ready: Mapping[str, str], place: Layout, uid: int, gid: int | None, moved: set[str]
-    ) -> None:
-        if step.do == "run":
-            # what systemd is to read is on the disk before it is told of it
-            on_disk(sorted(filter(os.path.exists, moved)))
-            moved.clear()
-            code, out, err = self.run(step.argv)
-            if code:
-                raise command_error(step.argv, code, out, err)
-            if step.argv[-1] == "daemon-reload":
-                # another task, at the same time, may have told systemd and taken it away
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(place.pending)
-            return
-        moved.update((step.path, os.path.dirname(step.path)))
-        if step.do == "write":
-            make_directory(os.path.dirname(step.path), place, gid)
-            self._put(ready[step.path], step.path, step.file, uid)
-        elif step.do == "rmdir":
-            os.rmdir(step.path)
-        elif os.path.lexists(step.path):
-            os.unlink(step.path)
-
-    def _put(self, temporary: str, path: str, file: Wanted, uid: int) -> None:
-        """A whole file at once: the old one or the new one, never a part."""
-        if not os.access(os.path.dirname(path), os.W_OK):
-            # atomic_move() would fail by itself, without the file that this is about and the remedy; here the reason is
-            # told by the system
-            tempfile.TemporaryFile(dir=os.path.dirname(path)).close()
-        with made_as(file.mode, file.gid):
-            self.atomic_move(temporary, path, keep_dest_attrs=False)
-        _give(path, file, uid)

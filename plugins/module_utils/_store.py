@@ -1,27 +1,23 @@
 # SPDX-FileCopyrightText: serversync.core contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 # PRIVATE to this collection: it may change in any release.
-"""What a job is on a server: its files and its timer. Reads them and computes the whole way to what they shall be.
-
-Reading touches the disk; plan() is pure, and so the same in check mode and for real.
-"""
+"""What a job is on a server, its files and its timer, and what they shall be."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import grp
 import json
 import os
 import re
 import stat
-from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Mapping, NamedTuple, Sequence
 
-from ._job import MACHINE_ID_PATTERN, NAME_PATTERN, SECRETS, loads, parse_document, tells_secrets
+from ._job import MACHINE_ID_PATTERN, NAME_PATTERN, SECRETS, parse_document
 from ._units import drop_in_text, service_name, timer_name, timer_text
 
-#: Exists where systemd-creds can encrypt for this server; the role has it made.
-HOST_KEY = "/var/lib/systemd/credential.secret"
+if TYPE_CHECKING:
+    from ._steps import Step
+
 ZONES = "/usr/share/zoneinfo"
 MACHINE_ID = "/etc/machine-id"
 GROUP = "serversync"
@@ -317,33 +313,6 @@ def start_error(argv: Sequence[str], error: OSError) -> StoreError:
     return StoreError("command_failed", argv[0], "cannot be started (%s); %s" % (error.strerror, remedy))
 
 
-def read_credentials(place: Layout, run: Run) -> dict[str, FileState]:
-    """The files of the job's secrets, encrypted or not; here with the secrets themselves, to compare them."""
-    found = {}
-    for name in SECRETS:
-        plain, encrypted = place.credential(name), place.credential(name, encrypted=True)
-        found.update({path: read_file(path) for path in (plain, encrypted)})
-        there = found[encrypted]
-        if there.data is not None and there.regular:
-            code, out, _err = run(["systemd-creds", "decrypt", "--name=" + name, encrypted, "-"])
-            found[encrypted] = there._replace(data=b"" if code else out.encode("utf-8", "surrogateescape"))
-    return {path: file._replace(data=_secret(file.data)) for path, file in found.items()}
-
-
-def _secret(data: bytes | None) -> bytes | None:
-    """What this server cannot decrypt any more, and what is no text, is no secret."""
-    try:
-        return data if data is None or data.decode("utf-8") else b""
-    except UnicodeDecodeError:
-        return b""
-
-
-def encrypts(place: Layout) -> bool:
-    """Whether a secret can be encrypted here, so that the file is of no use on another server."""
-    programs = ("/usr/bin/systemd-creds", "/bin/systemd-creds")
-    return place.scope == "system" and os.path.exists(HOST_KEY) and any(map(os.path.exists, programs))
-
-
 class Found(NamedTuple):
     """Everything of a job that is on a server."""
 
@@ -371,6 +340,8 @@ def find(place: Layout, units: Units | None, run: Run) -> Found:
     credentials = os.path.lexists(place.credentials)
     litter: list[str] = []
     if credentials:
+        from ._credentials import read_credentials
+
         secrets = read_credentials(place, run)
         files.update(secrets)
         names = os.listdir(place.credentials)
@@ -387,13 +358,6 @@ def find(place: Layout, units: Units | None, run: Run) -> Found:
         others, exists = (), False
     stamp, published, wanted = map(os.path.lexists, (place.stamp, place.published, place.wanted))
     return Found(files, units, stamp, published, wanted, exists, others, credentials, tuple(sorted(litter)))
-
-
-def metrics_of(place: Layout) -> str | None:
-    """The file of the job's metrics, where the runner keeps some: an alert would last longer than the job."""
-    directory = loads(read_file(place.runner).data).get("metrics_dir")
-    path = os.path.join(directory, "serversync-%s.prom" % place.name) if directory else ""
-    return path if os.path.lexists(path) else None
 
 
 def _names_in(directory: str, ending: str) -> list[str]:
@@ -447,26 +411,14 @@ def read_pairings(place: Layout) -> list[dict[str, Any]]:
 def zone_text(zone: str, directory: str = ZONES) -> str | None:
     """What is wrong with a time zone, where this server can tell; None when nothing is."""
     # UTC is known to systemd itself
-    if zone == "UTC" or not os.path.isdir(directory) or _is_zone(os.path.join(directory, zone)):
+    if zone == "UTC" or not os.path.isdir(directory) or is_zone(os.path.join(directory, zone)):
         return None
-    import difflib
+    from ._zones import unknown  # here and below: what most tasks have no use for costs each of them its time
 
-    names = []
-    for where, _directories, files in os.walk(directory):
-        base = os.path.relpath(where, directory)
-        if (base + os.sep).startswith(("posix/", "right/")):
-            continue
-        names += [file if base == "." else os.path.join(base, file) for file in files]
-    folded = {name.lower(): name for name in names if _is_zone(os.path.join(directory, name))}
-    # the part after the last slash is what people remember: 'Berlin' for 'Europe/Berlin'
-    cities = {os.path.basename(name): full for name, full in folded.items()}
-    close = [folded[name] for name in difflib.get_close_matches(zone.lower(), folded, 1)]
-    close = close or [cities[name] for name in difflib.get_close_matches(os.path.basename(zone.lower()), cities, 1)]
-    hint = "did you mean %s?" % close[0] if close else "write its name, e.g. Europe/Berlin or UTC"
-    return "%r is not a time zone of this server; %s" % (zone, hint)
+    return unknown(zone, directory)
 
 
-def _is_zone(path: str) -> bool:
+def is_zone(path: str) -> bool:
     try:
         with open(path, "rb") as stream:
             return stream.read(4) == b"TZif"
@@ -474,7 +426,7 @@ def _is_zone(path: str) -> bool:
         return False
 
 
-# --- the way there ---------------------------------------------------------------------------------------------
+# --- what shall be ---------------------------------------------------------------------------------------------
 
 
 class Wanted(NamedTuple):
@@ -488,15 +440,6 @@ class Wanted(NamedTuple):
     gid: int | None = None
     secret: bool = False
     encrypted: str = ""
-
-
-class Step(NamedTuple):
-    """One thing to do: run (a command), write (a file), remove (a file or link), rmdir (if it is empty)."""
-
-    do: str
-    path: str = ""
-    argv: tuple[str, ...] = ()
-    file: Wanted = Wanted(None)
 
 
 class Plan(NamedTuple):
@@ -567,260 +510,27 @@ def wanted_files(
     }
 
 
-def _text(data: bytes | None) -> str:
-    return (data or b"").decode("utf-8", "replace")
+def _stands(found: FileState, wanted: Wanted, uid: int) -> bool:
+    """Whether a file is as it shall be."""
+    if wanted.text is None or found.data is None:
+        return wanted.text is None and found.data is None
+    owned = found.uid == uid and wanted.gid in (None, found.gid)
+    return found.regular and owned and found.mode == wanted.mode and found.data == wanted.text.encode("utf-8")
 
 
-def _shown(path: str, data: bytes | None) -> str:
-    """A file for a diff; of a document that somebody has written a secret into, or that is none, not what is in it."""
-    if data is None or not path.endswith(".json"):
-        return _text(data)
-    document = loads(data)
-    return _text(data) if document and not tells_secrets(document) else "(a document that may have a secret in it)\n"
+def settled(place: Layout, found: Found, wanted: Mapping[str, Wanted], uid: int) -> bool:
+    """Whether a job that there shall be is on the server as it shall be, so that the way there has no steps.
 
-
-def _entry(path: str, before: str, after: str, was: bool = True, will: bool = True) -> dict[str, str]:
-    return {
-        "before": before,
-        "after": after,
-        "before_header": path if was else "/dev/null",
-        "after_header": path if will else "/dev/null",
-    }
-
-
-def _attributes(mode: int, uid: int, gid: int | None) -> str:
-    text = "mode: '%04o'\nowner: %d\n" % (mode, uid)
-    return text if gid is None else text + "group: %d\n" % gid
-
-
-def _compare(path: str, found: FileState, wanted: Wanted, uid: int) -> list[dict[str, str]]:
-    """The diff of one file: of its text, and of its owner and mode where these have drifted."""
-    before = "(a secret)\n" if wanted.secret else _shown(path, found.data)
-    if wanted.text is None:
-        return [] if found.data is None else [_entry(path, before, "", will=False)]
-    text = "(another secret)\n" if wanted.secret and found.data is not None else wanted.text
-    if found.data is None:
-        return [_entry(path, "", "(a secret)\n" if wanted.secret else text, was=False)]
-    entries = []
-    if not found.regular:
-        entries.append(_entry(path, "(not a regular file)\n", text))
-    elif found.data != wanted.text.encode("utf-8"):
-        entries.append(_entry(path, before, text))
-    before = _attributes(found.mode, found.uid, None if wanted.gid is None else found.gid)
-    after = _attributes(wanted.mode, uid, wanted.gid)
-    if found.regular and before != after:
-        entries.append(_entry(path + " (owner and mode)", before, after))
-    return entries
-
-
-def _flags(**flags: bool) -> str:
-    return "".join("%s: %s\n" % (name, "true" if value else "false") for name, value in flags.items())
-
-
-def plan(place: Layout, found: Found, wanted: Mapping[str, Wanted], uid: int) -> Plan:
-    """The whole difference between what is and what shall be, and the steps from one to the other.
-
-    Their order leaves after a crash the old job or the new one, and the next apply finishes either. A timer is
-    stopped while its file changes and its stamp removed before it starts, so that applying never fires a run.
+    It is what plan() would find out as well, which a task that changes nothing need not load.
     """
-    diffs = {path: _compare(path, found.files.get(path, FileState()), file, uid) for path, file in wanted.items()}
-    diff = [entry for path in wanted for entry in diffs[path]]
-    present = wanted[place.document].text is not None
-    timed = wanted[place.timer].text is not None
-    timer, service = timer_name(place.name), service_name(place.name)
+    if not all(_stands(found.files.get(path, FileState()), file, uid) for path, file in wanted.items()):
+        return False
+    secret = any(file.secret and file.text for file in wanted.values())
+    if found.litter or (found.credentials and not secret):
+        return False
     units = found.units or Units()
-    before: list[Step] = []
-    after: list[Step] = []
-
-    def command(*words: str) -> Step:
-        return Step("run", argv=tuple(place.systemctl) + words)
-
-    if timed:
-        text_changed = any(entry["before_header"] in (place.timer, "/dev/null") for entry in diffs[place.timer])
-        starts = found.units is not None and (text_changed or not units.active)
-        if text_changed and units.active:
-            before.append(command("stop", timer))
-        if (starts or text_changed) and found.stamp:
-            before.append(Step("remove", place.stamp))
-        if found.units is not None and not units.enabled:
-            after.append(command("enable", timer))
-        if starts:
-            after.append(command("start", timer))
-        if found.units is not None and not (units.enabled and units.active):
-            shown = _flags(enabled=units.enabled, active=units.active)
-            diff.append(_entry(timer + " (systemd)", shown, _flags(enabled=True, active=True)))
+    if wanted[place.timer].text is None:
+        rest = units.active or units.enabled or found.wanted or found.stamp
     else:
-        if units.active or units.enabled:
-            if found.files[place.timer].data is not None:
-                before.append(command("disable", "--now", timer))
-            elif units.active:
-                before.append(command("stop", timer))
-            shown = _flags(enabled=units.enabled, active=units.active)
-            diff.append(_entry(timer + " (systemd)", shown, _flags(enabled=False, active=False)))
-        if found.wanted:
-            before.append(Step("remove", place.wanted))
-            if not units.enabled:
-                diff.append(_entry(place.wanted, "(link)\n", "", will=False))
-        if found.stamp:
-            before.append(Step("remove", place.stamp))
-            diff.append(_entry(place.stamp, "(time of the last trigger)\n", "", will=False))
-    if not present and units.running:
-        before.append(command("stop", service))
-        diff.append(_entry(service + " (systemd)", _flags(active=True), _flags(active=False)))
-
-    if not present and found.published:
-        # what ran stays in the runner's own records; a status of jobs that are no more would mislead
-        before.append(Step("remove", place.published))
-        diff.append(_entry(place.published, "(records of the last runs)\n", "", will=False))
-    paused = (
-        present
-        and diffs[place.document]
-        and not loads((wanted[place.document].text or "").encode("utf-8")).get("enabled")
-    )
-    # of one that is paused no run says so, and its alerts would go on
-    measured = metrics_of(place) if paused or not present else None
-    if measured:
-        before.append(Step("remove", measured))
-        diff.append(_entry(measured, "(metrics of the last run)\n", "", will=False))
-
-    # removed in the other order: while the document is there, the job can be seen and removed again
-    order = list(wanted) if present else list(reversed(list(wanted)))
-    files = [
-        Step("write" if wanted[path].text is not None else "remove", path, file=wanted[path])
-        for path in order
-        if diffs[path]
-    ]
-    for path in found.litter:
-        files.insert(0, Step("remove", path))
-        diff.append(_entry(path, "(left by a task that was killed)\n", "", will=False))
-    secrets = [path for path, file in wanted.items() if file.secret]
-    if found.credentials and not any(wanted[path].text for path in secrets):
-        last = 0 if present else sum(step.path == place.document for step in files)
-        files.insert(len(files) - last, Step("rmdir", place.credentials))
-        if not any(diffs[path] for path in secrets):
-            diff.append(_entry(place.credentials, "(directory)\n", "", will=False))
-    if not present and found.directory and not found.neighbours:
-        files.append(Step("rmdir", os.path.dirname(place.drop_in)))
-        if not diffs[place.drop_in]:
-            diff.append(_entry(os.path.dirname(place.drop_in), "(directory)\n", "", will=False))
-
-    reload = any(diffs[path] for path in (place.drop_in, place.timer)) or units.stale
-    if found.units is not None and reload:
-        after.insert(0, command("daemon-reload"))
-        if units.stale and not any(diffs[path] for path in (place.drop_in, place.timer)):
-            diff.append(_entry("systemd", _flags(reloaded=False), _flags(reloaded=True)))
-    if not present and (units.failed or units.running):
-        # A stopped run counts as failed, or it does not and systemd has forgotten it: then only a pattern is no error.
-        after.append(command("reset-failed", service[:-1] + "[%s]" % service[-1]))
-        if not units.running:
-            diff.append(_entry(service + " (systemd)", _flags(failed=True), _flags(failed=False)))
-    return Plan(diff, before, files, after)
-
-
-def renaming(place: Layout, new: Plan, former: Layout, old: Plan, gid: int | None) -> Plan:
-    """The way to a job from the one of another name: what is written for the one and removed of the other.
-
-    A file says which job is going to be renamed, from before there are two of them until the old one is gone, so that
-    the next apply can tell a rename that was cut off from two jobs. The runner moves what is its own.
-    """
-    text = renaming_note(former)
-    there = read_file(place.renaming).data == text.encode("utf-8")
-    note = Wanted(text, 0o640 if place.scope == "system" else 0o600, gid)
-    diff = new.diff + old.diff
-    files = [*new.files, *old.files, Step("remove", place.renaming)]
-    if there:
-        diff.append(_entry(place.renaming, text, "", will=False))
-    else:
-        files.insert(0, Step("write", place.renaming, file=note))
-    kept = [os.path.join(former.state, name, former.name) for name in ("archives", "plans")]
-    if any(map(os.path.lexists, (former.published, *kept))):
-        shown = "(records of the last runs)\n"
-        diff.append(_entry(former.published, shown, "", will=False))
-        diff.append(_entry("%s (of %s)" % (place.published, former.name), "", shown, was=False))
-        files.insert(len(files) - len(old.files) - 1, Step("run", argv=rename_command(place, former)))
-    return Plan(diff, old.before + new.before, files, new.after + old.after)
-
-
-def without_note(place: Layout, plan: Plan) -> Plan:
-    """Forgets a rename that was cut off, and that nobody asks for any more."""
-    entry = _entry(place.renaming, _text(read_file(place.renaming).data), "", will=False)
-    return plan._replace(diff=[*plan.diff, entry], files=[*plan.files, Step("remove", place.renaming)])
-
-
-def renaming_note(former: Layout) -> str:
-    return former.name + "\n"
-
-
-def rename_command(place: Layout, former: Layout) -> tuple[str, ...]:
-    """Its last word is no job's name, such as daemon-reload may be one."""
-    return place.launcher, "rename", place.name, "--from=" + former.name
-
-
-def merge(plans: Sequence[Plan], systemctl: Sequence[str], reload: bool) -> Plan:
-    """The plans of several jobs as one: each command once, with the units of all of them, and one reload at the most.
-
-    `reload`: systemd still has to be told of what an earlier call has written.
-    """
-    diff = [entry for one in plans for entry in one.diff]
-    before = _together([step for one in plans for step in one.before])
-    after = _together([step for one in plans for step in one.after])
-    order = ["enable", "daemon-reload", "start", "reset-failed"]
-    reloads = Step("run", argv=(*systemctl, "daemon-reload"))
-    if reload and reloads not in after:
-        after.append(reloads)
-        diff.append(_entry("systemd", _flags(reloaded=False), _flags(reloaded=True)))
-    after.sort(key=lambda step: order.index(step.argv[len(systemctl)]))
-    # enabling would reload by itself, and once is enough
-    quiet = (*systemctl, "enable", "--no-reload")
-    after = [
-        Step("run", argv=quiet + step.argv[len(quiet) - 1 :]) if "enable" in step.argv and reloads in after else step
-        for step in after
-    ]
-    return Plan(diff, before, [step for one in plans for step in one.files], after)
-
-
-def _together(steps: Sequence[Step]) -> list[Step]:
-    """Commands that differ in their units only as one, before what is done to files; in the order of the first ones."""
-    commands: dict[tuple[str, ...], list[str]] = {}
-    for step in steps:
-        if step.do == "run":
-            units = [word for word in step.argv if word.startswith("serversync@")]
-            commands.setdefault(step.argv[: len(step.argv) - len(units)], []).extend(units)
-    return [Step("run", argv=(*words, *units)) for words, units in commands.items()] + [
-        step for step in steps if step.do != "run"
-    ]
-
-
-@contextlib.contextmanager
-def made_as(mode: int, gid: int | None) -> Iterator[None]:
-    """What is made meanwhile has these rights, and this group, from its first moment: a task may be killed in its next.
-
-    It still has to be given them where a directory hands on its own group.
-    """
-    umask, group = os.umask(0o777 & ~mode), os.getegid()
-    try:
-        if gid is not None:
-            os.setegid(gid)
-        yield
-    finally:
-        if gid is not None:
-            os.setegid(group)
-        os.umask(umask)
-
-
-def make_directory(path: str, place: Layout, gid: int | None) -> None:
-    """A missing directory on the way to one of the job's files, closed to others where the job's document is."""
-    if os.path.isdir(path):
-        return
-    make_directory(os.path.dirname(path), place, gid)
-    private = path == place.config or path.startswith(place.config + os.sep)
-    mode = 0o755 if not private else 0o700 if place.scope == "user" else 0o750
-    group = gid if private else None
-    try:
-        with made_as(mode, group):
-            os.mkdir(path, mode)
-        if group is not None:
-            os.chown(path, 0, group)
-    except OSError as error:
-        if error.errno != errno.EEXIST:
-            raise
+        rest = found.units is not None and not (units.enabled and units.active)
+    return wanted[place.document].text is not None and not (rest or units.stale)

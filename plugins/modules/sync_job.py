@@ -491,6 +491,9 @@ failure:
         msg: "elements[2].path: 'srv/x' is not absolute; write the whole path from /"
 """
 
+from ansible_collections.serversync.core.plugins.module_utils import (  # pylint: disable=unused-import
+    _fromzip,  # noqa: F401  # before what is large
+)
 from ansible_collections.serversync.core.plugins.module_utils._apply import apply
 from ansible_collections.serversync.core.plugins.module_utils._job import Problem
 from ansible_collections.serversync.core.plugins.module_utils._module import JobModule

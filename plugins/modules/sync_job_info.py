@@ -146,6 +146,9 @@ failure:
 import os
 from typing import Any, Mapping
 
+from ansible_collections.serversync.core.plugins.module_utils import (  # pylint: disable=unused-import
+    _fromzip,  # noqa: F401  # before what is large
+)
 from ansible_collections.serversync.core.plugins.module_utils._job import Field, field_of, foreign
 from ansible_collections.serversync.core.plugins.module_utils._module import JobModule
 from ansible_collections.serversync.core.plugins.module_utils._records import (

@@ -241,6 +241,9 @@ import re
 import time
 from typing import Any, Callable, Mapping, NoReturn, Sequence
 
+from ansible_collections.serversync.core.plugins.module_utils import (  # pylint: disable=unused-import
+    _fromzip,  # noqa: F401  # before what is large
+)
 from ansible_collections.serversync.core.plugins.module_utils._detached import begin
 from ansible_collections.serversync.core.plugins.module_utils._job import (
     Field,

@@ -212,6 +212,9 @@ failure:
 
 from typing import Any, Mapping, Sequence
 
+from ansible_collections.serversync.core.plugins.module_utils import (  # pylint: disable=unused-import
+    _fromzip,  # noqa: F401  # before what is large
+)
 from ansible_collections.serversync.core.plugins.module_utils._apply import Way, apply
 from ansible_collections.serversync.core.plugins.module_utils._job import (
     JOB,

@@ -274,6 +274,10 @@ import os
 import tempfile
 from typing import Any, Mapping
 
+from ansible_collections.serversync.core.plugins.module_utils import (  # pylint: disable=unused-import
+    _fromzip,  # noqa: F401  # before what is large
+)
+from ansible_collections.serversync.core.plugins.module_utils._copies import resolve_all
 from ansible_collections.serversync.core.plugins.module_utils._fleet import Server, host_key
 from ansible_collections.serversync.core.plugins.module_utils._job import (
     JOB,
@@ -283,7 +287,6 @@ from ansible_collections.serversync.core.plugins.module_utils._job import (
     check_path,
     field_of,
     no_control,
-    resolve_all,
     show,
 )
 from ansible_collections.serversync.core.plugins.module_utils._module import JobModule

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from ansible_collections.serversync.core.plugins.module_utils import _host_key, _job, _schedule, _schema
+from ansible_collections.serversync.core.plugins.module_utils import _copies, _host_key, _job, _schedule, _schema
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -1590,7 +1590,7 @@ PAIRINGS = [
 def test_a_key_must_be_the_pinned_one():
     pinned = "SHA256:" + _host_key.fingerprint(KEY)[7:]
     given_print = _host_key.fingerprint(OTHER_KEY)
-    problem = _job.pin_problem(made(partner={"host": "hq.example.com", "host_key": OTHER_KEY}), PAIRINGS)
+    problem = _host_key.pin_problem(made(partner={"host": "hq.example.com", "host_key": OTHER_KEY}), PAIRINGS)
     assert str(problem) == (
         "partner.host_key: is not the key pinned for pairing hq (%s pinned, %s given); "
         "re-pair with the role if the server's key was changed on purpose" % (pinned, given_print)
@@ -1599,13 +1599,13 @@ def test_a_key_must_be_the_pinned_one():
 
 
 def test_the_name_of_a_pairing_goes_before_its_host():
-    assert _job.pin_problem(made(partner={"host": "hq", "host_key": KEY}), PAIRINGS) is None
-    assert _job.pin_problem(made(partner={"host": "hq", "host_key": OTHER_KEY}), PAIRINGS) is not None
+    assert _host_key.pin_problem(made(partner={"host": "hq", "host_key": KEY}), PAIRINGS) is None
+    assert _host_key.pin_problem(made(partner={"host": "hq", "host_key": OTHER_KEY}), PAIRINGS) is not None
 
 
 def test_no_pairing_or_no_key_is_no_contradiction():
-    assert _job.pin_problem(made(partner={"host": "elsewhere", "host_key": OTHER_KEY}), PAIRINGS) is None
-    assert _job.pin_problem(made(), PAIRINGS) is None
+    assert _host_key.pin_problem(made(partner={"host": "elsewhere", "host_key": OTHER_KEY}), PAIRINGS) is None
+    assert _host_key.pin_problem(made(), PAIRINGS) is None
 
 
 def test_the_fingerprint_is_that_of_ssh_keygen():
@@ -2038,7 +2038,7 @@ def test_the_mail_library_takes_every_address_of_the_schema(address):
 
 
 def resolved(*entries, **there):
-    jobs, problems = _job.resolve_all([("jobs[%d]." % n, one) for n, one in enumerate(entries)], there.get)
+    jobs, problems = _copies.resolve_all([("jobs[%d]." % n, one) for n, one in enumerate(entries)], there.get)
     return jobs, [str(problem) for problem in problems]
 
 

@@ -19,6 +19,7 @@ def counting(source, filename, *more, **options):
     return real(source, filename, *more, **options)
 builtins.compile = counting
 sys.path.insert(0, sys.argv[1])
+from ansible_collections.serversync.core.plugins.module_utils import _fromzip
 from ansible_collections.serversync.core.plugins.module_utils._apply import apply
 assert sys.argv[1] in apply.__code__.co_filename
 print(json.dumps(compiled))
@@ -39,5 +40,12 @@ def test_what_a_task_sends_is_compiled_once(tmp_path):
         os.environ, PYTHONPATH=os.pathsep.join(path for path in sys.path if "ansible_collections" not in path)
     )
     compiled = json.loads(subprocess.run(argv, env=environment, stdout=subprocess.PIPE, check=True).stdout)
-    for name in ("_job.py", "_module.py", "_schedule.py", "_store.py", "_units.py"):
+    for name in ("_apply.py", "_job.py", "_module.py", "_schedule.py", "_store.py", "_units.py"):
         assert compiled[name] == 1, name
+
+
+def test_every_module_begins_with_it():
+    for path in Path(_apply.__file__).parent.parent.joinpath("modules").glob("*.py"):
+        own = [line for line in path.read_text().splitlines() if line.startswith("from ansible_collections.")]
+        at = path.read_text().index(own[0])
+        assert path.read_text()[at:].split("(", 1)[1].split(",")[0].split()[-1] == "_fromzip", path

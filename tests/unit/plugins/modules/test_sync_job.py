@@ -198,6 +198,26 @@ def test_edit_one_detail_and_leave_the_rest(server, edit):
     assert len(reloads) == (1 if reloaded else 0)
 
 
+# Put before PROGRAM: what the module has imported of this collection is written into a file.
+IMPORTED = """
+import atexit, sys
+def write():
+    names = [name.rpartition(".")[2] for name in sys.modules if ".serversync.core.plugins.module_utils." in name]
+    with open(%r, "w") as stream:
+        stream.write(" ".join(sorted(names)))
+atexit.register(write)
+"""
+
+
+def test_a_task_that_changes_nothing_loads_no_more_than_it_needs(server):
+    """Each task compiles what it loads."""
+    server.apply(**job(server, schedule={"every": "1h"}, notification={"email": "ops@example.com"}))
+    imported = server.root / "imported"
+    server.program = IMPORTED % str(imported) + server.program
+    assert not server.apply(schedule={"every": "60m"})["changed"]
+    assert imported.read_text().split() == ["_apply", "_fromzip", "_job", "_module", "_schedule", "_store", "_units"]
+
+
 SFTP = {"host": "nas", "connection": "sftp"}
 
 
@@ -1455,9 +1475,9 @@ def test_options_named_in_errors_exist():
             walk(part, where + ("[]" if part.element else ""))
 
     walk(_job.JOB, "")
-    source = Path(_job.__file__).read_text(encoding="utf-8")
+    sources = [Path(_job.__file__).with_name(name + ".py") for name in ("_job", "_copies", "_coupled", "_host_key")]
     tops = "|".join(part.name for part in _job.JOB.parts)
-    for node in ast.walk(ast.parse(source)):
+    for node in (one for source in sources for one in ast.walk(ast.parse(source.read_text(encoding="utf-8")))):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             for word in re.findall(r"\b(?:%s)\.[a-z_]+" % tops, node.value):
                 assert word in names, word
