@@ -111,12 +111,12 @@ def findings_of(
     here = Server(name, jobs, [name.partition(".")[0]], None, partners, places_of(sorted(paths), read_mounts()))
     about = [(name, job) for job in changing]
     findings = [(one, one.level) for one in analyse([here], about).findings]
-    others = read_others(place, machine_id)
-    if others:
-        strangers = {job["name"] for job in others}
+    strange = read_others(place, machine_id)
+    if strange:
+        strangers = {job["name"] for job in strange}
         # a user is not to forbid root a job by one of its own
         levels = {"error": "warning" if place.scope == "system" else "error", "warning": "warning"}
-        for one in analyse([here._replace(jobs=jobs + others)], about).findings:
+        for one in analyse([here._replace(jobs=jobs + strange)], about).findings:
             if strangers.intersection(member.job for member in one.members):
                 findings.append((one, levels.get(one.level, one.level)))
     problems = []

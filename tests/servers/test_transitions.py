@@ -163,6 +163,8 @@ def test_no_option_is_forgotten() -> None:
 
 def files_of(job: dict[str, Any], place: _store.Layout, machine_id: str, group: int | None, encrypted: bool) -> Any:
     """What there is of a job that was declared so at once: mode, group and text of each file."""
+    job, problems = _job.normalise(job)
+    assert problems == []
     names = dict.fromkeys(_job.secrets_in(job), (SECRET, encrypted))
     text = _job.document_text(_job.bound(job, machine_id))
     wanted = _store.wanted_files(place, job, text, group, names).items()
@@ -240,6 +242,17 @@ UNIT = """
 Type=oneshot
 ExecStart=/bin/true
 """
+#: As user@.service, which would want a log-in.
+MANAGER = """
+[Service]
+User=moving
+Type=notify
+Environment=XDG_RUNTIME_DIR=/run/user/{number}
+ExecStart=/usr/lib/systemd/systemd --user
+Delegate=yes
+KillMode=mixed
+"""
+MANAGERS = "/etc/systemd/system/manager-of-a-user.service"
 OF_A_USER = """
 - hosts: siteA
   gather_facts: false
@@ -261,21 +274,20 @@ def home(site: Server) -> Iterator[str]:
     """The home of an account whose systemd manager runs, and that has what the role leaves of a runner."""
     site.run("useradd", "--create-home", "--shell", "/bin/sh", "moving")
     number = site.run("id", "-u", "moving").strip()
-    # The images have no module of PAM that would set it.
-    drop_in = "/etc/systemd/system/user@.service.d"
-    site.run("mkdir", "-p", drop_in)
-    site.write(f"{drop_in}/runtime.conf", "[Service]\nEnvironment=XDG_RUNTIME_DIR=/run/user/%i\n")
-    site.run("systemctl", "daemon-reload")
-    site.run("systemctl", "start", f"user@{number}.service")
+    site.run("install", "--directory", "--owner=moving", "--group=moving", "--mode=0700", f"/run/user/{number}")
     config = "/home/moving/.config"
     site.run("mkdir", "-p", f"{config}/serversync", f"{config}/systemd/user")
     site.write(f"{config}/serversync/runner.json", "{}\n")
     site.write(f"{config}/systemd/user/serversync@.service", UNIT)
     site.run("chown", "--recursive", "moving:", "/home/moving")
-    yield config
-    site.run("systemctl", "stop", f"user@{number}.service", f"user-runtime-dir@{number}.service")
-    site.run("rm", "-r", drop_in)
+    site.write(MANAGERS, MANAGER.format(number=number))
     site.run("systemctl", "daemon-reload")
+    site.run("systemctl", "start", "manager-of-a-user.service")
+    yield config
+    site.run("systemctl", "stop", "manager-of-a-user.service")
+    site.run("rm", MANAGERS)
+    site.run("systemctl", "daemon-reload")
+    site.run("rm", "-r", f"/run/user/{number}")
     site.run("userdel", "--remove", "moving")
     site.run("rm", "-f", STATES)
 
