@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from serversync.history import published_names
 from serversync.layout import Layout
-from serversync.status import state
+from serversync.status import looked_through, state
 
 
 def run(job: str, **elements: str) -> dict[str, Any]:
@@ -50,6 +50,22 @@ def run(job: str, **elements: str) -> dict[str, Any]:
 )
 def test_the_state_is_that_of_all_declared_elements(runs: list[dict[str, Any]], expected: str | None) -> None:
     assert state(runs, ["a", "b"]) == expected
+
+
+def test_what_stands_is_that_of_the_last_run_that_looked_through_an_element() -> None:
+    def entry(path: str, after: str, unresolved: int = 0) -> dict[str, Any]:
+        return {"path": path, "state_after": after, "standing": {"unresolved": unresolved} if unresolved else {}}
+
+    runs = [
+        {"state": "skipped", "elements": [entry("a", "skipped"), entry("b", "skipped")]},
+        {"state": "waiting", "elements": [entry("a", "failed"), entry("b", "different", 1)]},
+        {"state": "failed", "elements": [entry("a", "failed"), entry("b", "different", 2)]},
+        {"state": "different", "elements": [entry("a", "different", 3), entry("b", "equal")]},
+    ]
+    assert {path: one["standing"] for path, one in looked_through(runs).items()} == {
+        "a": {"unresolved": 3},
+        "b": {"unresolved": 1},
+    }
 
 
 def test_who_may_not_see_the_records_is_not_told_that_there_are_none(

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from serversync import __version__, display, status
 from serversync.failure import Failure, InvalidDocument
-from serversync.history import SEVERITY, UNFINISHED, published, replace
+from serversync.history import SEVERITY, published, replace
 from serversync.job import Element, Job, load
 from serversync.layout import Layout
 from serversync.machine import machine
@@ -29,8 +29,6 @@ from serversync.machine import machine
 VERSION = 1
 # Runs of a job that are listed, and characters of a text that is no name.
 RUNS, LONGEST = 15, 1000
-# After these an element is known to have been looked through.
-SEEN = ("equal", "equal_with_warnings", "different")
 
 Server = dict[str, Any]
 
@@ -192,7 +190,7 @@ def job_of(layout: Layout, row: Mapping[str, Any]) -> dict[str, Any]:
     with suppress(InvalidDocument, PermissionError):
         document = load(layout, name)
     runs: list[dict[str, Any]] = known.get("runs", [])
-    last, seen = status.last_of_elements(runs), looked_through(runs)
+    last, seen = status.last_of_elements(runs), status.looked_through(runs)
     elements = (
         [(one.path, one.partner_path, one.settings["direction"]) for one in document.elements]
         if document
@@ -218,17 +216,6 @@ def job_of(layout: Layout, row: Mapping[str, Any]) -> dict[str, Any]:
         "runs": [*map(run_of, runs[:RUNS])],
         "days": known.get("days", []),
         "declared": declared(document) if document else None,
-    }
-
-
-def looked_through(runs: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """What is on record of each element from the last run that has seen all of it, by its path."""
-    return {
-        entry["path"]: entry
-        for run in reversed(runs)
-        if run["state"] not in UNFINISHED
-        for entry in run["elements"]
-        if entry["standing"] or entry["state_after"] in SEEN
     }
 
 

@@ -17,6 +17,8 @@ from serversync.layout import Layout
 from serversync.schedule import terms
 
 MICROSECONDS = 1_000_000
+# After these an element is known to have been looked through.
+SEEN = ("equal", "equal_with_warnings", "different")
 
 
 def status(layout: Layout, name: str | None) -> list[dict[str, Any]]:
@@ -67,12 +69,15 @@ def row(layout: Layout, name: str, elapse: int | None) -> dict[str, Any]:
     found["good"] = known.get("good")
     lateness = late.lateness(known)
     if lateness:
-        is_late = late.is_late(lateness, past, datetime.now(timezone.utc))
+        now = datetime.now(timezone.utc)
+        lateness = late.as_noticed(lateness, None, now)[0]
+        is_late = late.is_late(lateness, past, now)
         found |= {"late": is_late, "late_at": lateness.at.isoformat(timespec="milliseconds")}
     found["retry"] = next((run["retry"]["at"] for run in past if run["state"] == "waiting"), None)
-    # One that was skipped has looked at nothing.
-    looked: dict[str, Any] = next((run for run in past if run["elements"]), {"elements": []})
-    found["unresolved"] = sum(int(entry["standing"].get("unresolved", 0)) for entry in looked["elements"])
+    seen = looked_through(past)
+    found["unresolved"] = sum(
+        int(seen[path]["standing"].get("unresolved", 0)) for path in (seen if paths is None else paths) if path in seen
+    )
     return found | {"state": "invalid" if found["problem"] else state(past, paths)}
 
 
@@ -104,6 +109,16 @@ def last_of_elements(runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         if run["state"] not in UNFINISHED
         for entry in run["elements"]
         if entry["state_after"] != "skipped"
+    }
+
+
+def looked_through(runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What is on record of each element from the last run that has seen all of it, by its path; one that is on included."""
+    return {
+        entry["path"]: entry
+        for run in reversed(runs)
+        for entry in run["elements"]
+        if entry["standing"] or entry["state_after"] in SEEN
     }
 
 
