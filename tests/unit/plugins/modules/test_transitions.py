@@ -45,6 +45,7 @@ CHANGES = [
     ({"schedule": {"at": "02:30"}}, {"schedule": {"calendar": "Mon 02:30", "timezone": "CET", "catch_up": 0}}),
     ({"on_error": {"retries": 0}}, {"on_error": {"retries": 9, "delay": "1m", "backoff": 1.5, "max_delay": "2h"}}),
     ({"notification": {"email": ["a@b.c"]}}, {"notification": {"email": [], "events": ["success"]}}),
+    ({"notification": {"events": ["late"]}}, {"notification": {"events": ["late"], "late_after": "3d"}}),
     ({"notification": {"urls": ["json://plant-ed"]}}, {"notification": {"urls": ["json://a", "json://b"]}}),
     ({"notification": {"urls": ["json://plant-ed"]}}, {"notification": {"urls": None}}),
     *(({"settings": {}}, {"settings": own}) for own in OWN),
