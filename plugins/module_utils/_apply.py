@@ -187,7 +187,10 @@ def files_of(server: Server, declared: Declared, found: Found, left: Found | Non
     if secrets_in(job):
         from ._credentials import secrets_for
 
-        secrets = secrets_for(server, declared, found, left)
+        former = [(declared.former, left)] if declared.former and left else []
+        secrets, problems = secrets_for(job, declared.given, [(place, found), *former])
+        if problems:
+            server.module.fail([one._replace(path=declared.at + one.path) for one in problems])
     return wanted_files(place, job, document_text(bound(job, server.machine_id)), server.gid, secrets)
 
 
@@ -332,11 +335,14 @@ def apply(
 
         warn_of_units(server, ways)
     stops: list[list[str]] = []
+    if any(way.found.neighbours and (way.declared.former or not way.declared.job) for way in ways):
+        from ._changing import warn_of_what_stays
+
+        warn_of_what_stays(module, ways)
     if whole.changed:
         from . import _changing
 
         _changing.warn_of_what_was_foreign(server, ways)
-        _changing.warn_of_what_stays(module, ways)
         _changing.verify_timers(module, ways)
     if whole.changed and not module.check_mode:
         changed = [way.declared for way in ways if way.plan.changed]

@@ -14,11 +14,10 @@ import os
 import tempfile
 from typing import TYPE_CHECKING, Iterable, Iterator, Sequence
 
-from ._store import LITTER, Layout, Plan, StoreError, Wanted, command_error
+from ._store import LITTER, Layout, Plan, Step, StoreError, Wanted, command_error
 
 if TYPE_CHECKING:
     from ._module import JobModule
-    from ._steps import Step
 
 #: Files that are put on the disk at a time: one after another each would wait for a turn of the journal.
 _AT_ONCE = 16
@@ -103,7 +102,9 @@ def carry_out(module: JobModule, plan: Plan, place: Layout, uid: int, gid: int |
             number += 1
         way.sync()
     except OSError as error:
-        path = plan.steps[number].path or str(error.filename or place.config)
+        # after the last step all of them are still put on the disk
+        path = plan.steps[number].path if number < len(plan.steps) else ""
+        path = path or str(error.filename or place.config)
         text = "cannot be changed (%s); repair that and apply the job again" % error.strerror
         module.fail_store(StoreError("write_failed", path, text), plan, number)
     except StoreError as error:

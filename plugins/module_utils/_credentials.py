@@ -6,13 +6,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import Any, Mapping, Sequence
 
 from ._job import SECRETS, Problem, secrets_in, secrets_of
 from ._store import FileState, Found, Layout, Run, read_file
-
-if TYPE_CHECKING:
-    from ._apply import Declared, Server
 
 #: Exists where systemd-creds can encrypt for this server; the role has it made.
 HOST_KEY = "/var/lib/systemd/credential.secret"
@@ -54,19 +51,22 @@ def kept_secret(name: str, place: Layout, found: Found) -> tuple[str | None, boo
     return None, False
 
 
-def secrets_for(server: Server, declared: Declared, found: Found, left: Found | None) -> dict[str, tuple[str, bool]]:
+def secrets_for(
+    job: Mapping[str, Any], given: Mapping[str, Any], kept: Sequence[tuple[Layout, Found]]
+) -> tuple[dict[str, tuple[str, bool]], list[Problem]]:
     """The secrets of a job that has some, by their names, and whether each is to be encrypted.
 
-    One that is kept stays as it is, be it encrypted or not. `left`: what there is of the job by its former name.
+    One that is kept stays as it is, be it encrypted or not. `kept`: the job's place and what is there, and those of its
+    former name.
     """
-    given, secrets = secrets_of(declared.given), {}
-    for name in secrets_in(declared.job or {}):
-        kept, encrypted = kept_secret(name, declared.place, found)
-        secret = given.get(name) or kept
-        if secret is None and left and declared.former:
-            secret = kept_secret(name, declared.former, left)[0]
+    new, secrets, problems = secrets_of(given), {}, []
+    (place, found), former = kept[0], kept[1:]
+    for name in secrets_in(job):
+        there, encrypted = kept_secret(name, place, found)
+        secret = new.get(name) or there or next(filter(None, (kept_secret(name, *one)[0] for one in former)), None)
         if secret is None:
             text = "is to be kept as it is, but nothing is kept on this server; give the secret itself"
-            server.module.fail([Problem("missing", declared.at + name, text)])
-        secrets[name] = (secret, encrypted if secret == kept else encrypts(declared.place))
-    return secrets
+            problems.append(Problem("missing", name, text))
+        else:
+            secrets[name] = (secret, encrypted if secret == there else encrypts(place))
+    return secrets, problems

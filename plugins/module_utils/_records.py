@@ -18,6 +18,8 @@ _COUNTERS = ("created", "updated", "attributes", "deleted", "lines")
 UNFINISHED = ("running", "waiting")
 #: What a run, or an element, came to; a job is as its worst element.
 _SEVERITY = ("equal", "equal_with_warnings", "skipped", "different", "failed")
+#: After these a run has looked through an element.
+_SEEN = ("equal", "equal_with_warnings", "different")
 
 
 def printable(value: Any) -> Any:
@@ -79,9 +81,14 @@ def state(runs: Sequence[Mapping[str, Any]], paths: Sequence[str]) -> str | None
 
 
 def conflicts(runs: Sequence[Mapping[str, Any]], paths: Sequence[str]) -> int:
-    """How many paths stand unresolved."""
-    last = last_of_elements(runs)
-    return sum(int(last[path]["standing"].get("unresolved", 0)) for path in paths if path in last)
+    """How many paths stand unresolved, of each element as a run last looked through it; `serversync status` has it, too."""
+    seen = {
+        entry["path"]: entry["standing"]
+        for run in reversed(runs)
+        for entry in run["elements"]
+        if entry["standing"] or entry["state_after"] in _SEEN
+    }
+    return sum(int(seen.get(path, {}).get("unresolved", 0)) for path in paths)
 
 
 def has_changed(record: Mapping[str, Any]) -> bool:

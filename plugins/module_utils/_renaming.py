@@ -12,8 +12,8 @@ from __future__ import annotations
 import os
 
 from ._job import Problem, show
-from ._steps import Step, entry_of, text_of
-from ._store import Layout, Plan, Wanted, read_file
+from ._steps import entry_of, text_of
+from ._store import Layout, Plan, Step, Wanted, read_file
 
 
 def former_of(previous: str, place: Layout) -> tuple[Layout | None, list[Problem]]:

@@ -10,20 +10,11 @@ nothing does without (_store.settled).
 from __future__ import annotations
 
 import os
-from typing import Mapping, NamedTuple, Sequence
+from typing import Mapping, Sequence
 
 from ._job import loads, tells_secrets
-from ._store import FileState, Found, Layout, Plan, Units, Wanted, read_file
+from ._store import FileState, Found, Layout, Plan, Step, Units, Wanted, read_file
 from ._units import service_name, timer_name
-
-
-class Step(NamedTuple):
-    """One thing to do: run (a command), write (a file), remove (a file or link), rmdir (if it is empty)."""
-
-    do: str
-    path: str = ""
-    argv: tuple[str, ...] = ()
-    file: Wanted = Wanted(None)
 
 
 def text_of(data: bytes | None) -> str:
@@ -121,8 +112,9 @@ def plan(place: Layout, found: Found, wanted: Mapping[str, Wanted], uid: int) ->
                 before.append(command("disable", "--now", timer))
             elif units.active:
                 before.append(command("stop", timer))
-            shown = _flags(enabled=units.enabled, active=units.active)
-            diff.append(entry_of(timer + " (systemd)", shown, _flags(enabled=False, active=False)))
+            if before or found.wanted:
+                shown = _flags(enabled=units.enabled, active=units.active)
+                diff.append(entry_of(timer + " (systemd)", shown, _flags(enabled=False, active=False)))
         if found.wanted:
             before.append(Step("remove", place.wanted))
             if not units.enabled:

@@ -10,13 +10,10 @@ import json
 import os
 import re
 import stat
-from typing import TYPE_CHECKING, Any, Callable, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 from ._job import MACHINE_ID_PATTERN, NAME_PATTERN, SECRETS, parse_document
 from ._units import drop_in_text, service_name, timer_name, timer_text
-
-if TYPE_CHECKING:
-    from ._steps import Step
 
 ZONES = "/usr/share/zoneinfo"
 MACHINE_ID = "/etc/machine-id"
@@ -440,6 +437,15 @@ class Wanted(NamedTuple):
     gid: int | None = None
     secret: bool = False
     encrypted: str = ""
+
+
+class Step(NamedTuple):
+    """One thing to do: run (a command), write (a file), remove (a file or link), rmdir (if it is empty)."""
+
+    do: str
+    path: str = ""
+    argv: tuple[str, ...] = ()
+    file: Wanted = Wanted(None)
 
 
 class Plan(NamedTuple):

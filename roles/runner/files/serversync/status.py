@@ -70,7 +70,7 @@ def row(layout: Layout, name: str, elapse: int | None) -> dict[str, Any]:
     lateness = late.lateness(known)
     if lateness:
         now = datetime.now(timezone.utc)
-        lateness = late.as_noticed(lateness, None, now)[0]
+        lateness = late.as_noticed(lateness, late.noted(layout, name), now)[0]
         is_late = late.is_late(lateness, past, now)
         found |= {"late": is_late, "late_at": lateness.at.isoformat(timespec="milliseconds")}
     found["retry"] = next((run["retry"]["at"] for run in past if run["state"] == "waiting"), None)
@@ -113,7 +113,7 @@ def last_of_elements(runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def looked_through(runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What is on record of each element from the last run that has seen all of it, by its path; one that is on included."""
+    """What is on record of each element from the last run that has seen all of it, also one that is on; by its path."""
     return {
         entry["path"]: entry
         for run in reversed(runs)

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -40,8 +41,28 @@ def test_what_a_task_sends_is_compiled_once(tmp_path):
         os.environ, PYTHONPATH=os.pathsep.join(path for path in sys.path if "ansible_collections" not in path)
     )
     compiled = json.loads(subprocess.run(argv, env=environment, stdout=subprocess.PIPE, check=True).stdout)
-    for name in ("_apply.py", "_job.py", "_module.py", "_schedule.py", "_store.py", "_units.py"):
+    for name in ("_apply.py", "_job.py", "_module.py", "_schedule.py", "_settings.py", "_store.py", "_units.py"):
         assert compiled[name] == 1, name
+
+
+def sent_with(module, utils):
+    """What Ansible sends along: whatever is imported, be it below or for type checkers alone."""
+    found, left = set(), [module]
+    while left:
+        for node in ast.walk(ast.parse(left.pop().read_text())):
+            if isinstance(node, ast.ImportFrom):
+                parts = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+                names = {part for part in parts if utils.joinpath(part + ".py").is_file()} - found
+                found |= names
+                left += [utils / (name + ".py") for name in names]
+    return found
+
+
+def test_a_task_that_declares_nothing_sends_nothing_for_that():
+    utils = Path(_apply.__file__).parent
+    for name in ("sync_job_info", "sync_job_run", "sync_topology"):
+        sent = sent_with(utils.parent / "modules" / (name + ".py"), utils)
+        assert "_job" in sent and not sent & {"_apply", "_carrying", "_changing", "_steps"}, name
 
 
 def test_every_module_begins_with_it():

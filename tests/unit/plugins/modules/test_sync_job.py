@@ -215,7 +215,8 @@ def test_a_task_that_changes_nothing_loads_no_more_than_it_needs(server):
     imported = server.root / "imported"
     server.program = IMPORTED % str(imported) + server.program
     assert not server.apply(schedule={"every": "60m"})["changed"]
-    assert imported.read_text().split() == ["_apply", "_fromzip", "_job", "_module", "_schedule", "_store", "_units"]
+    needed = ["_apply", "_fromzip", "_job", "_module", "_schedule", "_settings", "_store", "_units"]
+    assert imported.read_text().split() == needed
 
 
 SFTP = {"host": "nas", "connection": "sftp"}
@@ -690,13 +691,21 @@ def test_remove_what_is_damaged_and_needs_no_runner(server):
     assert not server.document.exists()
 
 
+def test_urls_in_another_order_are_the_same(server):
+    urls = ["json://b.example", "json://a.example"]
+    server.apply(**job(server, notification={"urls": urls}))
+    assert not server.apply(notification={"urls": urls[::-1]})["changed"]
+
+
 def test_remove_leaves_what_others_have_put_there(server):
     server.apply(**job(server))
     other = server.drop_in.parent / "override.conf"
     other.write_text("[Service]\n")
     run = four_steps(server, state="absent")
     assert other.read_text() == "[Service]\n"
-    assert run["warnings"] == ["%s holds files of others; it stays" % other.parent]
+    stays = ["%s holds files of others; it stays" % other.parent]
+    assert run["warnings"] == stays
+    assert server.apply(state="absent")["warnings"] == stays
 
 
 def test_a_job_leaves_its_neighbours_alone(server):
