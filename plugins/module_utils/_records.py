@@ -81,7 +81,7 @@ def state(runs: Sequence[Mapping[str, Any]], paths: Sequence[str]) -> str | None
 
 
 def conflicts(runs: Sequence[Mapping[str, Any]], paths: Sequence[str]) -> int:
-    """How many paths stand unresolved, of each element as a run last looked through it; `serversync status` has it, too."""
+    """How many paths stand unresolved: of each element, as a run last looked through it, like `serversync status`."""
     seen = {
         entry["path"]: entry["standing"]
         for run in reversed(runs)
