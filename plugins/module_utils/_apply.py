@@ -183,7 +183,7 @@ def files_of(server: Server, declared: Declared, found: Found, left: Found | Non
     place, job = declared.place, declared.job
     if job is None:
         return wanted_files(place, None, "", server.gid)
-    secrets = {}
+    secrets: dict[str, tuple[str, bool]] = {}
     if secrets_in(job):
         from ._credentials import secrets_for
 

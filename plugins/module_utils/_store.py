@@ -536,7 +536,8 @@ def settled(place: Layout, found: Found, wanted: Mapping[str, Wanted], uid: int)
         return False
     units = found.units or Units()
     if wanted[place.timer].text is None:
-        rest = units.active or units.enabled or found.wanted or found.stamp
+        # that it is enabled without a file of its own is none of this job's doing
+        rest = units.active or found.wanted or found.stamp
     else:
         rest = found.units is not None and not (units.enabled and units.active)
     return wanted[place.document].text is not None and not (rest or units.stale)
