@@ -344,7 +344,7 @@ def _check_urls(urls: list[str]) -> list[str]:
         if url != KEPT and urls.index(url) < number:
             text = "has the same URL as entry %d and as entry %d; leave one of them out"
             raise Wrong(text % (urls.index(url), number), "conflict")
-    return sorted(urls)
+    return urls
 
 
 def _check_unit(text: str) -> str:

@@ -691,12 +691,6 @@ def test_remove_what_is_damaged_and_needs_no_runner(server):
     assert not server.document.exists()
 
 
-def test_urls_in_another_order_are_the_same(server):
-    urls = ["json://b.example", "json://a.example"]
-    server.apply(**job(server, notification={"urls": urls}))
-    assert not server.apply(notification={"urls": urls[::-1]})["changed"]
-
-
 def test_remove_leaves_what_others_have_put_there(server):
     server.apply(**job(server))
     other = server.drop_in.parent / "override.conf"
