@@ -7,19 +7,13 @@ from __future__ import annotations
 
 import json
 from datetime import datetime, timezone
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping
 
 from ._store import Layout, Run, StoreError, command_error, read_file
 from ._units import timer_name
 
 #: What a run counts that is on a replica afterwards and was not before.
 _COUNTERS = ("created", "updated", "attributes", "deleted", "lines")
-#: The states of runs that are not over: on, or between two attempts.
-UNFINISHED = ("running", "waiting")
-#: What a run, or an element, came to; a job is as its worst element.
-_SEVERITY = ("equal", "equal_with_warnings", "skipped", "different", "failed")
-#: After these a run has looked through an element.
-_SEEN = ("equal", "equal_with_warnings", "different")
 
 
 def printable(value: Any) -> Any:
@@ -51,44 +45,6 @@ def published(place: Layout) -> list[dict[str, Any]]:
     except (ValueError, KeyError, TypeError):
         text = "is damaged; the next run of the job writes it anew"
         raise StoreError("damaged_record", place.published, text) from None
-
-
-def last_of_elements(runs: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """What each element's last run has on record, by its path; one that was skipped counts as it was found before."""
-    return {
-        entry["path"]: entry
-        for run in reversed(runs)
-        if run["state"] not in UNFINISHED
-        for entry in run["elements"]
-        if entry["state_after"] != "skipped"
-    }
-
-
-def state(runs: Sequence[Mapping[str, Any]], paths: Sequence[str]) -> str | None:
-    """As `serversync status` has it: of the last run, or the worst of each element's last. None: one never ran."""
-    if not runs:
-        return None
-    # One that is on, or waits for its next attempt, goes on while others are skipped for it.
-    on = next((str(run["state"]) for run in runs if run["state"] != "skipped"), "")
-    if on in UNFINISHED:
-        return on
-    if runs[0]["state"] == "skipped":
-        return "skipped"
-    last = last_of_elements(runs)
-    states = [last[path]["state_after"] for path in paths if path in last]
-    worst = max([*states, runs[0]["state"]], key=_SEVERITY.index)
-    return None if len(states) < len(paths) and worst in ("equal", "equal_with_warnings") else str(worst)
-
-
-def conflicts(runs: Sequence[Mapping[str, Any]], paths: Sequence[str]) -> int:
-    """How many paths stand unresolved: of each element, as a run last looked through it, like `serversync status`."""
-    seen = {
-        entry["path"]: entry["standing"]
-        for run in reversed(runs)
-        for entry in run["elements"]
-        if entry["standing"] or entry["state_after"] in _SEEN
-    }
-    return sum(int(seen.get(path, {}).get("unresolved", 0)) for path in paths)
 
 
 def has_changed(record: Mapping[str, Any]) -> bool:

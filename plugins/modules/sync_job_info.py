@@ -152,12 +152,11 @@ from ansible_collections.serversync.core.plugins.module_utils import (  # pylint
 from ansible_collections.serversync.core.plugins.module_utils._job import Field, field_of, foreign
 from ansible_collections.serversync.core.plugins.module_utils._module import JobModule
 from ansible_collections.serversync.core.plugins.module_utils._records import (
-    conflicts,
     next_runs,
     printable,
     published,
-    state,
 )
+from ansible_collections.serversync.core.plugins.module_utils._states import state, unresolved
 from ansible_collections.serversync.core.plugins.module_utils._store import (
     Layout,
     StoreError,
@@ -195,7 +194,7 @@ def status(place: Layout, job: Mapping[str, Any] | None, problem: str | None, el
         found["last_run"] = printable(runs[0])
     if job is not None:
         paths = [element["path"] for element in job["elements"]]
-        found.update(state=state(runs, paths), conflicts=conflicts(runs, paths) if runs else None)
+        found.update(state=state(runs, paths), conflicts=unresolved(runs, paths) if runs else None)
     return found
 
 

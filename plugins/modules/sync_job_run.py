@@ -257,12 +257,12 @@ from ansible_collections.serversync.core.plugins.module_utils._job import (
 from ansible_collections.serversync.core.plugins.module_utils._module import JobModule
 from ansible_collections.serversync.core.plugins.module_utils._plans import counts, plan_diff, would_change
 from ansible_collections.serversync.core.plugins.module_utils._records import (
-    UNFINISHED,
     has_changed,
     printable,
     published,
 )
 from ansible_collections.serversync.core.plugins.module_utils._schedule import DAY, seconds_of
+from ansible_collections.serversync.core.plugins.module_utils._states import UNFINISHED
 from ansible_collections.serversync.core.plugins.module_utils._store import (
     Layout,
     StoreError,

@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 
 from hypothesis import given
 from hypothesis import strategies as st
+from serversync._states import SEVERITY
 from serversync.charts import COLUMNS, HIGH, STEP, TALL, Mark, bars, column, strip
-from serversync.history import SEVERITY
 
 BOX = re.compile(r"M(\d+) (\d+)h(\d+)v(\d+)h-(\d+)z")
 SVG = "{http://www.w3.org/2000/svg}"

@@ -26,9 +26,9 @@ ROOT = Path(__file__).resolve().parents[3]
 PACKAGE = ROOT / "roles" / "runner" / "files" / "serversync"
 
 
-def test_what_finds_circles_is_the_declaration_sides_own() -> None:
+def test_what_both_sides_need_is_the_declaration_sides_own() -> None:
     links = sorted(path for path in PACKAGE.glob("_[a-z]*.py"))
-    assert [path.stem for path in links] == ["_circles", "_fleet", "_schedule", "_settings", "_topology"]
+    assert [path.stem for path in links] == ["_circles", "_fleet", "_schedule", "_settings", "_states", "_topology"]
     for path in links:
         assert path.is_symlink() and path.resolve() == ROOT / "plugins" / "module_utils" / path.name
 

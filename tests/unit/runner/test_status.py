@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from serversync._states import state, unresolved
 from serversync.history import published_names
 from serversync.layout import Layout
-from serversync.status import looked_through, state
 
 
 def run(job: str, **elements: str) -> dict[str, Any]:
@@ -62,10 +62,7 @@ def test_what_stands_is_that_of_the_last_run_that_looked_through_an_element() ->
         {"state": "failed", "elements": [entry("a", "failed"), entry("b", "different", 2)]},
         {"state": "different", "elements": [entry("a", "different", 3), entry("b", "equal")]},
     ]
-    assert {path: one["standing"] for path, one in looked_through(runs).items()} == {
-        "a": {"unresolved": 3},
-        "b": {"unresolved": 1},
-    }
+    assert [unresolved(runs, paths) for paths in (["a"], ["b"], ["a", "b"], None, ["c"])] == [3, 1, 4, 4, 0]
 
 
 def test_who_may_not_see_the_records_is_not_told_that_there_are_none(

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
+from serversync._states import worst
 from serversync.entry import Entry, Row
 
 SIGNS = {
@@ -337,8 +338,6 @@ def show_status(rows: list[dict[str, Any]]) -> None:
 
 
 def show_history(runs: list[dict[str, Any]]) -> None:
-    from serversync.history import worst
-
     def cells(run: dict[str, Any]) -> tuple[object, ...]:
         before = [entry["state_before"] for entry in run["elements"] if entry["state_before"]]
         return (

@@ -8,23 +8,19 @@ import json
 import os
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from serversync._states import SEVERITY, UNFINISHED
 from serversync.display import copied, total
 from serversync.failure import Failure, InvalidDocument
 from serversync.job import Job, check_name
 from serversync.layout import Layout, read_plain
 from serversync.schedule import terms
 
-# What a run, or an element, came to; a job is as its worst element. One that was skipped is not known to agree, which
-# passes by itself; one that is different waits for a person.
-SEVERITY = ("equal", "equal_with_warnings", "skipped", "different", "failed")
-# A run that is not over: it is on, or waits for its next attempt.
-UNFINISHED = ("running", "waiting")
 KEEP_RUNS = 10_000
 KEEP_DAYS = 400
 PUBLISHED = 50
@@ -61,10 +57,6 @@ ADDED = f"INSERT INTO days (job, day, {NAMES}) VALUES (:job, :day, :{NAMES.repla
 # In which order a job's runs came; a clock that was wrong for a while tells another one.
 NUMBERED = "ALTER TABLE runs ADD COLUMN number INTEGER NOT NULL DEFAULT 0"
 IN_ORDER = "DROP INDEX IF EXISTS runs_of_job; CREATE INDEX IF NOT EXISTS runs_in_order ON runs (job, number, started)"
-
-
-def worst(states: Iterable[str]) -> str:
-    return max(states, key=SEVERITY.index)
 
 
 def of_day(record: dict[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from serversync import charts
+from serversync._states import SEVERITY
 from serversync.display import ARROWS, size
-from serversync.history import SEVERITY
 from serversync.markup import WORDS, at, name, of_state, path, plain, state_of, table, took
 
 Server = Mapping[str, Any]

@@ -14,7 +14,8 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from serversync.history import UNFINISHED, replace
+from serversync._states import UNFINISHED
+from serversync.history import replace
 from serversync.layout import Layout, read_plain
 
 

@@ -15,8 +15,9 @@ from html import escape
 from itertools import takewhile
 from typing import Any, NamedTuple
 
+from serversync._states import UNFINISHED
 from serversync.display import ARROWS, LONG, describe, duration, lasting, local_time, safe, size, units
-from serversync.history import PUBLISHED, UNFINISHED
+from serversync.history import PUBLISHED
 from serversync.job import Job, span
 from serversync.late import Lateness
 from serversync.layout import Layout

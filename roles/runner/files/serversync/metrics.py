@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from serversync import __version__, display
+from serversync._states import SEVERITY
 from serversync.failure import Failure
-from serversync.history import SEVERITY, replace
+from serversync.history import replace
 from serversync.layout import Layout
 from serversync.status import row
 

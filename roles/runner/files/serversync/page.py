@@ -17,9 +17,9 @@ from typing import Any
 
 from serversync import __version__, charts
 from serversync._fleet import Server as OfFleet
+from serversync._states import SEVERITY
 from serversync._topology import Finding, Topology, analyse
 from serversync.display import safe
-from serversync.history import SEVERITY
 from serversync.jobpart import DAYS, Listed, job_part
 from serversync.markup import (
     LEVELS,

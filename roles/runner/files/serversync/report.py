@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from serversync import __version__, display, status
+from serversync._states import SEVERITY, last_of_elements, looked_through
 from serversync.failure import Failure, InvalidDocument
-from serversync.history import SEVERITY, published, replace
+from serversync.history import published, replace
 from serversync.job import Element, Job, load
 from serversync.layout import Layout
 from serversync.machine import machine
@@ -190,7 +191,7 @@ def job_of(layout: Layout, row: Mapping[str, Any]) -> dict[str, Any]:
     with suppress(InvalidDocument, PermissionError):
         document = load(layout, name)
     runs: list[dict[str, Any]] = known.get("runs", [])
-    last, seen = status.last_of_elements(runs), status.looked_through(runs)
+    last, seen = last_of_elements(runs), looked_through(runs)
     elements = (
         [(one.path, one.partner_path, one.settings["direction"]) for one in document.elements]
         if document
@@ -199,7 +200,7 @@ def job_of(layout: Layout, row: Mapping[str, Any]) -> dict[str, Any]:
     paths = [path for path, _partner_path, _direction in elements]
     guards = [{"element": path, "text": guard} for path in paths if path in last for guard in last[path]["guards"]]
     return {
-        **{key: row[key] for key in ("job", "partner", "enabled", "late", "state", "problem")},
+        **{key: row[key] for key in ("job", "partner", "enabled", "late", "state", "problem", "unresolved")},
         "comment": document["comment"] if document else known.get("comment"),
         "schedule": in_words(document["schedule"]) if document else None,
         "next": datetime.fromtimestamp(row["next"]).astimezone().isoformat() if row["next"] else None,
@@ -211,7 +212,6 @@ def job_of(layout: Layout, row: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "guards": guards,
         "plan": next((run["plan"] for run in runs if run["plan"]), None) if guards else None,
-        "unresolved": sum(seen[path]["standing"].get("unresolved", 0) for path in paths if path in seen),
         "conflicts": [one for path in paths if path in seen for one in conflicts_of(seen[path])],
         "runs": [*map(run_of, runs[:RUNS])],
         "days": known.get("days", []),

@@ -19,10 +19,11 @@ from queue import Queue
 from typing import Any
 
 from serversync import __version__, display, metrics
+from serversync._states import UNFINISHED, worst
 from serversync.counts import Watch
 from serversync.entry import HERE, THERE
 from serversync.failure import Failure, InvalidDocument, Overdue, Stopped, of_system
-from serversync.history import PUBLISHED, UNFINISHED, History, replace, worst
+from serversync.history import PUBLISHED, History, replace
 from serversync.job import Element, Job, in_order, pause_after, seconds, span, with_required
 from serversync.journal import ERR, INFO, LEVELS, NOTICE, WARNING, Entry
 from serversync.layout import Layout

@@ -11,14 +11,13 @@ from datetime import datetime, timezone
 from typing import Any
 
 from serversync import job, late
+from serversync._states import state, unresolved
 from serversync.failure import InvalidDocument
-from serversync.history import PUBLISHED, UNFINISHED, published, published_names, worst
+from serversync.history import PUBLISHED, published, published_names
 from serversync.layout import Layout
 from serversync.schedule import terms
 
 MICROSECONDS = 1_000_000
-# After these an element is known to have been looked through.
-SEEN = ("equal", "equal_with_warnings", "different")
 
 
 def status(layout: Layout, name: str | None) -> list[dict[str, Any]]:
@@ -74,52 +73,8 @@ def row(layout: Layout, name: str, elapse: int | None) -> dict[str, Any]:
         is_late = late.is_late(lateness, past, now)
         found |= {"late": is_late, "late_at": lateness.at.isoformat(timespec="milliseconds")}
     found["retry"] = next((run["retry"]["at"] for run in past if run["state"] == "waiting"), None)
-    seen = looked_through(past)
-    found["unresolved"] = sum(
-        int(seen[path]["standing"].get("unresolved", 0)) for path in (seen if paths is None else paths) if path in seen
-    )
+    found["unresolved"] = unresolved(past, paths)
     return found | {"state": "invalid" if found["problem"] else state(past, paths)}
-
-
-def state(runs: list[dict[str, Any]], paths: list[str] | None) -> str | None:
-    """The job's state: of the last run, or where that had not all of its elements, the worst of each one's last.
-
-    runs: the newest first; paths: of the declared elements, None where they are not known. None: one never ran.
-    """
-    if not runs:
-        return None
-    # One that is on, or waits for its next attempt, goes on while others are skipped for it.
-    on = next((str(run["state"]) for run in runs if run["state"] != "skipped"), "")
-    if on in UNFINISHED:
-        return on
-    if runs[0]["state"] == "skipped":
-        return "skipped"
-    last = {path: str(entry["state_after"]) for path, entry in last_of_elements(runs).items()}
-    states = [last[path] for path in paths if path in last] if paths is not None else [*last.values()]
-    state = worst([*states, str(runs[0]["state"])])
-    unknown = paths is not None and len(states) < len(paths)
-    return None if unknown and state in ("equal", "equal_with_warnings") else state
-
-
-def last_of_elements(runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What each element's last run has on record, by its path; one that was skipped counts as it was found before."""
-    return {
-        entry["path"]: entry
-        for run in reversed(runs)
-        if run["state"] not in UNFINISHED
-        for entry in run["elements"]
-        if entry["state_after"] != "skipped"
-    }
-
-
-def looked_through(runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What is on record of each element from the last run that has seen all of it, also one that is on; by its path."""
-    return {
-        entry["path"]: entry
-        for run in reversed(runs)
-        for entry in run["elements"]
-        if entry["standing"] or entry["state_after"] in SEEN
-    }
 
 
 def next_runs(layout: Layout) -> dict[str, int]:

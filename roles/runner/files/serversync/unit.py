@@ -21,10 +21,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from serversync._states import UNFINISHED
 from serversync.counts import INTERVAL, Count, Publisher, Watch, published
 from serversync.failure import Failure
-from serversync.history import UNFINISHED, replace
 from serversync.history import published as history_of
+from serversync.history import replace
 from serversync.layout import Layout, read_plain
 
 REQUESTS = Path("/run/serversync-requests")

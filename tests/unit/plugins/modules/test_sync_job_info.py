@@ -9,10 +9,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from ansible_collections.serversync.core.plugins.module_utils import _job, _records
+from ansible_collections.serversync.core.plugins.module_utils import _job, _states
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from serversync import display, status
+from serversync import display
 
 from tests.declaring import Server
 from tests.unit.plugins.module_utils.test_job import declarations
@@ -250,12 +250,6 @@ RUNS = st.builds(
 )
 
 
-@settings(max_examples=300)
-@given(st.lists(RUNS, max_size=4), st.lists(PATHS, unique=True, min_size=1))
-def test_the_state_is_that_of_the_runner(runs, paths):
-    assert _records.state(runs, paths) == status.state(runs, paths)
-
-
 @given(RUNS)
 def test_the_conflicts_of_a_whole_run_are_those_that_the_runner_has_standing(run):
     run["state"] = "different"
@@ -263,4 +257,4 @@ def test_the_conflicts_of_a_whole_run_are_those_that_the_runner_has_standing(run
     for one in run["elements"]:
         one["conflicts"] = 0
     paths = [one["path"] for one in run["elements"]]
-    assert _records.conflicts([run], paths) == display.conflicts(run)
+    assert _states.unresolved([run], paths) == display.conflicts(run)
