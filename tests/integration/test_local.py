@@ -183,7 +183,11 @@ def test_a_run_that_waits_is_told_and_gone_on_with_by_hand(server: Server, waiti
 def test_what_waits_can_be_given_up(server: Server, waiting: subprocess.Popen[str]) -> None:
     waiting.kill()
     waiting.wait()
-    server.serversync("recover", "patient", "--give-up")
+    (waits,) = runs(server, "patient")
+    said = server.serversync("recover", "patient", "--give-up").stdout
+    assert said.startswith(f"patient: failed, run {waits['run']}, ")
+    said = server.serversync("recover", "patient", "--give-up").stdout
+    assert said == "patient: no run waits for another attempt\n"
     assert [(run["state"], run["error"]["code"], run["retry"]) for run in runs(server, "patient")] == [
         ("failed", "stopped", None)
     ]

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
@@ -181,18 +181,28 @@ def test_another_machine_takes_the_place_of_one_that_burned_down(
 
 @pytest.mark.usefixtures("declared")
 def test_a_partner_that_lost_a_disk_gets_it_back_from_the_server_with_the_jobs(
-    site: Server, hq: Server, play: Any
+    site: Server, hq: Server, play: Any, sshd: Callable[[str], None]
 ) -> None:
-    """Its runner and its pairings are as before; the jobs' archives know what was there, and stop for that."""
+    """Its runner and its pairings are as before; the jobs' archives know what was there, and stop for that.
+
+    A run waits for the partner, whose next attempt must not come while only a part is back.
+    """
     paths = ("/srv/line1/doc", "/srv/line1/python")
     there = {path: tree(hq, PLACES[path]) for path in paths}
     hq.run("rm", "-r", *(PLACES[path] for path in paths))
     code, run = site.serversync("run", "line1-documents")
     assert (code, run["state"]) == (3, "different")
+    sshd("stop")
+    site.run("systemctl", "start", "serversync@line1-documents.service")
+    sshd("start")
+    (waits,) = (run["run"] for run in site.published("line1-documents")["runs"] if run["state"] == "waiting")
     given = {"lost": "hq", "from": "siteA", "only": "line1-documents", "deploy": False}
     said = " ".join(play(RESTORE, *inputs(**given)).split())
     assert "line1-documents: equal" in said
     assert {path: tree(hq, PLACES[path]) for path in paths} == there
     assert site.run("systemctl", "is-active", "serversync@line1-documents.timer") == "active\n"
+    assert site.run("systemctl", "is-enabled", "serversync@line1-documents.timer") == "enabled\n"
+    _code, ended = site.serversync("show", "line1-documents", waits)
+    assert (ended["state"], ended["error"]["code"]) == ("failed", "stopped")
     for element in runs(site, "line1-documents")["elements"]:
         assert (element["state_before"], element["created"]) == ("equal", 0)

@@ -534,7 +534,7 @@ def command_recover(layout: Layout, arguments: argparse.Namespace) -> int:
     elif job.check_name(arguments.job) not in job.names(layout):
         log(f"{arguments.job} is no job any more; there is nothing to do")
     elif arguments.give_up:
-        recover.give_up(layout, arguments.job)
+        recover.give_up(layout, arguments.job, log)
     else:
         recover.recover(layout, arguments.job, log)
     return 0

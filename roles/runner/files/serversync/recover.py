@@ -14,12 +14,13 @@ from typing import Any
 
 from serversync import job as jobs
 from serversync import units
+from serversync._states import UNFINISHED
 from serversync.failure import InvalidDocument
-from serversync.history import UNFINISHED, History, published
+from serversync.history import History, published
 from serversync.job import Job, pause_after
 from serversync.journal import ERR, NOTICE, WARNING, Entry
 from serversync.layout import Layout
-from serversync.run import STOPPED, Record, attempts_left, buried, ended_by, is_due, now, seconds_left
+from serversync.run import STOPPED, Record, attempts_left, buried, ended_by, is_due, now, seconds_left, told_end
 from serversync.unit import become_account, service, show
 
 # How often a unit is started that was busy, or did not come to the attempt that is due.
@@ -92,12 +93,24 @@ def recover(layout: Layout, name: str, log: Callable[[str], None]) -> None:
         arm(name, left)
 
 
-def give_up(layout: Layout, name: str) -> None:
+def give_up(layout: Layout, name: str, log: Callable[[str], None]) -> None:
     """Ends what waits for another attempt."""
+    ended: list[Record] = []
+
+    def end(run: Record) -> Record | None:
+        if run["state"] != "waiting":
+            return None
+        ended.append(ended_by(run, STOPPED))
+        return ended[-1]
+
     job = jobs.load(layout, name)
     if layout.privileged:
         units.command("systemctl", "--no-ask-password", "stop", "--", f"serversync-recover@{name}.timer")
-    change(layout, job, lambda run: ended_by(run, STOPPED) if run["state"] == "waiting" else None)
+    change(layout, job, end)
+    for run in ended:
+        log(told_end(run))
+    if not ended:
+        log(f"{name}: no run waits for another attempt")
 
 
 def change(layout: Layout, job: Job, what: Change) -> None:
