@@ -2,10 +2,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import json
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
+from serversync import late, status
 from serversync._states import state, unresolved
 from serversync.history import published_names
 from serversync.layout import Layout
@@ -63,6 +66,27 @@ def test_what_stands_is_that_of_the_last_run_that_looked_through_an_element() ->
         {"state": "different", "elements": [entry("a", "different", 3), entry("b", "equal")]},
     ]
     assert [unresolved(runs, paths) for paths in (["a"], ["b"], ["a", "b"], None, ["c"])] == [3, 1, 4, 4, 0]
+
+
+@pytest.mark.parametrize(
+    ("noticed", "expected"), [(None, False), (timedelta(hours=-1), False), (timedelta(days=-3), True)]
+)
+def test_a_clock_that_was_set_back_keeps_no_job_from_being_late(
+    tmp_path: Path, noticed: timedelta | None, expected: bool
+) -> None:
+    """The last good run is noted as one of the year after next; what counts is when that was seen to be so."""
+    layout = Layout("user", tmp_path, tmp_path / "state", tmp_path)
+    now = datetime.now(timezone.utc)
+    good = (now + timedelta(days=700)).isoformat()
+    layout.public.mkdir(parents=True)
+    told = {"runs": [], "good": good, "declared": None, "enabled": True, "late_after": 2 * 86400}
+    (layout.public / "demo.json").write_text(json.dumps(told))
+    if noticed:
+        layout.late.mkdir(parents=True)
+        late.keep(layout, "demo", late.Note(good, (now + noticed).isoformat(), None, {}))
+    row = status.row(layout, "demo", None)
+    assert row["late"] == expected
+    assert datetime.fromisoformat(row["late_at"]) < now + timedelta(days=3)
 
 
 def test_who_may_not_see_the_records_is_not_told_that_there_are_none(

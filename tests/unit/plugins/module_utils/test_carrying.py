@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from ansible_collections.serversync.core.plugins.module_utils import _carrying, _store
@@ -36,3 +37,24 @@ def test_a_directory_has_its_group_from_its_first_moment(tmp_path, monkeypatch):
     # what others have to read is root's as it is
     _carrying.make_directory(os.path.dirname(place.drop_in), place, GID)
     assert calls[4:] == ["systemd", "user", "serversync@demo.service.d"]
+
+
+def test_what_is_not_on_the_disk_in_the_end_is_told(tmp_path, monkeypatch):
+    """After the last step, of which nothing is left to be named."""
+    place = _store.layout("user", "demo", {"XDG_CONFIG_HOME": str(tmp_path)})
+    told = []
+
+    class Module:
+        def fail_store(self, error, plan, number):
+            told.append((str(error), number))
+
+    def fails(paths):
+        if list(paths):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(_carrying, "on_disk", fails)
+    (tmp_path / "left").touch()
+    plan = _store.Plan([], [], [_store.Step("remove", str(tmp_path / "left"))], [])
+    _carrying.carry_out(Module(), plan, place, os.geteuid(), None)
+    text = "cannot be changed (Input/output error); repair that and apply the job again"
+    assert told == [("%s: %s" % (place.config, text), 1)]
