@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from testservers import HERE, ROOT, MailServer, Server
+from testservers import ROOT, MailServer, Server
 
 INVENTORY = ROOT / "extensions/molecule/default/inventory.yml"
 
@@ -56,15 +56,9 @@ def play(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture
 def sshd(hq: Server) -> Iterator[Callable[[str], None]]:
-    """Starts and stops the partner's sshd, from inside, since by ssh nobody could start it again."""
-
-    def systemctl(verb: str) -> None:
-        environment = {**os.environ, "CONTAINERS_CONF": str(HERE / "containers.conf")}
-        command = ["podman", "exec", f"serversync-{hq.name.lower()}", "systemctl", verb, "ssh.service"]
-        subprocess.run(command, check=True, env=environment)
-
-    yield systemctl
-    systemctl("start")
+    """Starts and stops the partner's sshd."""
+    yield hq.sshd
+    hq.sshd("start")
 
 
 @pytest.fixture

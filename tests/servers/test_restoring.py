@@ -64,6 +64,11 @@ PLACES = {
     "/srv/line1/recipes": "/srv/recipes",
 }
 DOOR = "/etc/serversync/serve/siteA.json"
+GOING = "/etc/systemd/system/serversync@restore-line1-plan.service.d"
+AWAY = """
+[Service]
+ExecStartPre=+/bin/sh -c 'systemctl stop ssh.service; pkill sshd'
+"""
 
 
 def inputs(**given: object) -> tuple[str, str]:
@@ -156,6 +161,16 @@ def test_another_machine_takes_the_place_of_one_that_burned_down(
     assert site.try_run("test", "-e", "/srv/line1").returncode == 1
     assert site.try_run("test", "-e", "/etc/serversync").returncode == 1
     assert hq.read(DOOR) == door
+
+    # It goes away again in the midst of it, which leaves nothing open.
+    site.run("mkdir", "-p", GOING)
+    site.write(f"{GOING}/away.conf", AWAY)
+    with pytest.raises(AssertionError) as gone:
+        play(RESTORE, *inputs(**given, open_roots=True, only="line1-plan"))
+    site.sshd("start")
+    assert "unreachable=1" in str(gone.value)
+    assert hq.read(DOOR) == door
+    site.run("rm", "-r", GOING)
 
     said = " ".join(play(RESTORE, *inputs(**given, open_roots=True)).split())
     for path in PLACES:

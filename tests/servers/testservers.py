@@ -82,6 +82,12 @@ class Server:
         )
         self.python(script, unit, text)
 
+    def sshd(self, verb: str) -> None:
+        """Starts or stops it, from inside, since by ssh nobody could start it again."""
+        environment = {**os.environ, "CONTAINERS_CONF": str(HERE / "containers.conf")}
+        command = ["podman", "exec", f"serversync-{self.name.lower()}", "systemctl", verb, "ssh.service"]
+        subprocess.run(command, check=True, env=environment)
+
     def tree(self, path: str) -> list[str]:
         """What the oracle says about a tree, a line for each path."""
         return self.python((HERE / "oracle.py").read_text(encoding="utf-8"), path).splitlines()
