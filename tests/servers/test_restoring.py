@@ -194,7 +194,16 @@ def test_another_machine_takes_the_place_of_one_that_burned_down(
     assert play(PAIR).count("changed=0 ") == 2
 
 
-@pytest.mark.usefixtures("declared")
+@pytest.fixture
+def patient(play: Any, declared: list[dict[str, Any]]) -> Iterator[None]:
+    """Between attempts the jobs wait for longer than the test takes."""
+    jobs = [{**job, "on_error": {**job["on_error"], "delay": "1h", "max_delay": "1h"}} for job in declared]
+    play(DECLARE.replace("JOBS", json.dumps(jobs)))
+    yield
+    play(DECLARE.replace("JOBS", json.dumps(declared)))
+
+
+@pytest.mark.usefixtures("patient")
 def test_a_partner_that_lost_a_disk_gets_it_back_from_the_server_with_the_jobs(
     site: Server, hq: Server, play: Any, sshd: Callable[[str], None]
 ) -> None:
