@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import uuid
@@ -266,6 +267,25 @@ for top in ("/etc", "/usr/bin", "/usr/lib/systemd", "/root", "/srv"):
                         content = hashlib.sha256(stream.read()).hexdigest()
                 print(path, oct(seen.st_mode), seen.st_uid, seen.st_gid, content)
 """
+# Changes what the role has made: contents, modes and owners of files, modes of directories. Tells how much that is.
+SPOIL = """
+import glob, os, shutil
+tops = ["/etc/serversync", "/etc/serversync/*", "/etc/serversync/pairings/*", "/etc/serversync/serve/*", "/etc/serversync/keys/*",
+        "/etc/systemd/system/serversync*", "/etc/ssh/sshd_config.d/50-serversync.conf", "/usr/bin/serversync",
+        "/usr/lib/serversync", "/usr/lib/serversync/*", "/usr/lib/serversync/*/lock", "/usr/lib/serversync/*/serversync",
+        "/var/lib/serversync", *glob.glob("/var/lib/serversync/[alop]*")]
+paths = [path for top in tops for path in sorted(glob.glob(top))]
+for number, path in enumerate(paths):
+    if number % 3 == 0 or os.path.isdir(path):
+        os.chmod(path, 0o777)
+    elif number % 3 == 1 or "/keys/" in path:
+        shutil.chown(path, "games", "games")
+    else:
+        with open(path, "a") as stream:
+            stream.write("# spoiled\\n")
+print(len(paths))
+"""
+MADE = ("find", "/etc/serversync", "/usr/lib/serversync", "/var/lib/serversync", "-printf", "%p %y %m %u %g\\n")
 # Asks the door of a partner for rsync again and again, as the forced command of a key does, and tells how often it was
 # greeted. Then it holds what it has until the other end lets go of all of it.
 CONNECT = """
@@ -361,6 +381,22 @@ def test_a_door_takes_so_many_connections_and_closes_with_its_pairing(
     assert mail.run(*CONNECTIONS) == ""
     assert "elsewhere" not in mail.read("/etc/serversync/authorized_keys")
     assert mail.run("find", "/etc", "-path", "*serversync*", "-name", "*elsewhere*") == ""
+
+
+def test_what_somebody_has_changed_is_put_right_and_else_nothing_is_written(
+    mail: Server, apply: Callable[..., str]
+) -> None:
+    apply(**PAIRED)
+    before, made = state(mail), sorted(mail.run(*MADE).splitlines())
+    said = apply(**PAIRED)
+    assert "changed=0 " in said
+    assert re.findall(r"TASK \[.* : ((?:Write|Pin|Make the (?:dir|lock|outbox)).*)\]", said) == []
+    assert int(mail.python(SPOIL)) > 50
+    assert len(state(mail) ^ before) > 30
+    apply(**PAIRED)
+    assert state(mail) == before
+    assert sorted(mail.run(*MADE).splitlines()) == made
+    apply()
 
 
 @pytest.mark.parametrize("name", ["outbox", "public"])
