@@ -270,10 +270,10 @@ for top in ("/etc", "/usr/bin", "/usr/lib/systemd", "/root", "/srv"):
 # Changes what the role has made: contents, modes and owners of files, modes of directories. Tells how much that is.
 SPOIL = """
 import glob, os, shutil
-tops = ["/etc/serversync", "/etc/serversync/*", "/etc/serversync/pairings/*", "/etc/serversync/serve/*", "/etc/serversync/keys/*",
-        "/etc/systemd/system/serversync*", "/etc/ssh/sshd_config.d/50-serversync.conf", "/usr/bin/serversync",
-        "/usr/lib/serversync", "/usr/lib/serversync/*", "/usr/lib/serversync/*/lock", "/usr/lib/serversync/*/serversync",
-        "/var/lib/serversync", *glob.glob("/var/lib/serversync/[alop]*")]
+tops = ["/etc/serversync", "/etc/serversync/*", "/etc/serversync/pairings/*", "/etc/serversync/serve/*",
+        "/etc/serversync/keys/*", "/etc/systemd/system/serversync*", "/etc/ssh/sshd_config.d/50-serversync.conf",
+        "/usr/bin/serversync", "/usr/lib/serversync", "/usr/lib/serversync/*", "/usr/lib/serversync/*/lock",
+        "/usr/lib/serversync/*/serversync", "/var/lib/serversync", "/var/lib/serversync/[alop]*"]
 paths = [path for top in tops for path in sorted(glob.glob(top))]
 for number, path in enumerate(paths):
     if number % 3 == 0 or os.path.isdir(path):
