@@ -393,6 +393,7 @@ def test_a_damaged_document_is_refused_before_anything_is_touched(
         (("run", "none"), 2, "there is no job 'none' on this server (jobs: none)"),
         (("run", "../x"), 2, "'../x' is not a job's name"),
         (("run",), 2, "the following arguments are required: JOB"),
+        (("run", "none", "--fast"), 2, "usage: serversync run [-h]"),
         (("fly",), 2, "invalid choice: 'fly'"),
         (("show", "none"), 2, "there is no job 'none' on this server (jobs: none)"),
         (("check", "/nowhere.json"), 2, "/nowhere.json: No such file or directory"),

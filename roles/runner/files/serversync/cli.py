@@ -39,6 +39,13 @@ class Parser(argparse.ArgumentParser):
         self.print_usage(sys.stderr)
         raise InvalidDocument("usage", message)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """The one whose arguments they are tells of those that it does not know, and not the one above it."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
 
 def parser() -> Parser:
     top = Parser(
