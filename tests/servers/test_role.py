@@ -267,9 +267,10 @@ for top in ("/etc", "/usr/bin", "/usr/lib/systemd", "/root", "/srv"):
                         content = hashlib.sha256(stream.read()).hexdigest()
                 print(path, oct(seen.st_mode), seen.st_uid, seen.st_gid, content)
 """
-# Changes what the role has made: contents, modes and owners of files, modes of directories. Tells how much that is.
+# Changes what the role has made: contents, modes and owners of files, modes of directories, units, accounts; one file
+# goes, and one is a link to another. Tells how much that is.
 SPOIL = """
-import glob, os, shutil
+import glob, os, shutil, subprocess
 tops = ["/etc/serversync", "/etc/serversync/*", "/etc/serversync/pairings/*", "/etc/serversync/serve/*",
         "/etc/serversync/keys/*", "/etc/systemd/system/serversync*", "/etc/ssh/sshd_config.d/50-serversync.conf",
         "/usr/bin/serversync", "/usr/lib/serversync", "/usr/lib/serversync/*", "/usr/lib/serversync/*/lock",
@@ -283,8 +284,24 @@ for number, path in enumerate(paths):
     else:
         with open(path, "a") as stream:
             stream.write("# spoiled\\n")
+os.remove("/etc/serversync/pairings/hq.json")
+os.rename("/etc/systemd/system/serversync-late.service", "/root/elsewhere")
+os.symlink("/root/elsewhere", "/etc/systemd/system/serversync-late.service")
+os.rmdir("/var/lib/serversync/plans")
+subprocess.run(["systemctl", "--quiet", "disable", "--now", "serversync-late.timer"], check=True)
+subprocess.run(["systemctl", "--quiet", "disable", "serversync-recover.service", "serversync-notify.path"], check=True)
+subprocess.run(["systemctl", "stop", "serversync-units.socket", "serversync-serve-hq.socket"], check=True)
+subprocess.run(["usermod", "--shell", "/bin/bash", "serversync"], check=True)
+subprocess.run(["usermod", "--comment", "", "serversync-notify"], check=True)
 print(len(paths))
 """
+UNITS = [
+    "serversync-late.timer",
+    "serversync-recover.service",
+    "serversync-notify.path",
+    "serversync-units.socket",
+    "serversync-serve-hq.socket",
+]
 MADE = ("find", "/etc/serversync", "/usr/lib/serversync", "/var/lib/serversync", "-printf", "%p %y %m %u %g\\n")
 # Asks the door of a partner for rsync again and again, as the forced command of a key does, and tells how often it was
 # greeted. Then it holds what it has until the other end lets go of all of it.
@@ -387,16 +404,25 @@ def test_what_somebody_has_changed_is_put_right_and_else_nothing_is_written(
     mail: Server, apply: Callable[..., str]
 ) -> None:
     apply(**PAIRED)
-    before, made = state(mail), sorted(mail.run(*MADE).splitlines())
+
+    def seen() -> list[str]:
+        units = mail.run("systemctl", "show", "--property=Id,ActiveState,UnitFileState", *UNITS)
+        return [*sorted(mail.run(*MADE).splitlines()), units]
+
+    before, made = state(mail), seen()
     said = apply(**PAIRED)
     assert "changed=0 " in said
     assert re.findall(r"TASK \[.* : ((?:Write|Pin|Make the (?:dir|lock|outbox)).*)\]", said) == []
-    assert int(mail.python(SPOIL)) > 50
-    assert len(state(mail) ^ before) > 30
-    apply(**PAIRED)
-    assert state(mail) == before
-    assert sorted(mail.run(*MADE).splitlines()) == made
-    apply()
+    try:
+        assert int(mail.python(SPOIL)) > 35
+        assert len(state(mail) ^ before) > 50
+        assert seen() != made
+        apply(**PAIRED)
+        mail.run("rm", "/root/elsewhere")
+        assert state(mail) == before
+        assert seen() == made
+    finally:
+        apply()
 
 
 @pytest.mark.parametrize("name", ["outbox", "public"])
