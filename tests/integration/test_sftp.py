@@ -614,7 +614,7 @@ def times_aside(found: dict[bytes, tuple[Any, ...]]) -> dict[bytes, tuple[Any, .
 
 def cuts(total: int) -> range:
     """The requests of a run at which it is cut off."""
-    return range(1, total + 1, int(os.environ.get("SFTP_CUTS_EVERY", 0)) or max(1, total // 12))
+    return range(1, total + 1, int(os.environ.get("SFTP_CUTS_EVERY", 0)) or max(1, total // 8))
 
 
 def hang_up(listener: socket.socket) -> None:
