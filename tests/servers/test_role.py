@@ -413,16 +413,13 @@ def test_what_somebody_has_changed_is_put_right_and_else_nothing_is_written(
     said = apply(**PAIRED)
     assert "changed=0 " in said
     assert re.findall(r"TASK \[.* : ((?:Write|Pin|Make the (?:dir|lock|outbox)).*)\]", said) == []
-    try:
-        assert int(mail.python(SPOIL)) > 35
-        assert len(state(mail) ^ before) > 50
-        assert seen() != made
-        apply(**PAIRED)
-        mail.run("rm", "/root/elsewhere")
-        assert state(mail) == before
-        assert seen() == made
-    finally:
-        apply()
+    assert int(mail.python(SPOIL)) > 35
+    assert len(state(mail) ^ before) > 50
+    assert seen() != made
+    apply(**PAIRED)
+    mail.run("rm", "/root/elsewhere")
+    assert state(mail) == before
+    assert seen() == made
 
 
 @pytest.mark.parametrize("name", ["outbox", "public"])
