@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -176,7 +175,8 @@ def stalled_for_good(world: World, rng: random.Random, stand: Stand) -> Disturbe
         process.wait(moment(world, rng))
     stand.proxy.call(stall=True)
     # How long it has stalled when the runner dies is part of the fault.
-    time.sleep(rng.uniform(0, 0.5))
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(rng.uniform(0, 0.5))
     killed = 0
     if process.poll() is None:
         process.kill()
@@ -454,7 +454,8 @@ def clock(world: World, rng: random.Random, stand: Stand) -> Disturbed:
 def two_at_once(world: World, rng: random.Random, stand: Stand) -> Disturbed:
     first = world.start()
     # How far the first one is by then is part of the fault.
-    time.sleep(rng.uniform(0, world.usual))
+    with suppress(subprocess.TimeoutExpired):
+        first.wait(rng.uniform(0, world.usual))
     second = world.start()
     ended = [world.end(first), world.end(second)]
     wrong = [] if any(not one.skipped for one in ended) else ["of two runs at once both were skipped"]

@@ -89,8 +89,11 @@ def tebibyte(pair: Pair, _rng: random.Random) -> list[str]:
         stream.write(b"in the middle")
     before = world.look().there
     process = world.start()
-    while not list(world.there.glob(".serversync/*/stage/**/.holes.*")) and process.poll() is None:
-        time.sleep(0.1)  # Between two looks: nothing tells when rsync has begun with it.
+    # Nothing tells when rsync has begun with it.
+    while not list(world.there.glob(".serversync/*/stage/**/.holes.*")):
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.1)
+            break
     process.kill()
     ended = world.end(process)
     print(f"  {ended.outcome} on its way", flush=True)

@@ -195,8 +195,6 @@ class World:
             if not ended.skipped or time.monotonic() - begun > PATIENCE:
                 self.usual = 0.7 * self.usual + 0.3 * (time.monotonic() - started)
                 return ended
-            # Between two tries: who holds them is a process of the partner's, which nobody can wait for.
-            time.sleep(0.1)
 
     def family(self, process: subprocess.Popen[bytes]) -> list[Process]:
         """The processes of its runs on both servers, the run itself first."""
